@@ -1,0 +1,1 @@
+"""Autellix client: two lines that make an agent's calls one program."""

@@ -1,0 +1,217 @@
+"""The time bill: where the wall time of a call, or of a whole program, went. Times are whole microseconds.
+
+On the wire a call's bill is one line of JSON, in the response header `wire.BILL_HEADER` or in an SSE comment that
+starts with `wire.BILL_COMMENT`. Integers make the sum exact: ``queued + prefill + decode + swap + other == wall``, always.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from autellix_sdk.errors import WireError
+from autellix_sdk.wire import CallId, ProgramId
+
+
+@dataclass(frozen=True, slots=True)
+class TimeSplit:
+    """Wall time split by what the server did with it, in microseconds. The parts add up to `wall_us` exactly.
+
+    Attributes:
+        queued_us: waiting time by cause: ``admission`` (in the queue, not yet started), ``retraction`` (back in the
+            queue after the engine took its memory), ``batch`` (admitted, but a step ran without it).
+        prefill_us: steps that computed this call's prompt.
+        decode_us: steps that produced its output tokens.
+        swap_us: moving its KV between device and host.
+        other_us: everything else: HTTP, tokenizing, detokenizing, hand-over between processes.
+    """
+
+    queued_us: Mapping[str, int] = field(default_factory=dict)
+    prefill_us: int = 0
+    decode_us: int = 0
+    swap_us: int = 0
+    other_us: int = 0
+
+    @property
+    def total_queued_us(self) -> int:
+        """Waiting time over all causes."""
+        return sum(self.queued_us.values())
+
+    @property
+    def wall_us(self) -> int:
+        """Server wall time: the sum of all parts."""
+        return self.total_queued_us + self.prefill_us + self.decode_us + self.swap_us + self.other_us
+
+    def __add__(self, more: TimeSplit) -> TimeSplit:
+        """Add part by part; waiting causes are joined."""
+        causes = {*self.queued_us, *more.queued_us}
+        return TimeSplit(
+            {cause: self.queued_us.get(cause, 0) + more.queued_us.get(cause, 0) for cause in sorted(causes)},
+            self.prefill_us + more.prefill_us,
+            self.decode_us + more.decode_us,
+            self.swap_us + more.swap_us,
+            self.other_us + more.other_us,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CallBill:
+    """The bill of one call, as the server measured it.
+
+    Attributes:
+        program: program the call ran in.
+        call: call ID.
+        engine: name of the engine that ran it.
+        time: where the server's wall time went.
+        service_us: attained service charged to the program: full time of every engine step the call took part in,
+            summed over parallel samples (``n > 1``), so it may exceed prefill + decode.
+        prompt_tokens, cached_tokens, output_tokens: token counts; cached ones were not computed again.
+        recomputed_tokens: tokens computed a second time after an eviction.
+        swapped_tokens: tokens whose KV was moved to host.
+        preemptions: times the call lost its place while running.
+        level: priority level at arrival and at the end; 0 is the best.
+    """
+
+    program: ProgramId
+    call: CallId
+    engine: str
+    time: TimeSplit
+    service_us: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    recomputed_tokens: int = 0
+    swapped_tokens: int = 0
+    preemptions: int = 0
+    level: tuple[int, int] = (0, 0)
+
+    def encode(self) -> str:
+        """Encode as one line of ASCII JSON, fit for a header value and for an SSE comment."""
+        record: dict[str, Any] = asdict(self)
+        time = record.pop("time")
+        return json.dumps({**record, **time, "wall_us": self.time.wall_us}, separators=(",", ":"))
+
+
+def decode_bill(text: str | bytes) -> CallBill:
+    """Decode a call's bill; unknown fields are ignored.
+
+    Raises:
+        WireError: not JSON, a field missing or of the wrong type, or parts that do not add up to ``wall_us``.
+    """
+    try:
+        record: dict[str, Any] = json.loads(text)
+        time = _time_from_json(record)
+        first_level, last_level = record["level"]
+        bill = CallBill(
+            ProgramId(str(record["program"])),
+            CallId(str(record["call"])),
+            str(record["engine"]),
+            time,
+            level=(_count(first_level), _count(last_level)),
+            **{name: _count(record[name]) for name in _CALL_COUNTS},
+        )
+        wall_us = _count(record["wall_us"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WireError(f"time bill cannot be read: {type(error).__name__}: {error}") from error
+    if wall_us != time.wall_us:
+        raise WireError(f"time bill does not add up: parts sum to {time.wall_us} us, wall_us is {wall_us}")
+    return bill
+
+
+_CALL_COUNTS = (
+    "service_us",
+    "prompt_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "recomputed_tokens",
+    "swapped_tokens",
+    "preemptions",
+)
+_PROGRAM_COUNTS = (
+    "calls",
+    "pending",
+    "threads",
+    "service_us",
+    "prompt_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "preemptions",
+    "elapsed_us",
+    "tool_us",
+)
+
+
+def _time_from_json(record: Mapping[str, Any]) -> TimeSplit:
+    return TimeSplit(
+        {str(cause): _count(us) for cause, us in record["queued_us"].items()},
+        *(_count(record[part]) for part in ("prefill_us", "decode_us", "swap_us", "other_us")),
+    )
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"expected a count of 0 or more, got {value!r}")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramBill:
+    """The bill of a whole program: the sum over its calls, and what happened outside the server.
+
+    Attributes:
+        program: program ID.
+        name: program name, or `None`.
+        calls: calls billed so far.
+        pending: calls whose bill has not arrived (streams, until the program's end is acknowledged).
+        threads: chains in the call graph.
+        time: sum over calls; calls that ran side by side add up, so this may exceed `elapsed_us`.
+        service_us: attained service, summed over calls.
+        prompt_tokens, cached_tokens, output_tokens, preemptions: sums over calls.
+        elapsed_us: from the program's start to its end, or until now.
+        tool_us: part of `elapsed_us` during which no call was in flight.
+    """
+
+    program: ProgramId
+    name: str | None
+    calls: int
+    pending: int
+    threads: int
+    time: TimeSplit
+    service_us: int
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    preemptions: int
+    elapsed_us: int
+    tool_us: int
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON object of the programs API: the fields above, the time split flattened, and ``wall_us``."""
+        record: dict[str, Any] = asdict(self)
+        time = record.pop("time")
+        return {**record, **time, "wall_us": self.time.wall_us}
+
+
+def program_bill_from_json(record: Mapping[str, Any]) -> ProgramBill:
+    """Read the object that `ProgramBill.to_json` writes; unknown fields are ignored.
+
+    Raises:
+        WireError: a field is missing or of the wrong type.
+    """
+    try:
+        name = record["name"]
+        return ProgramBill(
+            program=ProgramId(str(record["program"])),
+            name=None if name is None else str(name),
+            time=_time_from_json(record),
+            **{key: _count(record[key]) for key in _PROGRAM_COUNTS},
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WireError(f"program bill cannot be read: {type(error).__name__}: {error}") from error
+
+
+def sum_time(bills: Iterable[CallBill]) -> TimeSplit:
+    """Sum of the time splits of several calls."""
+    return sum((bill.time for bill in bills), TimeSplit())

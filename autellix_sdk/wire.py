@@ -1,0 +1,182 @@
+"""The wire contract: header names, their grammar and their limits. Client, gateway and engine share this file.
+
+Request headers::
+
+    x-autellix-program: <program>
+    x-autellix-call:    v1;s=<salt>;t=<thread>;c=<call>;p=<parents>;r=<retry>;n=<name>
+
+Grammar (ABNF-like; every field at most once, order free after ``v1``, unknown fields ignored)::
+
+    program = 1*64( ALPHA / DIGIT / "." / "_" / "-" )
+    salt    = 1*8( DIGIT / "a"-"z" )                ; one per client process
+    thread  = 1*6DIGIT                              ; chain in the call graph
+    call    = 1*20( DIGIT / "a"-"z" / "." )         ; unique within program and salt
+    parents = "*" / [ call *( "," call ) ]          ; at most 512 bytes; "*" joins all calls; empty = root
+    retry   = 1*3DIGIT                              ; 0 = first attempt; retries repeat the call ID
+    name    = percent-encoded UTF-8, at most 128 bytes
+
+``s``, ``t`` and ``c`` are required; ``p`` defaults to empty (a root call), ``r`` to 0, ``n`` to none. The whole
+header is at most 1024 bytes. A parent made by another process is written ``salt.call``.
+
+Response: the `BILL_HEADER`, or in a stream an SSE comment that starts with `BILL_COMMENT` (see `autellix_sdk.bill`).
+Gateway to engine: `STAMP_HEADER` (see `autellix_server.stamp`); copies sent by clients are stripped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NewType
+from urllib.parse import quote, unquote
+
+from autellix_sdk.errors import WireError
+
+ProgramId = NewType("ProgramId", str)
+CallId = NewType("CallId", str)
+
+PROGRAM_HEADER = "x-autellix-program"
+CALL_HEADER = "x-autellix-call"
+STAMP_HEADER = "x-autellix-stamp"
+BILL_HEADER = "x-autellix-bill"
+BILL_COMMENT = b": autellix "
+"""Start of the SSE comment line that carries the bill, sent just before ``data: [DONE]``."""
+
+MAX_HEADER_BYTES = 1024
+MAX_PARENTS_BYTES = 512
+MAX_NAME_BYTES = 128
+JOINS_ALL = "*"
+
+_VERSION = "v1"
+_PROGRAM = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SALT = re.compile(r"[0-9a-z]{1,8}")
+_CALL = re.compile(r"[0-9a-z.]{1,20}")
+_THREAD = re.compile(r"[0-9]{1,6}")
+_RETRY = re.compile(r"[0-9]{1,3}")
+_NAME = re.compile(r"(?:[A-Za-z0-9._~-]|%[0-9A-F]{2})*")
+
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """Who a call is: its program, thread, place in the call graph and attempt.
+
+    Attributes:
+        program: program ID, 1 to 64 characters of ``[A-Za-z0-9._-]``.
+        salt: distinguishes client processes that share a program (fork, process pools).
+        thread: number of the chain in the call graph, 0 or more.
+        call: call ID, unique within program and salt.
+        parents: calls this one waited for; empty for a root call; `None` when it joins every earlier call.
+        retry: 0 for the first attempt; a retry keeps the call ID.
+        name: program name given by the user, or `None`. At most 128 bytes once percent-encoded.
+    """
+
+    program: ProgramId
+    salt: str
+    thread: int
+    call: CallId
+    parents: tuple[CallId, ...] | None = ()
+    retry: int = 0
+    name: str | None = None
+
+
+def check_program_id(text: str) -> ProgramId:
+    """Return `text` as a program ID, or raise `WireError` naming what is wrong with it."""
+    if _PROGRAM.fullmatch(text) is None:
+        raise WireError(f"program ID {_shown(text)} is not 1 to 64 characters of A-Z a-z 0-9 . _ -")
+    return ProgramId(text)
+
+
+def encode_name(name: str) -> str:
+    """Percent-encode a program name; raise `WireError` when it is longer than 128 bytes encoded."""
+    encoded = quote(name, safe="", errors="replace")
+    if len(encoded) > MAX_NAME_BYTES:
+        raise WireError(
+            f"program name {_shown(name)} is {len(encoded)} bytes when percent-encoded; the limit is {MAX_NAME_BYTES}"
+        )
+    return encoded
+
+
+def encode_parents(parents: tuple[CallId, ...] | None) -> str:
+    """Encode parents; more than 512 bytes of them become the joins-all marker ``*``."""
+    if parents is None:
+        return JOINS_ALL
+    text = ",".join(parents)
+    return text if len(text) <= MAX_PARENTS_BYTES else JOINS_ALL
+
+
+def encode_call(context: CallContext) -> str:
+    """Encode the value of `CALL_HEADER`. Trusts its fields: scopes and call IDs are checked where they are made."""
+    text = f"{_VERSION};s={context.salt};t={context.thread};c={context.call}"
+    if context.parents is None or context.parents:
+        text += f";p={encode_parents(context.parents)}"
+    if context.retry:
+        text += f";r={context.retry}"
+    if context.name:
+        text += f";n={encode_name(context.name)}"
+    return text
+
+
+def decode_call(program: str, call: str) -> CallContext:
+    """Decode both request headers.
+
+    Args:
+        program: value of `PROGRAM_HEADER`.
+        call: value of `CALL_HEADER`.
+
+    Raises:
+        WireError: either header breaks the grammar or a limit; the message names the field, never more than the
+            first characters of its value.
+    """
+    program_id = check_program_id(program)
+    if len(call) > MAX_HEADER_BYTES:
+        raise WireError(f"{CALL_HEADER} is {len(call)} bytes; the limit is {MAX_HEADER_BYTES}")
+    fields = _split(call)
+    name = _NAME.fullmatch(fields.get("n", ""))
+    if name is None or len(name[0]) > MAX_NAME_BYTES:
+        raise WireError(f"field n of {CALL_HEADER} is not a percent-encoded name of at most {MAX_NAME_BYTES} bytes")
+    return CallContext(
+        program=program_id,
+        salt=_field(fields, "s", _SALT),
+        thread=int(_field(fields, "t", _THREAD)),
+        call=CallId(_field(fields, "c", _CALL)),
+        parents=_parents(fields.get("p", "")),
+        retry=int(_field(fields, "r", _RETRY, default="0")),
+        name=unquote(name[0], errors="replace") or None,
+    )
+
+
+def _split(call: str) -> Mapping[str, str]:
+    version, *parts = call.split(";")
+    if version != _VERSION:
+        raise WireError(f"{CALL_HEADER} starts with {_shown(version)}, not {_VERSION}")
+    fields: dict[str, str] = {}
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if not equals or key in fields:
+            raise WireError(f"{CALL_HEADER} has a malformed or repeated field {_shown(part)}")
+        fields[key] = value
+    return fields
+
+
+def _field(fields: Mapping[str, str], key: str, pattern: re.Pattern[str], default: str | None = None) -> str:
+    value = fields.get(key, default)
+    if value is None or pattern.fullmatch(value) is None:
+        raise WireError(f"field {key} of {CALL_HEADER} is {_shown(value)}; it must match {pattern.pattern}")
+    return value
+
+
+def _parents(text: str) -> tuple[CallId, ...] | None:
+    if text == JOINS_ALL:
+        return None
+    if not text:
+        return ()
+    if len(text) > MAX_PARENTS_BYTES:
+        raise WireError(f"field p of {CALL_HEADER} is {len(text)} bytes; the limit is {MAX_PARENTS_BYTES}")
+    parents = text.split(",")
+    if not all(map(_CALL.fullmatch, parents)):
+        raise WireError(f"field p of {CALL_HEADER} is {_shown(text)}; each parent must match {_CALL.pattern}")
+    return tuple(map(CallId, parents))
+
+
+def _shown(value: str | None) -> str:
+    return "missing" if value is None else ascii(value if len(value) <= 40 else value[:40] + "...")

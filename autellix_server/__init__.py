@@ -1,0 +1,1 @@
+"""The server side of Autellix: gateway, engine plugin, scheduling core and the `autellix` command."""

@@ -1,0 +1,251 @@
+"""The program table: attained service, waiting time and calls of every program. One writer; not thread-safe.
+
+Source: Autellix section 4.1, process table. Differs: programs end by lease as well as by message, and the row of an
+ended program is kept for a while as its tombstone, so that leaving and coming back buys nothing.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from autellix_sdk.bill import CallBill, ProgramBill, TimeSplit
+from autellix_sdk.wire import CallContext, ProgramId
+from autellix_server.scheduling.policy import Policy
+
+_US = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class TableLimits:
+    """How long and how many programs are remembered.
+
+    Attributes:
+        lease_s: a program without a call in flight ends this long after its last call.
+        tombstone_s: an ended program's row, and with it its attained service, is kept this long.
+        max_programs: above this many live rows the stalest idle program ends early; tombstones are bounded alike.
+    """
+
+    lease_s: float = 900.0
+    tombstone_s: float = 3600.0
+    max_programs: int = 100_000
+
+
+@dataclass(eq=False, slots=True)
+class ActiveCall:
+    """One call in flight.
+
+    Attributes:
+        context: identity of the call.
+        arrived_s: when it arrived.
+        base_service_s: its program's attained service at arrival; the call is scheduled by it.
+        base_wait_s: its program's waiting time at arrival.
+    """
+
+    context: CallContext
+    arrived_s: float
+    base_service_s: float
+    base_wait_s: float
+
+
+@dataclass(eq=False, slots=True)
+class Program:
+    """One row of the table.
+
+    Attributes:
+        id, name: identity; the name is the last one a call carried.
+        arrived_s: when the program was first seen (or reopened).
+        service_s: attained service by the policy's rule, which decides its level.
+        wait_s: queued time summed over its calls.
+        calls: calls in flight.
+        completed: calls completed.
+        threads: numbers of the chains seen so far, each with its process salt.
+        engines: engines that ran its calls.
+        last_arrival_s, last_completion_s: most recent call arrival and completion, `None` before the first.
+        ending: the end was announced; it takes effect when no call is in flight.
+        ended_s: when the program ended, `None` while it lives.
+        single_call: an anonymous call's own program, which ends with it and leaves nothing behind.
+    """
+
+    id: ProgramId
+    name: str | None
+    arrived_s: float
+    service_s: float = 0.0
+    wait_s: float = 0.0
+    calls: set[ActiveCall] = field(default_factory=set)
+    completed: int = 0
+    threads: set[tuple[str, int]] = field(default_factory=set)
+    engines: set[str] = field(default_factory=set)
+    last_arrival_s: float | None = None
+    last_completion_s: float | None = None
+    ending: bool = False
+    ended_s: float | None = None
+    single_call: bool = False
+    time: TimeSplit = field(default_factory=TimeSplit)
+    service_us: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    preemptions: int = 0
+    busy_s: float = 0.0
+    """Time with at least one call in flight, up to the last moment there was none."""
+    busy_since_s: float | None = None
+
+    def bill(self, now: float) -> ProgramBill:
+        """Return the program's bill as of `now`, or as of its end."""
+        now = now if self.ended_s is None else self.ended_s
+        busy_s = self.busy_s + (0.0 if self.busy_since_s is None else now - self.busy_since_s)
+        elapsed_us = max(0, round((now - self.arrived_s) * _US))
+        return ProgramBill(
+            program=self.id,
+            name=self.name,
+            calls=self.completed,
+            pending=len(self.calls),
+            threads=len(self.threads),
+            time=self.time,
+            service_us=self.service_us,
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            output_tokens=self.output_tokens,
+            preemptions=self.preemptions,
+            elapsed_us=elapsed_us,
+            tool_us=max(0, elapsed_us - round(busy_s * _US)),
+        )
+
+
+class ProgramTable:
+    """Every live program, and the rows of ended ones until they are forgotten.
+
+    Args:
+        policy: decides how a completion changes attained service.
+        limits: leases and bounds.
+    """
+
+    def __init__(self, policy: Policy, limits: TableLimits | None = None) -> None:
+        self.policy = policy
+        self.limits = limits or TableLimits()
+        # Both in order of last activity, stalest first.
+        self._programs: OrderedDict[ProgramId, Program] = OrderedDict()
+        self._tombstones: OrderedDict[ProgramId, Program] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._programs)
+
+    def __iter__(self) -> Iterator[Program]:
+        return iter(self._programs.values())
+
+    def get(self, program: ProgramId) -> Program | None:
+        """Return the row of `program`, live or ended, or `None` when it was never seen or is forgotten."""
+        return self._programs.get(program) or self._tombstones.get(program)
+
+    def level_of(self, program: Program) -> int:
+        """Return the level at which a call of `program` would start now."""
+        return self.policy.start_level(program.service_s)
+
+    def open(self, program: ProgramId, name: str | None, now: float) -> Program:
+        """Return the row of `program`, opened if new; an ended program reopens with all that it had attained."""
+        row = self._programs.get(program)
+        if row is None:
+            row = self._tombstones.pop(program, None) or Program(program, name, arrived_s=now)
+            self._programs[program] = row
+            self._make_room(now)
+        row.name = name or row.name
+        row.ending, row.ended_s = False, None
+        self._programs.move_to_end(program)
+        return row
+
+    def arrive(self, context: CallContext, now: float, *, single_call: bool = False) -> ActiveCall:
+        """Enter a call; it inherits its program's attained service (Algorithm 1, step 1).
+
+        Args:
+            context: who the call is.
+            now: seconds.
+            single_call: the call has no program of its own; its row ends with it.
+        """
+        row = self.open(context.program, context.name, now)
+        row.single_call = single_call
+        call = ActiveCall(context, now, row.service_s, row.wait_s)
+        row.calls.add(call)
+        row.threads.add((context.salt, context.thread))
+        row.last_arrival_s = now
+        if row.busy_since_s is None:
+            row.busy_since_s = now
+        return call
+
+    def complete(self, call: ActiveCall, bill: CallBill | None, now: float) -> None:
+        """Take a call out and charge what it used (Algorithm 1, step 2).
+
+        Args:
+            call: as returned by `arrive`; completing it twice is an error (`KeyError`).
+            bill: what the engine measured, or `None` when the engine reported nothing.
+            now: seconds.
+        """
+        row = self._programs[call.context.program]
+        row.calls.remove(call)
+        row.completed += 1
+        row.last_completion_s = now
+        if bill is not None:
+            self._charge(row, call, bill)
+        if not row.calls and row.busy_since_s is not None:
+            row.busy_s += now - row.busy_since_s
+            row.busy_since_s = None
+        self._programs.move_to_end(row.id)
+        if not row.calls and (row.ending or row.single_call):
+            self._bury(row, now)
+
+    def end(self, program: ProgramId, now: float) -> Program | None:
+        """End a program; with calls in flight it ends when the last of them completes.
+
+        Returns:
+            Its row, or `None` when there is no such program. Ending an ended program changes nothing.
+        """
+        row = self.get(program)
+        if row is not None and row.ended_s is None:
+            row.ending = True
+            if not row.calls:
+                self._bury(row, now)
+        return row
+
+    def expire(self, now: float) -> list[Program]:
+        """End every idle program whose lease is over, forget old tombstones, and return the programs ended."""
+        ended = []
+        for row in list(self._programs.values()):
+            if self._last_activity_s(row) + self.limits.lease_s > now:
+                break
+            if not row.calls:
+                self._bury(row, now)
+                ended.append(row)
+        for row in list(self._tombstones.values()):
+            if row.ended_s is not None and row.ended_s + self.limits.tombstone_s > now:
+                break
+            del self._tombstones[row.id]
+        return ended
+
+    def _charge(self, row: Program, call: ActiveCall, bill: CallBill) -> None:
+        row.service_s = self.policy.completed(row.service_s, call.base_service_s, bill.service_us / _US)
+        row.wait_s += bill.time.total_queued_us / _US
+        row.engines.add(bill.engine)
+        row.time += bill.time
+        row.service_us += bill.service_us
+        row.prompt_tokens += bill.prompt_tokens
+        row.cached_tokens += bill.cached_tokens
+        row.output_tokens += bill.output_tokens
+        row.preemptions += bill.preemptions
+
+    def _last_activity_s(self, row: Program) -> float:
+        return max(row.arrived_s, row.last_arrival_s or 0.0, row.last_completion_s or 0.0)
+
+    def _bury(self, row: Program, now: float) -> None:
+        del self._programs[row.id]
+        row.ended_s = now
+        if not row.single_call:
+            self._tombstones[row.id] = row
+            if len(self._tombstones) > self.limits.max_programs:
+                self._tombstones.popitem(last=False)
+
+    def _make_room(self, now: float) -> None:
+        if len(self._programs) > self.limits.max_programs:
+            stalest = next((row for row in self._programs.values() if not row.calls), None)
+            if stalest is not None:
+                self._bury(stalest, now)
