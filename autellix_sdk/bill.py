@@ -1,7 +1,7 @@
 """The time bill: where the wall time of a call, or of a whole program, went. Times are whole microseconds.
 
 On the wire a call's bill is one line of JSON, in the response header `wire.BILL_HEADER` or in an SSE comment that
-starts with `wire.BILL_COMMENT`. Integers make the sum exact: ``queued + prefill + decode + swap + other == wall``, always.
+starts with `wire.BILL_COMMENT`. Integers make the sum exact: ``queued + prefill + decode + swap + other == wall``.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class CallBill:
         time: where the server's wall time went.
         service_us: attained service charged to the program: full time of every engine step the call took part in,
             summed over parallel samples (``n > 1``), so it may exceed prefill + decode.
-        prompt_tokens, cached_tokens, output_tokens: token counts; cached ones were not computed again.
+        prompt_tokens, cached_tokens, output_tokens: token counts, summed over the engine requests that the call made;
+            cached ones were not computed again.
         recomputed_tokens: tokens computed a second time after an eviction.
         swapped_tokens: tokens whose KV was moved to host.
         preemptions: times the call lost its place while running.

@@ -1,0 +1,173 @@
+"""Hooks in SGLang's scheduler process: one account per request, queue order by program level, one record at the end.
+
+Every tensor-parallel rank runs these hooks and must order its queue alike, so order depends only on what the HTTP
+process sent (`records.CallTag`) and on the sequence of arrivals, never on a rank's own clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from autellix_server.sglang_plugin.meter import RequestMeter
+from autellix_server.sglang_plugin.records import CallTag, RequestRecord
+from autellix_server.sglang_plugin.settings import PluginSettings
+
+RECORD_KEY = "autellix"
+"""Key of the record in the engine's per-request output."""
+
+_US_PER_S = 1_000_000
+
+
+@dataclass(eq=False, slots=True)
+class RequestState:
+    """Our state of one engine request, attached to SGLang's `Req` as attribute ``autellix``.
+
+    Attributes:
+        level: priority level, 0 is the best.
+        sequence: number stamped at entry to the level; orders requests within it and survives retraction.
+        meter: account of its time.
+        tag: who the request belongs to.
+        reported: its record has been sent.
+    """
+
+    tag: CallTag
+    level: int
+    sequence: int
+    meter: RequestMeter
+    reported: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class _Step:
+    """One batch whose result is being processed; `settled` once its time is booked to its members."""
+
+    batch: Any
+    settled: bool = False
+
+
+class SchedulerHooks:
+    """The hooks, and what they keep between calls. One instance per scheduler process, single-threaded.
+
+    Args:
+        settings: the plugin's settings.
+        read_tag: finds the call's tag in what the HTTP process sent, `None` for the engine's own requests.
+        now_us: monotonic clock in whole microseconds.
+    """
+
+    def __init__(
+        self, settings: PluginSettings, read_tag: Callable[[Any], CallTag | None], now_us: Callable[[], int]
+    ) -> None:
+        self._policy = settings.policy
+        self._read_tag = read_tag
+        self._now_us = now_us
+        self._sequence = 0
+        self._last_step_end_us = 0
+        self._step: _Step | None = None
+
+    def create_request(self, original: Callable[..., Any], scheduler: Any, received: Any, *args: Any, **kw: Any) -> Any:
+        """AROUND `Scheduler._create_generation_req`: give the request its level and open its account."""
+        req = original(scheduler, received, *args, **kw)
+        tag = self._read_tag(received.kv_hints)
+        if tag is not None:
+            now_us = self._now_us()
+            self._sequence += 1
+            level = self._policy.start_level(tag.base_service_us / _US_PER_S)
+            req.autellix = RequestState(tag, level, self._sequence, RequestMeter(now_us, now_us))
+        return req
+
+    def order_queue(
+        self, original: Callable[..., Any], policy: Any, waiting_queue: list[Any], *a: Any, **kw: Any
+    ) -> None:
+        """AROUND `SchedulePolicy.calc_priority`: sort by level, inside a level by entry.
+
+        Source: Autellix section 4, Algorithm 1, step 5 (walk the queues in order, FCFS inside each). Requests that did
+        not come through us, such as the engine's own health checks, go first: they are short and few.
+        """
+        original(policy, waiting_queue, *a, **kw)
+        waiting_queue.sort(key=_order)
+
+    def process_result(self, original: Callable[..., Any], scheduler: Any, batch: Any, result: Any) -> Any:
+        """AROUND `Scheduler.process_batch_result`: book the step before its output is sent."""
+        self._step = _Step(batch)
+        try:
+            return original(scheduler, batch, result)
+        finally:
+            self._settle()
+            self._step = None
+
+    def output_streamer_class(self, original: Callable[..., Any], scheduler: Any) -> Any:
+        """AROUND `Scheduler.get_output_streamer_class`: let finished requests carry their record."""
+        hooks = self
+
+        class RecordingStreamer(original(scheduler)):  # type: ignore[misc]
+            has_additional_customized_info = True
+
+            def build_additional_customized_info(self, reqs: list[Any]) -> dict[str, list[Any]]:
+                inherited: dict[str, list[Any]] = super().build_additional_customized_info(reqs)
+                return inherited | {RECORD_KEY: [hooks.take_record(req) for req in reqs]}
+
+        return RecordingStreamer
+
+    def take_record(self, req: Any) -> list[dict[str, Any]]:
+        """Return the record of a finished request in a list, once; else an empty list."""
+        self._settle()
+        state: RequestState | None = getattr(req, "autellix", None)
+        if state is None or state.reported or not req.finished():
+            return []
+        state.reported = True
+        now_us = self._now_us()
+        state.meter.finish(now_us)
+        record = RequestRecord(
+            program=state.tag.program,
+            call=state.tag.call,
+            arrived_us=state.meter.arrived_us,
+            finished_us=now_us,
+            queued_us=state.meter.queued_us,
+            prefill_us=state.meter.prefill_us,
+            decode_us=state.meter.decode_us,
+            prompt_tokens=len(req.origin_input_ids),
+            cached_tokens=req.cached_tokens,
+            output_tokens=len(req.output_ids),
+            recomputed_tokens=state.meter.recomputed_tokens,
+            preemptions=state.meter.retractions,
+            level=(state.level, state.level),
+        )
+        return [record.to_wire()]
+
+    def _settle(self) -> None:
+        """Book the current step to every request in it, once.
+
+        With overlap scheduling the next batch is launched before this one's result is there, so a step begins at the
+        later of its launch and the previous step's end. Time in which nothing ran belongs to no step.
+        """
+        step = self._step
+        if step is None or step.settled:
+            return
+        step.settled = True
+        batch = step.batch
+        end_us = self._now_us()
+        start_us = max(self._last_step_end_us, int(batch.launch_ts * _US_PER_S))
+        self._last_step_end_us = end_us
+        prefilled = batch.extend_lens if batch.forward_mode.is_extend() else None
+        for index, req in enumerate(batch.reqs):
+            state: RequestState | None = getattr(req, "autellix", None)
+            if state is not None and not state.reported:
+                state.meter.step(
+                    start_us,
+                    end_us,
+                    prefilled_tokens=prefilled[index] if prefilled else 0,
+                    retractions=req.retraction_count,
+                )
+
+
+def monotonic_us() -> int:
+    """Return the monotonic clock in whole microseconds; SGLang stamps launches with the same clock."""
+    return time.monotonic_ns() // 1_000
+
+
+def _order(req: Any) -> tuple[int, int]:
+    state: RequestState | None = getattr(req, "autellix", None)
+    return (-1, 0) if state is None else (state.level, state.sequence)

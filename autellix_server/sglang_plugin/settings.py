@@ -1,0 +1,70 @@
+"""What the engine process is told, through environment variables, since SGLang starts its own processes.
+
+| variable | meaning |
+|---|---|
+| ``AUTELLIX_POLICY`` | policy name; unset or ``off``: no hook is registered, the engine is stock |
+| ``AUTELLIX_ENGINE_NAME`` | name in bills and metrics; default ``engine`` |
+| ``AUTELLIX_FIRST_BOUND_S`` | upper bound of the best level in seconds of attained service |
+| ``AUTELLIX_SECRET`` | hexadecimal secret shared with the gateway, whose signed stamps are then believed |
+| ``AUTELLIX_CPU`` | ``1`` activates the CPU platform (see `platform`) |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from autellix_sdk.errors import ConfigurationError
+from autellix_server.scheduling.levels import DEFAULT_FIRST_BOUND_S, geometric_levels
+from autellix_server.scheduling.policy import Policy, make_policy
+
+POLICY_OFF = "off"
+_MIN_SECRET_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class PluginSettings:
+    """Settings of the engine plugin.
+
+    Attributes:
+        policy: decides levels; shared by every process of the engine.
+        engine_name: name in bills.
+        secret: verifies the gateway's stamps; `None` when no gateway stands in front.
+    """
+
+    policy: Policy
+    engine_name: str = "engine"
+    secret: bytes | None = None
+
+
+def read_settings(environ: Mapping[str, str]) -> PluginSettings | None:
+    """Read the plugin's settings, or return `None` when the policy is off.
+
+    Raises:
+        ConfigurationError: a value is wrong; the message names the variable.
+    """
+    name = environ.get("AUTELLIX_POLICY", POLICY_OFF)
+    if name == POLICY_OFF:
+        return None
+    bound = environ.get("AUTELLIX_FIRST_BOUND_S", str(DEFAULT_FIRST_BOUND_S))
+    try:
+        levels = geometric_levels(first_bound_s=float(bound))
+    except (ValueError, ConfigurationError) as error:
+        raise ConfigurationError(f"AUTELLIX_FIRST_BOUND_S={bound!r} is not a number of seconds above 0") from error
+    return PluginSettings(
+        policy=make_policy(name, levels),
+        engine_name=environ.get("AUTELLIX_ENGINE_NAME", "engine"),
+        secret=_secret(environ.get("AUTELLIX_SECRET")),
+    )
+
+
+def _secret(text: str | None) -> bytes | None:
+    if not text:
+        return None
+    try:
+        secret = bytes.fromhex(text)
+    except ValueError:
+        secret = b""
+    if len(secret) < _MIN_SECRET_BYTES:
+        raise ConfigurationError(f"AUTELLIX_SECRET must be at least {2 * _MIN_SECRET_BYTES} hexadecimal digits")
+    return secret
