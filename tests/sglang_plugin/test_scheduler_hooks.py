@@ -1,0 +1,123 @@
+"""Scheduler hooks on fake engine objects: order, accounting, one record per request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from autellix_server.scheduling.levels import geometric_levels
+from autellix_server.scheduling.policy import Plas
+from autellix_server.sglang_plugin.records import CallTag
+from autellix_server.sglang_plugin.scheduler import RECORD_KEY, SchedulerHooks
+from autellix_server.sglang_plugin.settings import PluginSettings
+
+
+class Clock:
+    """Microseconds that only tests move."""
+
+    now_us = 1_000_000
+
+    def read(self) -> int:
+        """The time."""
+        return self.now_us
+
+
+@dataclass(eq=False)
+class FakeReq:
+    """The attributes of SGLang's `Req` that the hooks read."""
+
+    name: str
+    done: bool = False
+    retraction_count: int = 0
+    cached_tokens: int = 3
+    origin_input_ids: list[int] = field(default_factory=lambda: [1] * 10)
+    output_ids: list[int] = field(default_factory=lambda: [2] * 4)
+
+    def finished(self) -> bool:
+        """Whether the engine is done with it."""
+        return self.done
+
+
+class BaseStreamer:
+    """The engine's streamer class, as far as the hook extends it."""
+
+    def build_additional_customized_info(self, reqs: list[Any]) -> dict[str, list[Any]]:
+        """Nothing of the engine's own."""
+        return {}
+
+
+def make_hooks(clock: Clock) -> SchedulerHooks:
+    """Hooks under PLAS with a first bound of one second; the tag is what was sent."""
+    return SchedulerHooks(PluginSettings(Plas(geometric_levels())), lambda hints: hints, clock.read)
+
+
+def create(hooks: SchedulerHooks, name: str, base_s: float | None) -> FakeReq:
+    """A request whose program had attained `base_s`, or one without a program."""
+    tag = None if base_s is None else CallTag(f"program-{name}", "0.0", round(base_s * 1e6))
+    req: FakeReq = hooks.create_request(lambda *_: FakeReq(name), None, SimpleNamespace(kv_hints=tag))
+    return req
+
+
+def batch(clock: Clock, reqs: list[FakeReq], prefilled: list[int] | None = None) -> Any:
+    """A batch launched now."""
+    mode = SimpleNamespace(is_extend=lambda: prefilled is not None)
+    return SimpleNamespace(reqs=reqs, forward_mode=mode, extend_lens=prefilled, launch_ts=clock.now_us / 1e6)
+
+
+def test_queue_is_ordered_by_level_then_entry() -> None:
+    """Programs with less attained service go first, in order of arrival inside a level; health checks before all."""
+    hooks = make_hooks(Clock())
+    queue = [create(hooks, *call) for call in (("x", 9.0), ("y", 0.5), ("z", 0.0), ("health", None), ("v", 8.5))]
+    hooks.order_queue(lambda *_: None, None, queue)
+    assert [req.name for req in queue] == ["health", "y", "z", "x", "v"]
+
+
+def test_record_is_sent_once_and_adds_up() -> None:
+    """The step under way is booked before the record leaves, and a second look finds nothing."""
+    clock = Clock()
+    hooks = make_hooks(clock)
+    streamer = hooks.output_streamer_class(lambda _: BaseStreamer, None)()
+    req = create(hooks, "a", 2.5)
+    sent: list[dict[str, list[Any]]] = []
+
+    def run(prefilled: list[int] | None, length_us: int) -> None:
+        step = batch(clock, [req], prefilled)
+        clock.now_us += length_us
+        hooks.process_result(lambda *_: sent.append(streamer.build_additional_customized_info([req])), None, step, None)
+
+    clock.now_us += 500
+    run([10], 100)
+    run(None, 40)
+    req.done = True
+    run(None, 40)
+    run(None, 40)
+    assert [info[RECORD_KEY][0] for info in sent[:2]] == [[], []]
+    assert sent[3] == {RECORD_KEY: [[]]}
+    (record,) = sent[2][RECORD_KEY][0]
+    assert record["program"] == "program-a"
+    assert record["queued_us"] == {"admission": 500}
+    assert (record["prefill_us"], record["decode_us"]) == (100, 80)
+    assert record["finished_us"] - record["arrived_us"] == 680
+    assert (record["prompt_tokens"], record["cached_tokens"], record["output_tokens"]) == (10, 3, 4)
+    assert record["level"] == (2, 2)
+
+
+def test_idle_time_between_steps_belongs_to_no_step() -> None:
+    """A step starts at its launch when the engine was idle before, at the previous end when steps overlap."""
+    clock = Clock()
+    hooks = make_hooks(clock)
+    first = batch(clock, [])
+    clock.now_us += 100
+    hooks.process_result(lambda *_: None, None, first, None)
+    clock.now_us += 5_000
+    req = create(hooks, "a", 0.0)
+    step = batch(clock, [req], [10])
+    overlapped = batch(clock, [req])
+    clock.now_us += 100
+    hooks.process_result(lambda *_: None, None, step, None)
+    clock.now_us += 30
+    hooks.process_result(lambda *_: None, None, overlapped, None)
+    req.done = True
+    (record,) = hooks.take_record(req)
+    assert (record["prefill_us"], record["decode_us"], record["queued_us"]) == (100, 30, {})
