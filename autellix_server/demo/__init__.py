@@ -1,0 +1,1 @@
+"""`autellix demo`: real agents on a real server, shown live."""

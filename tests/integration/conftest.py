@@ -1,0 +1,28 @@
+"""Fixtures of the integration tests: the real engine and the bundled model, started once for most of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from autellix_server.engine.environment import EngineEnvironment
+from autellix_server.engine.home import Home
+from tests.integration.server import SLOTS, Server, serve
+
+
+@pytest.fixture(scope="session")
+def engine_python() -> Path:
+    """The interpreter of the engine environment; the tests do not build it."""
+    environment = EngineEnvironment(Home.from_environment(), "cpu")
+    if environment.status().state != "ready":
+        pytest.fail("the engine environment is not there; run: autellix engine install --device cpu")
+    return environment.python
+
+
+@pytest.fixture(scope="session")
+def server(engine_python: Path) -> Iterator[Server]:
+    """The server that most tests share: PLAS, few slots, so that calls queue, and a low first bound."""
+    with serve("--policy", "plas", "--first-bound-s", "0.25", "--", "--max-running-requests", str(SLOTS)) as running:
+        yield running
