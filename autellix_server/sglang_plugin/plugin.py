@@ -129,12 +129,9 @@ def _register_http(settings: PluginSettings) -> None:
 
 def _refuse_flags(server_args: Any) -> None:
     """BEFORE `ServerArgs.resolve_once`: refuse what was asked for and cannot work, wherever it was asked."""
-    defaults = vars(type(server_args)(model_path=server_args.model_path))
-    asked = [
-        f"--{name.replace('_', '-')}={value}"
-        for name, value in vars(server_args).items()
-        if name in defaults and value != defaults[name]
-    ]
+    defaults = type(server_args)(model_path=server_args.model_path)
+    values = ((name, getattr(server_args, name)) for name in server_args.__struct_fields__)
+    asked = [f"--{name.replace('_', '-')}={value}" for name, value in values if value != getattr(defaults, name)]
     reason = refused(asked) or refused_environment(os.environ)
     if reason is not None:
         refuse(reason)

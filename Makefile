@@ -1,0 +1,68 @@
+# Needs Python 3.11 to 3.13, a C compiler and the package index; everything else is set up on first use and kept.
+# The engine environment and the bundled model live under AUTELLIX_HOME (default: autellix in your cache folder).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Scripts that tests run as a user would are ours to keep tidy too.
+SOURCES := autellix_sdk autellix_server examples tests
+
+.PHONY: help demo test check format lint types architecture unit engine clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 22
+
+demo: engine ## run agents on a fresh server and show where their time goes
+	$(BIN)/autellix demo
+
+test: lint types architecture engine ## everything that must hold, the tests with the real engine included
+	$(BIN)/python -m pytest
+
+check: lint types architecture unit ## the same without the real engine: seconds, for every edit
+
+format: $(STAMP) ## rewrite the sources in the house format
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+lint: $(STAMP) ## format and lint, without changing anything
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+
+types: $(STAMP) ## strict type check
+	$(BIN)/mypy
+
+architecture: $(STAMP) ## who may import whom
+	$(BIN)/lint-imports
+
+unit: $(STAMP) ## tests that need no engine
+	$(BIN)/python -m pytest -m "not engine"
+
+engine: $(STAMP) ## engine environment for the CPU and the bundled model
+	$(BIN)/autellix engine install --device cpu
+
+clean: ## remove .venv and caches; `autellix engine remove` removes engines and model
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+# Rebuilt when the project file or a version changes; the environment itself is kept unless its pip is missing.
+$(STAMP): pyproject.toml constraints/dev.txt
+	@if [ ! -x $(BIN)/pip ]; then \
+	  for candidate in $(PYTHON) python3.13 python3.12 python3.11; do \
+	    if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
+	      echo "creating $(VENV) with $$candidate"; \
+	      "$$candidate" -m venv --clear $(VENV); \
+	      break; \
+	    fi; \
+	  done; \
+	fi
+	@if [ ! -x $(BIN)/pip ]; then \
+	  echo "Autellix needs Python 3.11, 3.12 or 3.13 with venv; name one: make PYTHON=/path/to/python3.11" >&2; \
+	  exit 1; \
+	fi
+	@echo "installing Autellix and its development tools into $(VENV)"
+	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints/dev.txt -e ".[dev]"
+	@touch $@

@@ -1,0 +1,219 @@
+"""`autellix serve`: one engine and the gateway in front of it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autellix_server.commands.output import Subparsers, add_command, print_json, progress_display
+from autellix_server.engine.home import DEVICES, Home
+
+if TYPE_CHECKING:
+    import socket
+
+    from autellix_server.engine.command import SglangLaunch
+    from autellix_server.engine.supervisor import EngineStatus
+    from autellix_server.gateway.backend import Backend
+    from autellix_server.gateway.settings import ServeSettings
+
+EPILOG = """\
+what happens:
+  The first start builds the engine environment and the bundled model (minutes, with progress); later ones
+  take half a minute. The gateway answers on http://127.0.0.1:8700; point any OpenAI client at /v1 there. The
+  engine behind it is restarted when it dies, and stopped, with all its processes, when you press Ctrl-C.
+
+policies:
+  plas    calls of programs that have used little go first (the default)
+  fcfs    first come, first served; programs are counted, not preferred
+  off     SGLang as it is shipped, without the plugin
+
+environment (arguments win):
+  AUTELLIX_HOST, AUTELLIX_PORT, AUTELLIX_MODEL, AUTELLIX_POLICY, AUTELLIX_DEVICE, AUTELLIX_FIRST_BOUND_S,
+  AUTELLIX_LEASE_S, AUTELLIX_MAX_BODY_BYTES, and AUTELLIX_ALLOWED_HOSTS: names, separated by commas, that
+  requests may carry in their Host header beside localhost and addresses in digits
+
+examples:
+  autellix serve
+  autellix serve --model ~/models/Qwen3-8B --device cuda
+  autellix serve --policy fcfs --port 9000
+  autellix serve -- --max-running-requests 16     everything after -- goes to SGLang
+  autellix serve --json                           one JSON line when ready, for scripts
+
+Ctrl-C and SIGTERM stop it with exit status 0.
+"""
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add `autellix serve`."""
+    parser = add_command(
+        subparsers,
+        "serve",
+        summary="start the program-aware server: one engine and the gateway in front of it",
+        description="Start an OpenAI-compatible server that schedules whole programs, not single calls.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("--model", metavar="PATH|ID", help="model folder or Hugging Face ID (default: bundled model)")
+    parser.add_argument("--policy", help="scheduling policy (default: plas)")
+    parser.add_argument("--device", choices=("auto", *DEVICES), help="what the engine computes on (default: auto)")
+    parser.add_argument("--host", help="address the gateway listens on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port the gateway listens on, 0 for a free one (default: 8700)")
+    parser.add_argument(
+        "--first-bound-s", type=float, metavar="S", help="service after which a program leaves the best level"
+    )
+    parser.add_argument("--lease-s", type=float, metavar="S", help="idle time after which a program ends")
+    parser.set_defaults(run=run, takes_passthrough=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGINT or SIGTERM; exit status 0 then."""
+    from autellix_server.gateway.backend import bind
+    from autellix_server.gateway.settings import ServeSettings, read_settings
+
+    set_up_logging()
+    settings = read_settings({name: getattr(args, name, None) for name in ServeSettings.model_fields})
+    refuse_early(settings, args.passthrough)
+    with bind(settings) as bound:
+        warn_if_open(settings)
+        launch = prepare_launch(settings, args.passthrough)
+        return asyncio.run(serve(settings, launch, bound, as_json=args.json))
+
+
+def set_up_logging() -> None:
+    """Log warnings, one line each, on standard error; what a client sends must not fill it with tracebacks."""
+    from aiohttp.http_exceptions import HttpProcessingError
+
+    def shorten(record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+            record.msg, record.args, record.exc_info = "a malformed HTTP request was refused", (), None
+        return True
+
+    logging.basicConfig(level=logging.WARNING, format="autellix: %(message)s", stream=sys.stderr)
+    logging.getLogger("aiohttp.server").addFilter(shorten)
+
+
+def refuse_early(settings: ServeSettings, arguments: list[str]) -> None:
+    """Check everything that can be wrong before anything is downloaded or started.
+
+    Raises:
+        RefusedFlag: an argument for SGLang that cannot be given.
+        ConfigurationError: the environment or the model cannot be used.
+    """
+    from autellix_server.engine.command import check_arguments, check_model
+
+    check_arguments(arguments, os.environ)
+    if settings.model is not None:
+        check_model(settings.model)
+
+
+def warn_if_open(settings: ServeSettings) -> None:
+    """Warn when the gateway can be reached from other machines."""
+    from autellix_server.gateway.guard import is_loopback
+
+    if not is_loopback(settings.host):
+        say(f"warning: {settings.host} can be reached from other machines and there is no authentication yet")
+
+
+def prepare_launch(settings: ServeSettings, arguments: list[str]) -> SglangLaunch:
+    """Build the engine environment and the bundled model if they are needed and not there.
+
+    Raises:
+        EnvironmentFailure: one of them cannot be built.
+    """
+    from autellix_server.engine.command import SglangLaunch
+    from autellix_server.engine.environment import EngineEnvironment
+    from autellix_server.engine.machine import best_device
+    from autellix_server.engine.model import BundledModel
+
+    home = Home.from_environment()
+    device = best_device() if settings.device == "auto" else settings.device
+    with progress_display() as progress:
+        python = EngineEnvironment(home, device).ensure(progress)
+        model = str(BundledModel(home).ensure(python, progress)) if settings.model is None else settings.model
+    return SglangLaunch(
+        python=python,
+        model=str(Path(model).absolute()) if Path(model).is_dir() else model,
+        policy=settings.policy,
+        device=device,
+        first_bound_s=settings.first_bound_s,
+        arguments=tuple(arguments),
+    )
+
+
+async def serve(settings: ServeSettings, launch: SglangLaunch, bound: socket.socket, *, as_json: bool) -> int:
+    """Run gateway and engine until a signal comes.
+
+    Raises:
+        EngineFailure: the engine does not start, or cannot be kept alive.
+    """
+    from autellix_server.gateway.backend import Backend
+
+    asked_to_stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
+    log_path = Home.from_environment().log(f"{launch.name}-{bound.getsockname()[1]}")
+    async with Backend(settings, launch, log_path, bound=bound, on_change=show_change) as backend:
+        say(f"engine log: {log_path}")
+        stop = asyncio.create_task(asked_to_stop.wait())
+        life = asyncio.create_task(announce_and_serve(backend, launch, log_path, as_json=as_json))
+        await asyncio.wait({stop, life}, return_when=asyncio.FIRST_COMPLETED)
+        if life.done():
+            stop.cancel()
+            life.result()
+        else:
+            life.cancel()
+            say("stopping")
+    return 0
+
+
+async def announce_and_serve(backend: Backend, launch: SglangLaunch, log_path: Path, *, as_json: bool) -> None:
+    """Say when the engine is ready, and return only by an exception.
+
+    Raises:
+        EngineFailure: the engine does not start, or cannot be kept alive.
+    """
+    from autellix_server.engine.command import served_name
+
+    status = await backend.ready()
+    model = served_name(launch.model)
+    if as_json:
+        print_json(
+            {
+                "event": "ready",
+                "url": backend.url,
+                "engine_pid": status.pid,
+                "model": model,
+                "policy": launch.policy,
+                "log": str(log_path),
+            }
+        )
+    else:
+        print(READY.format(url=backend.url, model=model, policy=launch.policy, device=launch.device), flush=True)
+    await backend.failed()
+
+
+READY = """
+Autellix is ready
+  url      {url}/v1
+  model    {model} on {device}
+  policy   {policy}
+
+  from openai import OpenAI; client = OpenAI(base_url="{url}/v1", api_key="none")
+  import autellix_sdk as autellix; autellix.init("{url}/v1")     # your programs become visible to the scheduler
+
+Press Ctrl-C to stop."""
+
+
+def show_change(status: EngineStatus) -> None:
+    """Report a change of the engine's status."""
+    say(f"engine {status.state}: {status.detail}" if status.detail != status.state else f"engine {status.state}")
+
+
+def say(text: str) -> None:
+    """Print one line of progress."""
+    print(f"autellix: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,141 @@
+"""How SGLang is started: its command line, its environment, and what is checked before either is used."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autellix_sdk.errors import ConfigurationError
+from autellix_server.engine.refusals import owned_by_serve, refused, refused_environment
+from autellix_server.errors import RefusedFlag
+
+POLICY_OFF = "off"
+"""Policy name that leaves the engine as SGLang ships it: no hook, no stamp, no bill."""
+
+CPU_DEFAULTS = ("--max-total-tokens", "32768", "--max-running-requests", "16", "--chunked-prefill-size", "512")
+"""What a CPU engine starts with, see docs/decisions/0004; arguments given after them win."""
+
+WAIT_POLICY = ("OMP_WAIT_POLICY", "PASSIVE")
+"""Lets PyTorch's threads sleep instead of spin: on a machine that also does other work, spinning waits for the very
+thread that was put aside (measured: docs/decisions/0004)."""
+
+_SECRET_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class SglangLaunch:
+    """One SGLang engine, not yet started. Satisfies `supervisor.Launch`.
+
+    Attributes:
+        python: interpreter of the engine environment.
+        model: model folder, or a Hugging Face ID.
+        policy: scheduling policy, or `POLICY_OFF`.
+        device: ``cpu`` or ``cuda``.
+        first_bound_s: upper bound of the best level, in seconds of attained service.
+        arguments: further arguments for SGLang; they win over ours where SGLang takes the last one.
+        name: name of the engine in bills.
+        secret: signs the gateway's stamps for this engine; never on a command line.
+    """
+
+    python: Path
+    model: str
+    policy: str
+    device: str
+    first_bound_s: float
+    arguments: tuple[str, ...] = ()
+    name: str = "e0"
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(_SECRET_BYTES), repr=False)
+
+    def command(self, port: int, config: Path) -> list[str]:
+        """Return the command line of an engine on a loopback port; `config` is a file of `config_text`."""
+        return engine_command(self, port, config)
+
+    def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Return the engine's environment, made from the caller's."""
+        ours = {
+            "AUTELLIX_POLICY": self.policy,
+            "AUTELLIX_ENGINE_NAME": self.name,
+            "AUTELLIX_FIRST_BOUND_S": repr(self.first_bound_s),
+            "AUTELLIX_SECRET": self.secret.hex(),
+            # The folder the user happens to be in must not shadow the engine's packages (`kernels`, for one).
+            "PYTHONSAFEPATH": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+        inherited = {name: value for name, value in environ.items() if name not in {"AUTELLIX_CPU", "PYTHONPATH"}}
+        if self.device == "cpu":
+            ours["AUTELLIX_CPU"] = "1"
+            inherited.setdefault(*WAIT_POLICY)
+        return inherited | ours
+
+
+def check_arguments(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Check what the user gives to SGLang.
+
+    Args:
+        arguments: for SGLang, beside those that `engine_command` sets.
+        environ: environment that the engine will inherit.
+
+    Raises:
+        RefusedFlag: `autellix serve` sets this itself, or the plugin cannot work with it.
+        ConfigurationError: a variable of the environment would keep the plugin out.
+    """
+    if complaint := owned_by_serve(arguments) or refused(arguments):
+        raise RefusedFlag(complaint)
+    if complaint := refused_environment(environ):
+        raise ConfigurationError(complaint)
+
+
+def engine_command(launch: SglangLaunch, port: int, config: Path) -> list[str]:
+    """Return the command that starts SGLang.
+
+    The API key comes from `config`, so that it shows in no process list. SGLang answers to any model name; the one
+    it lists is the last part of the model's path, because the whole path would show the machine's folders.
+
+    Args:
+        launch: what to start.
+        port: loopback port the engine listens on.
+        config: YAML file with the engine's API key.
+    """
+    return [
+        str(launch.python),
+        *("-m", "sglang.launch_server"),
+        *("--config", str(config)),
+        *("--model-path", launch.model),
+        *("--served-model-name", served_name(launch.model)),
+        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--device", launch.device),
+        *("--schedule-policy", "fcfs"),
+        *("--log-level-http", "warning"),
+        *(CPU_DEFAULTS if launch.device == "cpu" else ()),
+        *launch.arguments,
+    ]
+
+
+def config_text(key: str) -> str:
+    """Return the configuration file that tells SGLang its API key: JSON, which is YAML too."""
+    return json.dumps({"api-key": key}) + "\n"
+
+
+def served_name(model: str) -> str:
+    """Return the model name that clients see: a folder's own name, or a Hugging Face ID as it is."""
+    return Path(model).name if Path(model).is_absolute() else model
+
+
+def check_model(model: str) -> None:
+    """Check that `model` can be one: an existing model folder, or something that looks like a Hugging Face ID.
+
+    Raises:
+        ConfigurationError: it is neither; the message names it and the remedy.
+    """
+    folder = Path(model)
+    looks_like_id = not folder.is_absolute() and model.count("/") <= 1 and not model.startswith((".", "~"))
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigurationError(f"model folder {model} has no config.json; give the folder that holds the model")
+    elif not looks_like_id or "/" not in model:
+        raise ConfigurationError(
+            f"there is no model folder {model}; give an existing folder or a Hugging Face ID such as owner/name"
+        )

@@ -1,0 +1,65 @@
+"""What this machine has, read without changing anything."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+from autellix_server.engine.home import Device
+
+
+def cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def memory_gb() -> float:
+    """Return the memory this process may use in all: the machine's, or its control group's if that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+    except (OSError, ValueError):  # no version 2 control groups, or "max"
+        return total / 1e9
+    return min(total, limit) / 1e9
+
+
+def nvidia_gpus() -> tuple[str, ...]:
+    """Return the names of the NVIDIA GPUs that the driver offers, none without a working driver."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ()
+    query = [tool, "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(name.strip() for name in answer.stdout.splitlines() if name.strip())
+
+
+def best_device() -> Device:
+    """Return `cuda` where there is a usable NVIDIA GPU, else `cpu`."""
+    return "cuda" if nvidia_gpus() else "cpu"
+
+
+def c_compiler() -> str | None:
+    """Return the path of a C compiler, `None` if there is none."""
+    return next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+
+
+def port_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Tell whether a server could listen on `port` now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the disk space that the files in `folder` take, in bytes."""
+    return sum(entry.lstat().st_blocks * 512 for entry in folder.rglob("*"))

@@ -1,0 +1,153 @@
+"""What is refused before an engine starts, and the command and environment it starts with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from autellix_sdk.errors import ConfigurationError
+from autellix_server.engine.command import (
+    SglangLaunch,
+    check_arguments,
+    check_model,
+    config_text,
+    engine_command,
+    served_name,
+)
+from autellix_server.engine.marker import find_marker, marker_complaint
+from autellix_server.engine.refusals import owned_by_serve, refused, refused_environment
+from autellix_server.errors import RefusedFlag
+
+LAUNCH = SglangLaunch(Path("/engine/bin/python"), "/models/tiny", "plas", "cpu", 1.0, ("--tp", "2"), secret=b"s" * 32)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--pp-size", "2"],
+        ["--pipeline-parallel-size=2"],
+        ["--dp", "2"],
+        ["--dp-size=4"],
+        ["--speculative-algorithm", "EAGLE"],
+        ["--enable-mixed-chunk"],
+        ["--disaggregation-mode=prefill"],
+        ["--enable-pdmux"],
+        ["--dllm-algorithm", "LowConfidence"],
+        ["--mamba-backend", "triton"],
+        ["--enable-hisparse"],
+        ["--enable-lmcache"],
+        ["--enable-flexkv"],
+        ["--disable-radix-cache"],
+        ["--strip-thinking-cache"],
+        ["--grpc-mode"],
+        ["--grpc-port", "9"],
+        ["--tokenizer-worker-num", "2"],
+        ["--max-queued-requests", "10"],
+        ["--use-ray"],
+    ],
+)
+def test_flags_that_the_plugin_cannot_work_with_are_refused_by_name(argv: list[str]) -> None:
+    """Whether written with a space, an equals sign or abbreviated, and wherever they stand."""
+    flag = argv[0].partition("=")[0]
+    reason = refused(["--tp-size", "1", *argv, "--log-level", "info"])
+    assert reason is not None
+    assert reason.startswith(f"refused flag {flag}: ")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["--tp", "2"],
+        ["--pp-size", "1"],
+        ["--dp-size=1"],
+        ["--disaggregation-mode", "null"],
+        ["--tokenizer-worker-num", "1"],
+        ["--chat-template", "disable-radix-cache"],
+        ["--enable-hierarchical-cache"],
+    ],
+)
+def test_harmless_flags_and_values_are_not_refused(argv: list[str]) -> None:
+    """A value that means "off" is no reason to refuse."""
+    assert refused(argv) is None
+    assert owned_by_serve(argv) is None
+
+
+@pytest.mark.parametrize(
+    "argv", [["--host", "::"], ["--port=1"], ["--api-key", "k"], ["--model", "m"], ["--config", "f"]]
+)
+def test_flags_that_serve_sets_itself_are_refused_with_the_remedy(argv: list[str]) -> None:
+    """One error class for both kinds of refusal."""
+    with pytest.raises(RefusedFlag, match=f"refused flag {argv[0].partition('=')[0]}: "):
+        check_arguments(argv, {})
+
+
+def test_variables_that_keep_the_plugin_out_are_refused() -> None:
+    """SGLang would start without us and say nothing."""
+    assert refused_environment({"SGLANG_PLUGINS": "", "SGLANG_RUST_SERVER": "0"}) is None
+    with pytest.raises(ConfigurationError, match="SGLANG_PLUGINS"):
+        check_arguments([], {"SGLANG_PLUGINS": "other"})
+
+
+def test_the_command_ends_with_the_users_arguments_and_shows_no_secret() -> None:
+    """SGLang takes the last of repeated flags, so the user's win."""
+    command = engine_command(LAUNCH, 5000, Path("/tmp/key.yaml"))
+    assert command[:3] == ["/engine/bin/python", "-m", "sglang.launch_server"]
+    assert command[-2:] == ["--tp", "2"]
+    assert command[command.index("--served-model-name") + 1] == "tiny"
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert LAUNCH.secret.hex() not in " ".join(command)
+    assert json.loads(config_text("abc")) == {"api-key": "abc"}
+
+
+def test_the_environment_says_what_the_plugin_needs_and_drops_what_would_mislead() -> None:
+    """The caller's variables are kept but for those that would put foreign code in the engine's way."""
+    made = LAUNCH.environment({"PATH": "/bin", "PYTHONPATH": "/elsewhere", "AUTELLIX_POLICY": "fcfs"})
+    assert made["PATH"] == "/bin"
+    assert "PYTHONPATH" not in made
+    assert (made["AUTELLIX_POLICY"], made["AUTELLIX_CPU"]) == ("plas", "1")
+    assert bytes.fromhex(made["AUTELLIX_SECRET"]) == LAUNCH.secret
+    on_gpu = SglangLaunch(LAUNCH.python, "m/m", "plas", "cuda", 1.0).environment({"AUTELLIX_CPU": "1"})
+    assert "AUTELLIX_CPU" not in on_gpu
+
+
+def test_secrets_differ_between_launches_and_are_not_shown() -> None:
+    """A representation ends up in logs."""
+    one, two = (SglangLaunch(LAUNCH.python, "m/m", "plas", "cpu", 1.0) for _ in range(2))
+    assert one.secret != two.secret
+    assert "secret" not in repr(one)
+
+
+def test_a_model_is_a_folder_with_a_configuration_or_an_id(tmp_path: Path) -> None:
+    """Anything else is one sentence before anything starts."""
+    check_model("Qwen/Qwen3-8B")
+    (tmp_path / "config.json").write_text("{}")
+    check_model(str(tmp_path))
+    assert served_name(str(tmp_path)) == tmp_path.name
+    assert served_name("Qwen/Qwen3-8B") == "Qwen/Qwen3-8B"
+    (tmp_path / "empty").mkdir()
+    for wrong in (str(tmp_path / "nothing"), "./nothing/here", "nothing", str(tmp_path / "empty")):
+        with pytest.raises(ConfigurationError, match="model folder"):
+            check_model(wrong)
+
+
+def test_the_marker_is_found_where_sglang_puts_it() -> None:
+    """At the top, in a list of states, in a nested record; not arbitrarily deep, not in the wrong shape."""
+    marker = {"version": "1", "policy": "plas", "name": "e0"}
+    for info in (
+        {"autellix": marker},
+        {"internal_states": [{"x": 1}, {"autellix": marker}]},
+        {"scheduler_infos": {"0": {"autellix": marker}}},
+    ):
+        assert find_marker(info) == marker
+    assert find_marker({"autellix": "no", "a": {"b": {"c": {"d": {"autellix": marker}}}}}) is None
+
+
+def test_a_marker_of_another_version_or_policy_is_a_complaint() -> None:
+    """The message says which, and what to do."""
+    complaint = marker_complaint({"autellix": {"version": "0.0.0", "policy": "plas"}}, "plas")
+    assert complaint is not None
+    assert "0.0.0" in complaint
+    assert "autellix engine install" in complaint
