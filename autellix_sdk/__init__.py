@@ -1,1 +1,37 @@
-"""Autellix client: two lines that make an agent's calls one program."""
+"""Autellix client: two lines that make an agent's calls one program.
+
+```python
+import autellix_sdk as autellix
+
+autellix.init("http://127.0.0.1:8700/v1")
+
+with autellix.program("research") as p:
+    ...  # OpenAI and httpx calls made in here, in tasks and in threads, are one program
+print(p.bill())
+```
+
+Importing changes nothing; `init` wraps what has to be wrapped, `shutdown` puts it back. Nothing of ours is ever raised
+into a call of yours.
+"""
+
+from autellix_sdk._programs import Program
+from autellix_sdk._scope import Scope, program
+from autellix_sdk._session import current, headers, init, shutdown, wrap
+from autellix_sdk.bill import ProgramBill, TimeSplit
+from autellix_sdk.errors import AutellixError, ConfigurationError, UsageError
+
+__all__ = [
+    "AutellixError",
+    "ConfigurationError",
+    "Program",
+    "ProgramBill",
+    "Scope",
+    "TimeSplit",
+    "UsageError",
+    "current",
+    "headers",
+    "init",
+    "program",
+    "shutdown",
+    "wrap",
+]

@@ -188,6 +188,17 @@ class ProgramBill:
     elapsed_us: int
     tool_us: int
 
+    def __str__(self) -> str:
+        """Say in one paragraph where the time went."""
+        pending = f" ({self.pending} more not billed yet)" if self.pending else ""
+        return (
+            f"{self.name or 'program'} {self.program}: {self.calls} calls{pending} in {self.threads} threads, "
+            f"{_seconds(self.elapsed_us)} in all, {_seconds(self.tool_us)} of it in tools; on the server "
+            f"{_seconds(self.time.total_queued_us)} queued, {_seconds(self.time.prefill_us)} prefill, "
+            f"{_seconds(self.time.decode_us)} decode, {_seconds(self.time.swap_us + self.time.other_us)} other; "
+            f"{self.prompt_tokens} prompt tokens ({self.cached_tokens} cached), {self.output_tokens} output tokens"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """JSON object of the programs API: the fields above, the time split flattened, and ``wall_us``."""
         record: dict[str, Any] = asdict(self)
@@ -216,3 +227,7 @@ def program_bill_from_json(record: Mapping[str, Any]) -> ProgramBill:
 def sum_time(bills: Iterable[CallBill]) -> TimeSplit:
     """Sum of the time splits of several calls."""
     return sum((bill.time for bill in bills), TimeSplit())
+
+
+def _seconds(us: int) -> str:
+    return f"{us / 1_000_000:.2f} s"

@@ -46,6 +46,7 @@ MAX_HEADER_BYTES = 1024
 MAX_PARENTS_BYTES = 512
 MAX_NAME_BYTES = 128
 JOINS_ALL = "*"
+_MAX_RETRY = 999
 
 _VERSION = "v1"
 _PROGRAM = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -66,7 +67,7 @@ class CallContext:
         thread: number of the chain in the call graph, 0 or more.
         call: call ID, unique within program and salt.
         parents: calls this one waited for; empty for a root call; `None` when it joins every earlier call.
-        retry: 0 for the first attempt; a retry keeps the call ID.
+        retry: 0 for the first attempt, at most 999 on the wire; a retry keeps the call ID.
         name: program name given by the user, or `None`. At most 128 bytes once percent-encoded.
     """
 
@@ -106,14 +107,25 @@ def encode_parents(parents: tuple[CallId, ...] | None) -> str:
 
 def encode_call(context: CallContext) -> str:
     """Encode the value of `CALL_HEADER`. Trusts its fields: scopes and call IDs are checked where they are made."""
-    text = f"{_VERSION};s={context.salt};t={context.thread};c={context.call}"
-    if context.parents is None or context.parents:
-        text += f";p={encode_parents(context.parents)}"
-    if context.retry:
-        text += f";r={context.retry}"
-    if context.name:
-        text += f";n={encode_name(context.name)}"
-    return text
+    name_field = f";n={encode_name(context.name)}" if context.name else ""
+    return format_call(context.salt, context.thread, context.call, context.parents, context.retry, name_field)
+
+
+def format_call(
+    salt: str, thread: int, call: CallId, parents: tuple[CallId, ...] | None, retry: int, name_field: str
+) -> str:
+    """Write the value of `CALL_HEADER` from its parts, for callers that encode a program's name once for many calls.
+
+    Args:
+        salt, thread, call, parents, retry: as in `CallContext`.
+        name_field: ``;n=`` and the encoded name, or empty.
+    """
+    text = f"{_VERSION};s={salt};t={thread};c={call}"
+    if parents is None or parents:
+        text += f";p={encode_parents(parents)}"
+    if retry:
+        text += f";r={min(retry, _MAX_RETRY)}"
+    return text + name_field
 
 
 def decode_call(program: str, call: str) -> CallContext:

@@ -80,3 +80,14 @@ def test_bill_that_does_not_add_up_is_refused(text: str) -> None:
     """A client or gateway never books a bill it cannot trust."""
     with pytest.raises(WireError, match="time bill"):
         decode_bill(text)
+
+
+def test_program_bill_reads_as_a_sentence() -> None:
+    """`print(p.bill())` tells a person where the time went."""
+    time = TimeSplit({"admission": 500_000}, prefill_us=250_000, decode_us=1_500_000, other_us=10_000)
+    bill = ProgramBill(ProgramId("p"), "research", 3, 1, 2, time, 1_750_000, 90, 40, 12, 0, 4_000_000, 1_200_000)
+    assert str(bill) == (
+        "research p: 3 calls (1 more not billed yet) in 2 threads, 4.00 s in all, 1.20 s of it in tools; on the server "
+        "0.50 s queued, 0.25 s prefill, 1.50 s decode, 0.01 s other; "
+        "90 prompt tokens (40 cached), 12 output tokens"
+    )

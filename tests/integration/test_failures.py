@@ -73,7 +73,7 @@ def test_engine_itself_refuses_what_the_plugin_cannot_work_with(
     engine_python: Path, arguments: list[str], environment: dict[str, str], sentence: str
 ) -> None:
     """Also without the gateway: one sentence, no traceback, before any weight is loaded."""
-    command = ["-m", "sglang.launch_server", "--model-path", "owner/none", "--device", "cpu", *arguments]
+    command = ["-m", "sglang.launch_server", "--model-path", "/no/such/folder", "--device", "cpu", *arguments]
     done = run_engine_python(engine_python, command, **{"AUTELLIX_POLICY": "plas", **environment})
     assert done.returncode == 1
     assert sentence in done.stderr

@@ -1,0 +1,174 @@
+"""The call graph of a program, by the frontier rules. Pure: no clock, no I/O, no knowledge of tasks or threads.
+
+Every strand of execution (an asyncio task, an OS-thread job) stands on a `Branch`, which has a *frontier*: the calls
+that its next call depends on. A fork snapshots the frontier; a call's parents are the frontier, and then the call is
+the frontier; a branch that finishes hands its frontier to its parent. A call continues the lowest-numbered thread
+whose tail is among its parents, else it opens a thread; its ID is ``<thread>.<place in thread>``.
+
+The hand-over happens when a branch finishes rather than when its parent next looks: nobody reads the frontier in
+between, so the graph is the same, and a spawn costs the same however many children are alive.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from autellix_sdk.wire import CallId
+
+MAX_THREAD = 999_999
+"""Highest thread number the wire can carry; calls that would open another one continue this one."""
+
+MAX_FRONTIER = 4096
+"""Calls a frontier keeps. Far more than a header can name, so what is cut off is written as joins-all anyway."""
+
+Node = tuple[int, CallId, tuple[CallId, ...]]
+"""One call in the graph: its thread, its ID, and the calls it waited for."""
+
+
+class Branch:
+    """Where one strand stands in the call graph. Only its own strand begins calls on it; any thread may fork it.
+
+    Attributes:
+        graph: the graph that the frontier belongs to; `None` before the first call. The others are the graph's to
+            change, under its lock.
+        parent: the branch it was forked from.
+        at_fork: the frontier it started with.
+        frontier: the calls that its next call depends on; `None` while `joined` is ahead of it (the dirty flag).
+        joined: the frontier as an ordered set, once a child was merged into it.
+        moved: the frontier is no longer the one it started with.
+        finished: its strand is over.
+    """
+
+    __slots__ = ("at_fork", "finished", "frontier", "graph", "joined", "moved", "parent")
+
+    def __init__(
+        self, parent: Branch | None = None, graph: Graph | None = None, frontier: tuple[CallId, ...] = ()
+    ) -> None:
+        self.parent = parent
+        self.graph = graph
+        self.at_fork = frontier
+        self.frontier: tuple[CallId, ...] | None = frontier
+        self.joined: dict[CallId, None] | None = None
+        self.moved = self.finished = False
+
+    def fork(self) -> Branch:
+        """Branch off a child that starts from this frontier."""
+        # Skipping finished ancestors keeps a chain of tasks, each started by the one before, from growing for ever.
+        if self.parent is not None and self.parent.finished:
+            self.parent = self.living_parent()
+        frontier, graph = self.frontier, self.graph
+        if frontier is None:
+            frontier = () if graph is None else graph.look(self)
+        return Branch(self, graph, frontier)
+
+    def finish(self) -> None:
+        """The strand is over: hand what it did to the nearest ancestor that still runs."""
+        if not self.finished:
+            self.finished = True
+            if self.moved and self.graph is not None:
+                self.graph.fold(self)
+
+    def living_parent(self) -> Branch | None:
+        """The nearest ancestor that still runs."""
+        parent = self.parent
+        while parent is not None and parent.finished:
+            parent = parent.parent
+        return parent
+
+    def after_fork(self, salt: str) -> None:
+        """Continue in a forked process: the calls so far were made by the process with the given salt."""
+        calls = self.frontier if self.joined is None else tuple(self.joined)
+        qualified = tuple(call if call.count(".") > 1 else CallId(f"{salt}.{call}") for call in calls or ())
+        self.at_fork = self.frontier = qualified
+        self.parent, self.joined, self.moved = None, None, False
+
+
+class Graph:
+    """The call graph of one program: numbers its threads and calls. Safe to use from any thread.
+
+    Attributes:
+        calls: number of calls so far.
+        closed: nothing is folded any more; a newer graph has taken over.
+    """
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.closed = False
+        self._lock = threading.Lock()
+        self._lengths: list[int] = []
+        self._tails: dict[CallId, int] = {}
+
+    @property
+    def threads(self) -> int:
+        """Number of threads so far."""
+        return len(self._lengths)
+
+    def begin(self, branch: Branch) -> Node:
+        """Add the next call of `branch`, which must be the caller's own."""
+        with self._lock:
+            if branch.graph is not self:
+                self._adopt(branch)
+            parents = branch.frontier
+            if parents is None:
+                parents = self._settle(branch)
+            continued = [parent for parent in parents if parent in self._tails]
+            if not continued:
+                thread = self._open_thread()
+            elif len(continued) == 1:
+                thread = self._tails.pop(continued[0])
+            else:
+                thread = self._tails.pop(min(continued, key=self._tails.__getitem__))
+            place = self._lengths[thread]
+            call = CallId(f"{thread}.{place}")
+            self._lengths[thread] = place + 1
+            self._tails[call] = thread
+            self.calls += 1
+            branch.frontier, branch.joined, branch.moved = (call,), None, True
+            return thread, call, parents
+
+    def look(self, branch: Branch) -> tuple[CallId, ...]:
+        """The frontier of a branch of this graph."""
+        with self._lock:
+            return self._settle(branch)
+
+    def fold(self, branch: Branch) -> None:
+        """Fold a finished branch of this graph into its nearest living ancestor."""
+        with self._lock:
+            parent = branch.living_parent()
+            if parent is None or self.closed:
+                return
+            if parent.graph is not self:
+                self._adopt(parent)
+            joined = parent.joined
+            if joined is None:
+                joined = dict.fromkeys(parent.frontier or ())
+            for call in branch.at_fork:
+                joined.pop(call, None)
+            joined.update(dict.fromkeys(self._settle(branch)))
+            while len(joined) > MAX_FRONTIER:
+                joined.popitem()
+            parent.frontier, parent.joined, parent.moved = None, joined, True
+
+    def after_fork(self) -> None:
+        """Continue in a forked process: threads begun before belong to the other process and are not continued."""
+        self._lock = threading.Lock()
+        self._tails.clear()
+
+    def _adopt(self, branch: Branch) -> None:
+        """Take over a branch that stood in another graph, or in none: what it did there is no parent here."""
+        branch.graph = self
+        branch.at_fork = branch.frontier = ()
+        branch.joined, branch.moved = None, False
+
+    def _settle(self, branch: Branch) -> tuple[CallId, ...]:
+        if branch.frontier is None:
+            branch.frontier = tuple(branch.joined or ())
+        return branch.frontier
+
+    def _open_thread(self) -> int:
+        if len(self._lengths) > MAX_THREAD:
+            # Its tail may still be some running strand's; continuing it there as well only adds a false edge.
+            self._tails.pop(CallId(f"{MAX_THREAD}.{self._lengths[MAX_THREAD] - 1}"), None)
+            return MAX_THREAD
+        self._lengths.append(0)
+        return len(self._lengths) - 1

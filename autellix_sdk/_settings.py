@@ -1,0 +1,138 @@
+"""What `init` was told: read once, from arguments and the environment, and frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+from urllib.parse import urlsplit
+
+from autellix_sdk.errors import ConfigurationError, UsageError
+
+Implicit = Literal["root", "off"]
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Url(Protocol):
+    """The part of an httpx or httpx2 URL that the allow-list looks at."""
+
+    @property
+    def scheme(self) -> str:
+        """Scheme, lower case."""
+
+    @property
+    def host(self) -> str:
+        """Host, lower case, without brackets, port or user information."""
+
+    @property
+    def port(self) -> int | None:
+        """Port, or `None` for the scheme's default."""
+
+    @property
+    def path(self) -> str:
+        """Path, percent-decoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """The one place that may see our headers.
+
+    Attributes:
+        scheme: ``http`` or ``https``.
+        host: lower case, without brackets.
+        port: effective port.
+        path: path prefix without a trailing slash; empty for the root.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """Parse a base URL such as ``http://127.0.0.1:8700/v1``; raise `ValueError` when it is not one."""
+        parts = urlsplit(text)
+        if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+            raise ValueError("it must be an http or https URL with a host")
+        return cls(parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS[parts.scheme], parts.path.rstrip("/"))
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port as a URL, without a path."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+    def covers(self, url: Url) -> bool:
+        """Whether a request to `url` goes to this endpoint. Called for every request, so cheap tests come first."""
+        return (
+            url.host == self.host
+            and url.scheme == self.scheme
+            and (url.port or _DEFAULT_PORTS[self.scheme]) == self.port
+            and self._holds(url.path)
+        )
+
+    def may_serve(self, base: Endpoint) -> bool:
+        """Whether a client with the base URL `base` can make requests that this endpoint covers."""
+        same_origin = (base.scheme, base.host, base.port) == (self.scheme, self.host, self.port)
+        return same_origin and (self._holds(base.path) or self.path.startswith(base.path + "/"))
+
+    def _holds(self, path: str) -> bool:
+        if not self.path:
+            return True
+        # A path that climbs out with dot segments, encoded or not, is not under the prefix.
+        climbs = "/." in path and not {".", ".."}.isdisjoint(path.split("/"))
+        return not climbs and (path.startswith(self.path + "/") or path == self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one `init`.
+
+    Attributes:
+        endpoint: where calls are stamped; `None` stamps nothing.
+        api_key: sent with the end of programs; `None` sends none.
+        threads: whether identity follows work handed to OS threads.
+        implicit: ``root`` gives calls outside any scope a program per root task or root thread job; ``off`` leaves
+            them unstamped.
+    """
+
+    endpoint: Endpoint | None
+    api_key: str | None
+    threads: bool
+    implicit: Implicit
+
+
+def read_settings(
+    base_url: str | None, api_key: str | None, threads: bool, implicit: Implicit, environ: Mapping[str, str]
+) -> Settings:
+    """Combine the arguments of `init` with the environment.
+
+    The base URL is the argument, else ``AUTELLIX_BASE_URL``, else ``OPENAI_BASE_URL``. The key is the argument, else
+    ``AUTELLIX_API_KEY``, else ``OPENAI_API_KEY`` where the base URL came from ``OPENAI_BASE_URL``: an OpenAI key goes
+    nowhere but to the host it belongs to.
+
+    Raises:
+        UsageError: an argument has a value that is not accepted.
+        ConfigurationError: an environment variable does not hold a URL.
+    """
+    if implicit not in ("root", "off"):
+        raise UsageError(f'implicit={implicit!r} is not "root" or "off"')
+    endpoint = None
+    key = api_key or environ.get("AUTELLIX_API_KEY") or None
+    if base_url is not None:
+        try:
+            endpoint = Endpoint.parse(base_url)
+        except ValueError as error:
+            raise UsageError(f"base_url={base_url!r}: {error}") from error
+    else:
+        variable = "AUTELLIX_BASE_URL" if environ.get("AUTELLIX_BASE_URL") else "OPENAI_BASE_URL"
+        if text := environ.get(variable):
+            try:
+                endpoint = Endpoint.parse(text)
+            except ValueError as error:
+                raise ConfigurationError(f"{variable}={text!r}: {error}; correct or unset it") from error
+            if variable == "OPENAI_BASE_URL":
+                key = key or environ.get("OPENAI_API_KEY") or None
+    return Settings(endpoint, key, threads, implicit)

@@ -1,0 +1,124 @@
+"""Where work is handed over: class-level wraps that link a new task, job or thread to the strand that made it.
+
+Tasks built by hand (``asyncio.Task(...)``) and plain event loop callbacks are not seen. gevent and trio are not
+supported.
+"""
+
+from __future__ import annotations
+
+import asyncio.base_events
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+from typing import Any
+
+from autellix_sdk._faults import faults
+from autellix_sdk._local import detached, local
+from autellix_sdk._patches import Patches
+from autellix_sdk._runtime import runtime
+from autellix_sdk._strands import HandedCallback, Job, Strand, attach, fork_job, fork_task
+
+_Function = Callable[..., Any]
+
+
+def install(patches: Patches, *, threads: bool) -> None:
+    """Link tasks to their makers; with `threads`, jobs of other OS threads too."""
+
+    def wrap_loop(loop_class: type) -> None:
+        patches.wrap(loop_class, "create_task", _create_task)
+        if threads:
+            patches.wrap(loop_class, "call_soon_threadsafe", _call_soon_threadsafe)
+
+    def wrap_uvloop(uvloop: ModuleType) -> None:
+        wrap_loop(uvloop.Loop)
+
+    def wrap_anyio(to_thread: ModuleType) -> None:
+        patches.wrap(to_thread, "run_sync", _run_sync)
+
+    wrap_loop(asyncio.base_events.BaseEventLoop)
+    patches.when_imported("uvloop", wrap_uvloop)
+    if threads:
+        patches.wrap(ThreadPoolExecutor, "submit", _submit)
+        patches.wrap(threading.Thread, "start", _start)
+        patches.when_imported("anyio.to_thread", wrap_anyio)
+
+
+def _fork(fork: Callable[[], Strand | None]) -> Strand | None:
+    """Fork a strand; without one the work still runs, as a root."""
+    if runtime.settings is None:  # a wrapper that outlived `shutdown` because somebody wrapped it in turn
+        return None
+    try:
+        return fork()
+    except Exception as error:  # noqa: BLE001 must not break the user's call
+        faults.survive("work could not be linked to the program that started it", error)
+        return None
+
+
+def _create_task(original: _Function) -> _Function:
+    def create_task(loop: Any, coro: Any, *args: Any, **kwargs: Any) -> Any:
+        strand = _fork(fork_task)
+        outer = local.unborn
+        if strand is None and outer is None:
+            return original(loop, coro, *args, **kwargs)
+        local.unborn = strand
+        try:
+            task = original(loop, coro, *args, **kwargs)
+        finally:
+            local.unborn = outer
+        try:
+            if strand is not None:
+                attach(task, strand)
+        except Exception as error:  # noqa: BLE001 must not break the user's call
+            faults.survive("a task could not be linked to the program that started it", error)
+        return task
+
+    return create_task
+
+
+def _call_soon_threadsafe(original: _Function) -> _Function:
+    def call_soon_threadsafe(loop: Any, callback: Any, *args: Any, **kwargs: Any) -> Any:
+        strand = _fork(fork_job)
+        if strand is not None:
+            callback = HandedCallback(strand, callback)
+        return original(loop, callback, *args, **kwargs)
+
+    return call_soon_threadsafe
+
+
+def _submit(original: _Function) -> _Function:
+    def submit(pool: Any, fn: _Function, /, *args: Any, **kwargs: Any) -> Any:
+        # The job is linked, the worker thread that may be started for it is not: it outlives the job.
+        with detached():
+            return original(pool, Job(_fork(fork_job), fn), *args, **kwargs)
+
+    return submit
+
+
+def _start(original: _Function) -> _Function:
+    def start(thread: Any) -> Any:
+        fresh = thread.ident is None and not local.detached
+        strand = _fork(fork_job) if fresh else None
+        if strand is None:
+            return original(thread)
+        run = Job(strand, thread.run)
+
+        def run_once() -> None:
+            del thread.run  # the instance's; else the thread would refer to itself
+            run()
+
+        thread.run = run_once
+        try:
+            return original(thread)
+        except BaseException:
+            vars(thread).pop("run", None)
+            raise
+
+    return start
+
+
+def _run_sync(original: _Function) -> _Function:
+    async def run_sync(func: _Function, *args: Any, **kwargs: Any) -> Any:
+        return await original(Job(_fork(fork_job), func), *args, **kwargs)
+
+    return run_sync

@@ -1,0 +1,183 @@
+"""The client's own clock and books, on a clock that the tests turn."""
+
+from __future__ import annotations
+
+import gc
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from autellix_sdk import _ledger
+from autellix_sdk._faults import faults
+from autellix_sdk._ledger import Flight, Ledger
+from autellix_sdk.bill import ProgramBill
+from autellix_sdk.wire import BILL_HEADER, CallId, ProgramId
+from tests.sdk.conftest import call_bill, program_bill
+
+NODE = (0, CallId("0.0"), ())
+
+
+class FakeResponse:
+    """A response that the test closes."""
+
+    def __init__(self, status_code: int = 200, is_closed: bool = True, bill: str | None = None) -> None:
+        self.status_code = status_code
+        self.is_closed = is_closed
+        self.headers = {} if bill is None else {BILL_HEADER: bill}
+        self.took_us: float | None = None
+
+    @property
+    def elapsed(self) -> timedelta:
+        """As httpx has it: only once closed."""
+        if self.took_us is None:
+            raise RuntimeError("not closed yet")
+        return timedelta(microseconds=self.took_us)
+
+
+class Clock:
+    """Microseconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.us = 1_000_000
+
+    def __call__(self) -> int:
+        """Nanoseconds, as the real one."""
+        return self.us * 1000
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The ledger's clock."""
+    clock = Clock()
+    monkeypatch.setattr(_ledger, "monotonic_ns", clock)
+    return clock
+
+
+def _bill(ledger: Ledger, begun: int = 1) -> ProgramBill:
+    return ledger.bill(ProgramId("p"), None, begun, 1)
+
+
+def _fly(ledger: Ledger, clock: Clock, for_us: int, response: Any = None) -> Flight:
+    flight = ledger.begin(NODE)
+    clock.us += for_us
+    flight.land(response or FakeResponse())
+    return flight
+
+
+def test_time_without_a_call_is_tool_time(clock: Clock) -> None:
+    """Calls side by side count once."""
+    ledger = Ledger()
+    clock.us += 100
+    first, second = ledger.begin(NODE), ledger.begin(NODE)
+    clock.us += 10
+    first.land(FakeResponse())
+    clock.us += 20
+    assert (_bill(ledger).elapsed_us, _bill(ledger).tool_us) == (130, 100)
+    second.land(FakeResponse())
+    clock.us += 5
+    _fly(ledger, clock, 40)
+    assert (_bill(ledger).elapsed_us, _bill(ledger).tool_us) == (175, 105)
+    ledger.end()
+    clock.us += 1000
+    assert (_bill(ledger).elapsed_us, _bill(ledger).tool_us) == (175, 105)
+
+
+def test_a_stream_is_in_flight_until_it_is_closed(clock: Clock) -> None:
+    """Nobody has to look at that moment: the response knows how long it took."""
+    ledger = Ledger()
+    response = FakeResponse(is_closed=False)
+    _fly(ledger, clock, 10, response)
+    clock.us += 90
+    assert (_bill(ledger).tool_us, ledger.idle_s()) == (0, 0.0)
+    response.is_closed, response.took_us = True, 150.0
+    clock.us += 100
+    assert (_bill(ledger).elapsed_us, _bill(ledger).tool_us) == (200, 50)
+    assert ledger.idle_s() == pytest.approx(50e-6)
+
+
+def test_a_stream_being_closed_right_now_ends_now(clock: Clock) -> None:
+    """Its time is not known yet, so the present has to do."""
+    ledger = Ledger()
+    response = FakeResponse(is_closed=False)
+    flight = _fly(ledger, clock, 10, response)
+    response.is_closed = True
+    assert flight.poll() == clock()
+
+
+def test_a_dropped_stream_ends_when_it_is_collected(clock: Clock) -> None:
+    """A response that nobody holds any more is over."""
+    ledger = Ledger()
+    response = FakeResponse(is_closed=False)
+    _fly(ledger, clock, 10, response)
+    clock.us += 20
+    del response
+    gc.collect()
+    clock.us += 70
+    assert (_bill(ledger).elapsed_us, _bill(ledger).tool_us) == (100, 70)
+
+
+def test_a_failed_attempt_awaits_no_bill_until_it_is_retried(clock: Clock) -> None:
+    """Pending are calls whose bill can still come."""
+    ledger = Ledger()
+    flight = ledger.begin(NODE)
+    assert _bill(ledger).pending == 1
+    ledger.fail(flight)
+    assert (flight.retryable, _bill(ledger).pending) == (True, 0)
+    again = ledger.begin_again(flight)
+    assert (again.node, _bill(ledger).pending) == (NODE, 1)
+    again.land(FakeResponse(503))
+    assert again.retryable
+    last = ledger.begin_again(again)
+    text = call_bill("p", f"v1;s=a;t=0;c={NODE[1]}").encode()
+    last.land(FakeResponse(bill=text))
+    ledger.fail(last)  # as when the user interrupts right after the response came
+    assert not last.retryable
+    assert (_bill(ledger).calls, _bill(ledger).pending) == (1, 0)
+
+
+def test_long_programs_keep_short_books(clock: Clock) -> None:
+    """Calls that are over are merged into sums; the figures stay exact."""
+    ledger = Ledger()
+    straggler = ledger.begin(NODE)
+    for _ in range(600):
+        clock.us += 3
+        _fly(ledger, clock, 7)
+    straggler.land(FakeResponse())
+    for _ in range(600):
+        clock.us += 3
+        _fly(ledger, clock, 7)
+    assert (_bill(ledger).elapsed_us, _bill(ledger).tool_us) == (12_000, 1_800)
+    assert len(ledger._flights) + len(ledger._intervals) < 300
+
+
+def test_unreadable_call_bills_are_counted(clock: Clock) -> None:
+    """They stay pending."""
+    ledger = Ledger()
+    _fly(ledger, clock, 1, FakeResponse(bill="{}"))
+    assert (_bill(ledger).calls, _bill(ledger).pending) == (0, 1)
+    assert list(faults.counts) == ["a time bill could not be read"]
+
+
+def test_the_servers_bill_stands_until_the_program_goes_on(clock: Clock) -> None:
+    """It replaces the client's after the end, and not before."""
+    ledger = Ledger()
+    final = program_bill("p")
+    ledger.settle(final)
+    assert _bill(ledger) != final
+    ledger.end()
+    ledger.settle(final)
+    assert _bill(ledger) == final
+    ledger.begin(NODE)
+    assert not ledger.ended
+    assert _bill(ledger) != final
+
+
+def test_idleness_is_cheap_to_ask_about(clock: Clock) -> None:
+    """A call within the limit answers without looking at the others."""
+    ledger = Ledger()
+    _fly(ledger, clock, 30)
+    clock.us += 70
+    assert not ledger.has_idled(200e-6)
+    assert not ledger.has_idled(80e-6)
+    assert ledger.has_idled(70e-6)
