@@ -141,14 +141,18 @@ def test_stream_ends_with_an_error_event_when_the_engine_dies_and_the_engine_com
     assert refused.status_code == 503
     assert refused.json()["error"]["code"] == "engine_unavailable"
     assert int(refused.headers["retry-after"]) > 0
-    assert httpx.get(f"{stock.url}/ready").status_code == 503
-
-    deadline = time.monotonic() + START_LIMIT_S
-    while httpx.get(f"{stock.url}/ready").status_code != 200:
-        assert time.monotonic() < deadline, "the engine did not come back"
-        time.sleep(0.5)
+    wait_for_ready(stock, 503, limit_s=30)
+    wait_for_ready(stock, 200, limit_s=START_LIMIT_S)
     assert httpx.post(f"{stock.base_url}/chat/completions", json=ASK, timeout=60).status_code == 200
     assert httpx.get(f"{stock.url}/health").json()["engine"]["restarts"] == 1
+
+
+def wait_for_ready(server: Server, status: int, limit_s: float) -> None:
+    """Wait until the gateway answers `/ready` with `status`."""
+    deadline = time.monotonic() + limit_s
+    while httpx.get(f"{server.url}/ready").status_code != status:
+        assert time.monotonic() < deadline, f"/ready did not become {status}"
+        time.sleep(0.1)
 
 
 def test_no_process_outlives_a_gateway_that_is_killed(stock: Server) -> None:
