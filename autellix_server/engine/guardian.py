@@ -1,9 +1,10 @@
 """Stands between the gateway and the engine, and leaves no process behind whichever of them dies, however it dies.
 
-Run as ``python -m autellix_server.engine.guardian GRACE_SECONDS COMMAND...`` in a session of its own. Standard
-input is a pipe that nobody writes to: its end means that the gateway is gone. The guardian adopts whatever the engine
-orphans (`PR_SET_CHILD_SUBREAPER`), because SGLang's worker processes tie their life to their parent's only after
-some ten seconds of imports. Standard library only and light: it runs in the engine's environment.
+Run as ``python -m autellix_server.engine.guardian GRACE_SECONDS SECRET_FILE COMMAND...`` in a session of its own, and
+removes the file at the end. Standard input is a pipe that nobody writes to: its end means that the gateway is gone.
+The guardian adopts whatever the engine orphans (`PR_SET_CHILD_SUBREAPER`), because SGLang's worker processes tie their
+life to their parent's only after some ten seconds of imports. Standard library only and light: it runs in the
+engine's environment.
 """
 
 from __future__ import annotations
@@ -179,13 +180,16 @@ def _reap() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the guardian; `argv` is the grace period in seconds, then the engine's command."""
-    grace_s, *command = argv
+    """Run the guardian; `argv` is the grace period in seconds, the file to remove, and the engine's command."""
+    grace_s, secret_file, *command = argv
     try:
         return guard(command, float(grace_s))
     except OSError as error:
         print(f"autellix: cannot run {command[0]}: {error.strerror}", file=sys.stderr)
         return _CANNOT_RUN
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(secret_file)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ class EngineProcess:
         config = _write_config(key)
         with begin_log(log_path) as log:
             guardian = await asyncio.create_subprocess_exec(
-                *(str(launch.python), "-m", _GUARDIAN, str(grace_s)),
+                *(str(launch.python), "-m", _GUARDIAN, str(grace_s), str(config)),
                 *launch.command(port, config),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=log,

@@ -135,6 +135,10 @@ class ProgramTable:
     def __iter__(self) -> Iterator[Program]:
         return iter(self._programs.values())
 
+    def ended(self) -> Iterator[Program]:
+        """Return the rows of ended programs that are not forgotten yet, the first ended first."""
+        return iter(self._tombstones.values())
+
     def get(self, program: ProgramId) -> Program | None:
         """Return the row of `program`, live or ended, or `None` when it was never seen or is forgotten."""
         return self._programs.get(program) or self._tombstones.get(program)
@@ -148,8 +152,8 @@ class ProgramTable:
         row = self._programs.get(program)
         if row is None:
             row = self._tombstones.pop(program, None) or Program(program, name, arrived_s=now)
-            self._programs[program] = row
             self._make_room(now)
+            self._programs[program] = row
         row.name = name or row.name
         row.ending, row.ended_s = False, None
         self._programs.move_to_end(program)
@@ -245,7 +249,8 @@ class ProgramTable:
                 self._tombstones.popitem(last=False)
 
     def _make_room(self, now: float) -> None:
-        if len(self._programs) > self.limits.max_programs:
+        """Before a row is added: end the stalest idle program when the table is full."""
+        if len(self._programs) >= self.limits.max_programs:
             stalest = next((row for row in self._programs.values() if not row.calls), None)
             if stalest is not None:
                 self._bury(stalest, now)

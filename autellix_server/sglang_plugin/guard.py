@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, NoReturn
 
+from autellix_server.engine.marker import MARKER_KEY
+
 SGLANG_VERSION = "0.5.23"
-MARKER_KEY = "autellix"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ from importlib.metadata import version
 from typing import Any
 
 from autellix_sdk.errors import ConfigurationError
+from autellix_server.engine.marker import MARKER_KEY
 from autellix_server.engine.refusals import refused, refused_environment
-from autellix_server.sglang_plugin.guard import MARKER_KEY, Target, check_engine, check_markers, refuse
+from autellix_server.sglang_plugin.guard import Target, check_engine, check_markers, refuse
 from autellix_server.sglang_plugin.settings import PluginSettings, read_settings
 
 _SCHEDULER = "sglang.srt.managers.scheduler"

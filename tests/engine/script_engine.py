@@ -28,14 +28,15 @@ def start_stubborn(new_session: bool) -> int:
 
 def serve(port: int, key: str, policy: str | None) -> None:
     """Answer ``/health``, ``/server_info`` and everything else on a loopback port, for ever."""
-    marker = {"autellix": {"version": version("autellix"), "policy": policy, "name": "e0"}} if policy else {}
+    marker = {"version": version("autellix"), "policy": policy, "name": "e0", "http": True}
+    server_info = {"autellix": marker} if policy else {}
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
             allowed = self.path == "/health" or self.headers["Authorization"] == f"Bearer {key}"
-            body = json.dumps({"internal_states": [marker]}).encode() if allowed else b"wrong key"
+            body = json.dumps(server_info).encode() if allowed else b"wrong key"
             self.send_response(200 if allowed else 401)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))

@@ -185,11 +185,14 @@ asyncio.run(Supervisor(ScriptLaunch(folder, mode=sys.argv[3]), folder / "e0.log"
 
 @pytest.mark.parametrize("mode", ["stubborn", "silent"])
 async def test_killing_the_gateway_leaves_nothing(tmp_path: Path, mode: str) -> None:
-    """SIGKILL to the process that holds the supervisor ends the engine, starting or ready, and all it started."""
+    """SIGKILL to the process that holds the supervisor ends the engine, starting or ready, and removes its key."""
     launch = ScriptLaunch(tmp_path, mode=mode)
     here = str(Path(__file__).parent)
     with subprocess.Popen(
-        [sys.executable, "-c", GATEWAY, here, str(tmp_path), mode], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", GATEWAY, here, str(tmp_path), mode],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path)},
     ) as gateway:
         assert gateway.stdout is not None
         await until(launch.family)
@@ -198,3 +201,4 @@ async def test_killing_the_gateway_leaves_nothing(tmp_path: Path, mode: str) -> 
         guardians = {entry.parent for entry in live_processes() if entry.pid in launch.family()} - {gateway.pid}
         gateway.kill()
     await until(lambda: survivors(launch.family() | guardians) == set())
+    assert list(tmp_path.glob("*.yaml")) == []

@@ -8,13 +8,14 @@ import sys
 
 import pytest
 
+GUARDIAN = "autellix_server.engine.guardian"
 SLEEP = "import time; print(1, flush=True); time.sleep(600)"
 DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEP}"
 
 
 def start(code: str, grace_s: float = 5.0) -> subprocess.Popen[bytes]:
     """Start a guardian over ``python -c code``."""
-    command = [sys.executable, "-m", "autellix_server.engine.guardian", str(grace_s), sys.executable, "-c", code]
+    command = [sys.executable, "-m", GUARDIAN, str(grace_s), "/nonexistent", sys.executable, "-c", code]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
 
 
@@ -50,7 +51,7 @@ def test_a_stop_signal_stops_the_engine(number: signal.Signals) -> None:
 
 def test_a_command_that_does_not_exist_is_an_error() -> None:
     """The guardian does not hang on nothing."""
-    command = [sys.executable, "-m", "autellix_server.engine.guardian", "1", "/nonexistent/engine"]
+    command = [sys.executable, "-m", GUARDIAN, "1", "/nonexistent", "/nonexistent/engine"]
     done = subprocess.run(command, stdin=subprocess.PIPE, capture_output=True, timeout=20, check=False)
     assert done.returncode == 127
     assert done.stderr == b"autellix: cannot run /nonexistent/engine: No such file or directory\n"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ from autellix_server.engine.command import (
     engine_command,
     served_name,
 )
-from autellix_server.engine.marker import find_marker, marker_complaint
+from autellix_server.engine.marker import marker_complaint
 from autellix_server.engine.refusals import owned_by_serve, refused, refused_environment
 from autellix_server.errors import RefusedFlag
 
@@ -133,21 +135,32 @@ def test_a_model_is_a_folder_with_a_configuration_or_an_id(tmp_path: Path) -> No
             check_model(wrong)
 
 
-def test_the_marker_is_found_where_sglang_puts_it() -> None:
-    """At the top, in a list of states, in a nested record; not arbitrarily deep, not in the wrong shape."""
-    marker = {"version": "1", "policy": "plas", "name": "e0"}
-    for info in (
-        {"autellix": marker},
-        {"internal_states": [{"x": 1}, {"autellix": marker}]},
-        {"scheduler_infos": {"0": {"autellix": marker}}},
-    ):
-        assert find_marker(info) == marker
-    assert find_marker({"autellix": "no", "a": {"b": {"c": {"d": {"autellix": marker}}}}}) is None
+@pytest.mark.parametrize(
+    "info",
+    [
+        {},
+        {"autellix": "yes"},
+        {"autellix": {"version": version("autellix"), "policy": "plas"}},
+        {"internal_states": [{"autellix": {"version": version("autellix"), "policy": "plas", "http": True}}]},
+    ],
+)
+def test_an_engine_without_the_whole_marker_is_not_ours(info: dict[str, Any]) -> None:
+    """Both processes must have vouched for their hooks, at the place where the plugin writes."""
+    complaint = marker_complaint(info, "plas")
+    assert complaint is not None
+    assert "not at work" in complaint
+
+
+def test_the_engine_with_the_marker_we_asked_for_is_ours() -> None:
+    """Version, policy and both processes agree."""
+    marker = {"version": version("autellix"), "policy": "plas", "name": "e0", "http": True}
+    assert marker_complaint({"autellix": marker}, "plas") is None
+    assert marker_complaint({"autellix": marker}, "fcfs") == "the engine runs policy 'plas', not 'fcfs'"
 
 
 def test_a_marker_of_another_version_or_policy_is_a_complaint() -> None:
     """The message says which, and what to do."""
-    complaint = marker_complaint({"autellix": {"version": "0.0.0", "policy": "plas"}}, "plas")
+    complaint = marker_complaint({"autellix": {"version": "0.0.0", "policy": "plas", "http": True}}, "plas")
     assert complaint is not None
     assert "0.0.0" in complaint
     assert "autellix engine install" in complaint

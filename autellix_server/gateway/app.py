@@ -1,0 +1,155 @@
+"""The gateway's application: routes, checks of every request, and what lives as long as it does."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict
+from importlib.metadata import version
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+
+from autellix_server.engine.command import POLICY_OFF
+from autellix_server.engine.supervisor import EngineState
+from autellix_server.gateway.calls import CallLedger
+from autellix_server.gateway.guard import HostGuard, same_origin
+from autellix_server.gateway.programs import ProgramsApi
+from autellix_server.gateway.proxy import Engine, Proxy, drop_added_headers
+from autellix_server.gateway.replies import RETRY_AFTER_S, error_reply
+from autellix_server.gateway.settings import ServeSettings
+from autellix_server.scheduling.levels import geometric_levels
+from autellix_server.scheduling.policy import Fcfs, make_policy
+from autellix_server.scheduling.table import ProgramTable, TableLimits
+
+_EXPIRY_PERIOD_S = 1.0
+_DRAIN_S = 2.0
+"""What calls in flight get to finish when the gateway stops; then they are cancelled."""
+
+
+def make_ledger(settings: ServeSettings, clock: Callable[[], float] = time.monotonic) -> CallLedger:
+    """Return an empty ledger; with the policy off the table still counts calls."""
+    levels = geometric_levels(first_bound_s=settings.first_bound_s)
+    policy = Fcfs(levels) if settings.policy == POLICY_OFF else make_policy(settings.policy, levels)
+    return CallLedger(ProgramTable(policy, TableLimits(lease_s=settings.lease_s)), clock)
+
+
+def make_app(settings: ServeSettings, engine: Engine, ledger: CallLedger) -> web.Application:
+    """Return the application.
+
+    Args:
+        settings: of the gateway.
+        engine: the engine behind it.
+        ledger: where calls are entered; the application is its only writer.
+    """
+    guard = HostGuard((settings.host, *settings.allowed_hosts))
+    app = web.Application(middlewares=[_checks(guard)], client_max_size=settings.max_body_bytes)
+    programs, status = ProgramsApi(ledger), _Status(engine, ledger)
+    app.router.add_get("/health", status.health)
+    app.router.add_get("/ready", status.ready)
+    app.router.add_post("/autellix/v1/programs", programs.open)
+    app.router.add_get("/autellix/v1/programs", programs.list)
+    app.router.add_post("/autellix/v1/programs/end", programs.end)
+    app.router.add_get("/autellix/v1/programs/{id}", programs.get)
+
+    proxy = Proxy(engine, ledger)
+    app.router.add_route(hdrs.METH_ANY, "/v1/{path:.*}", proxy.handle)
+    app.cleanup_ctx.extend((proxy.lifetime, _expiry(ledger)))
+    app.on_response_prepare.append(drop_added_headers)
+    return app
+
+
+def make_runner(settings: ServeSettings, engine: Engine, ledger: CallLedger) -> web.AppRunner:
+    """Return what runs the application of `make_app` (same arguments) on a socket."""
+    return web.AppRunner(
+        make_app(settings, engine, ledger),
+        handler_cancellation=True,  # A client that leaves cancels its call, which the engine then aborts.
+        auto_decompress=False,  # A compressed request body goes to the engine as it came.
+        access_log=None,
+        shutdown_timeout=_DRAIN_S,
+    )
+
+
+def _expiry(ledger: CallLedger) -> Callable[[web.Application], AsyncIterator[None]]:
+    """Return what ends programs by lease while the application runs; for its `cleanup_ctx`."""
+
+    async def expire() -> None:
+        while True:
+            await asyncio.sleep(_EXPIRY_PERIOD_S)
+            ledger.expire()
+
+    async def lifetime(app: web.Application) -> AsyncIterator[None]:
+        expiry = asyncio.create_task(expire())
+        yield
+        expiry.cancel()
+
+    return lifetime
+
+
+def _checks(guard: HostGuard) -> Middleware:
+    """Return the middleware that every request passes: who may ask, and errors as JSON."""
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        refusal = _refusal(request, guard)
+        if refusal is not None:
+            return refusal
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            return error_reply(error.status, error.text or error.reason, error.reason.lower().replace(" ", "_"))
+
+    return check
+
+
+def _refusal(request: web.Request, guard: HostGuard) -> web.Response | None:
+    host = request.headers.get(hdrs.HOST, "")
+    if not guard.allows(host):
+        message = f"requests to {host!a} are refused; start with AUTELLIX_ALLOWED_HOSTS to answer under that name"
+        return error_reply(403, message, "host_refused")
+    if request.path.startswith("/v1/"):
+        return None
+    # Browsers can reach loopback: a web page must neither read nor write what is ours.
+    if not same_origin(request.headers.get(hdrs.ORIGIN), host):
+        return error_reply(403, "requests from other origins are refused", "origin_refused")
+    if request.method == hdrs.METH_POST and request.content_type != "application/json":
+        return error_reply(415, "the body must be application/json", "json_required")
+    return None
+
+
+class _Status:
+    """Handlers of ``/health`` and ``/ready``."""
+
+    def __init__(self, engine: Engine, ledger: CallLedger) -> None:
+        self._engine = engine
+        self._ledger = ledger
+
+    async def health(self, request: web.Request) -> web.Response:
+        """Say that the gateway is alive, and how its engine is. Always 200."""
+        status = self._engine.status
+        return web.json_response(
+            {
+                "status": "ok",
+                "version": version("autellix"),
+                "engine": {
+                    "state": status.state,
+                    "detail": status.detail,
+                    "pid": status.pid,
+                    "restarts": status.restarts,
+                },
+                "programs": len(self._ledger.table),
+                "counters": asdict(self._ledger.counters),
+            }
+        )
+
+    async def ready(self, request: web.Request) -> web.Response:
+        """Answer 200 when calls can be served, else 503 with the reason."""
+        status = self._engine.status
+        if status.state is EngineState.READY:
+            return web.json_response({"ready": True})
+        return web.json_response(
+            {"ready": False, "reason": f"engine {status.state}: {status.detail}"},
+            status=503,
+            headers={"Retry-After": str(RETRY_AFTER_S)},
+        )

@@ -1,0 +1,130 @@
+"""Calls in flight at the gateway: who they are, what they had attained when they came, what they are billed."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from autellix_sdk.bill import CallBill, decode_bill
+from autellix_sdk.errors import WireError
+from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER, encode_call
+from autellix_server.identity import identify
+from autellix_server.scheduling.table import ActiveCall, ProgramTable
+from autellix_server.stamp import Stamp
+
+_log = logging.getLogger(__name__)
+_US = 1_000_000
+
+
+def new_id() -> str:
+    """Return a fresh random program ID."""
+    return secrets.token_hex(16)
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the gateway has seen since it started.
+
+    Attributes:
+        calls: generating calls that were sent to an engine.
+        malformed_identity: calls whose identity headers were malformed; each ran as its own program.
+        distrusted_bills: bills from the engine that could not be read or belonged to another call.
+        engine_failures: calls that the engine did not answer, or not to the end.
+    """
+
+    calls: int = 0
+    malformed_identity: int = 0
+    distrusted_bills: int = 0
+    engine_failures: int = 0
+
+
+class CallLedger:
+    """Enters calls into the program table and takes them out. One writer: the event loop.
+
+    Args:
+        table: the program table.
+        clock: seconds, never going back.
+    """
+
+    def __init__(self, table: ProgramTable, clock: Callable[[], float]) -> None:
+        self.table = table
+        self.clock = clock
+        self.counters = Counters()
+
+    def arrive(self, headers: Mapping[str, str], arrived_s: float) -> OpenCall:
+        """Enter a call.
+
+        Args:
+            headers: request headers, in a mapping that ignores case.
+            arrived_s: when the request began, on this ledger's clock.
+        """
+        found = identify(headers, new_id)
+        if found.error is not None:
+            self.counters.malformed_identity += 1
+            _log.warning("a call runs as its own program: %s", found.error)
+        self.counters.calls += 1
+        return OpenCall(self, self.table.arrive(found.context, self.clock(), single_call=found.single_call), arrived_s)
+
+    def expire(self) -> None:
+        """End programs whose lease is over and forget old ones; to be called about once a second."""
+        self.table.expire(self.clock())
+
+
+class OpenCall:
+    """One call between its arrival and its bill. Made by `CallLedger.arrive`; must be closed."""
+
+    def __init__(self, ledger: CallLedger, active: ActiveCall, arrived_s: float) -> None:
+        self._ledger = ledger
+        self._active = active
+        self._arrived_s = arrived_s
+        self._open = True
+
+    def headers(self, secret: bytes) -> dict[str, str]:
+        """Return the identity headers and the stamp for an engine of ours that shares `secret`."""
+        program, call = self._active.context.program, encode_call(self._active.context)
+        stamp = Stamp(round(self._active.base_service_s * _US), round(self._active.base_wait_s * _US))
+        return {PROGRAM_HEADER: program, CALL_HEADER: call, STAMP_HEADER: stamp.encode(secret, program, call)}
+
+    def settle(self, text: bytes) -> bytes | None:
+        """Charge the engine's bill to the program, and return the bill that the client gets.
+
+        Returns:
+            The same bill with the gateway's own time added, or `None` when it is not believed: it cannot be read, is
+            another call's, or is the second one.
+        """
+        bill = self._believed(text)
+        if bill is None or not self._open:
+            return None
+        now = self._ledger.clock()
+        bill = stretch(bill, round((now - self._arrived_s) * _US))
+        self._complete(bill, now)
+        return bill.encode().encode("ascii")
+
+    def close(self) -> None:
+        """Take the call out of the table, uncharged unless it was settled."""
+        if self._open:
+            self._complete(None, self._ledger.clock())
+
+    def _complete(self, bill: CallBill | None, now: float) -> None:
+        self._open = False
+        self._ledger.table.complete(self._active, bill, now)
+
+    def _believed(self, text: bytes) -> CallBill | None:
+        context = self._active.context
+        try:
+            bill = decode_bill(text)
+            if (bill.program, bill.call) != (context.program, context.call):
+                raise WireError("time bill belongs to another call")
+        except WireError as error:
+            self._ledger.counters.distrusted_bills += 1
+            _log.warning("a bill from the engine is dropped: %s", error)
+            return None
+        return bill
+
+
+def stretch(bill: CallBill, wall_us: int) -> CallBill:
+    """Return `bill` with its wall time raised to `wall_us`, the difference counted as other time."""
+    more_us = max(0, wall_us - bill.time.wall_us)
+    return replace(bill, time=replace(bill.time, other_us=bill.time.other_us + more_us))

@@ -1,0 +1,171 @@
+"""The programs API: what runs, what it has used, and the end of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any, Literal, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, Field, ValidationError
+
+from autellix_sdk.errors import WireError
+from autellix_sdk.wire import ProgramId, check_program_id, encode_name
+from autellix_server.gateway.calls import CallLedger, new_id
+from autellix_server.gateway.replies import error_reply
+from autellix_server.scheduling.table import Program
+
+MAX_BATCH = 1000
+"""Programs that one request may end."""
+
+MAX_ROWS = 1000
+"""Rows that one request lists, the most recently active first."""
+
+_MAX_BODY_BYTES = 1 << 20
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class OpenProgram(BaseModel):
+    """Body of ``POST /autellix/v1/programs``."""
+
+    id: str | None = None
+    name: str | None = None
+
+
+class EndProgram(BaseModel):
+    """One program that has ended; `status` is what its own process says of it and is not interpreted."""
+
+    id: str
+    status: str | None = None
+
+
+class EndPrograms(BaseModel):
+    """Body of ``POST /autellix/v1/programs/end``."""
+
+    programs: list[EndProgram]
+
+
+class EndResult(BaseModel):
+    """What became of one `EndProgram`: 200 and the program's bill, or 404 when there is no such program."""
+
+    id: str
+    status: Literal[200, 404]
+    bill: dict[str, Any] | None
+
+
+class EndResults(BaseModel):
+    """Reply to `EndPrograms`, in the same order."""
+
+    results: list[EndResult]
+
+
+class ProgramRow(BaseModel):
+    """One program. Times in seconds; `level` is where its next call would start, 0 the best."""
+
+    id: str
+    name: str | None
+    state: Literal["active", "idle", "ended"]
+    level: int
+    service_s: float
+    wait_s: float
+    elapsed_s: float
+    calls_active: int
+    calls_completed: int
+    threads: int
+    engines: list[str]
+    bill: dict[str, Any]
+
+
+class ProgramRows(BaseModel):
+    """Reply to ``GET /autellix/v1/programs``; `total` counts the rows that were left out too."""
+
+    programs: list[ProgramRow]
+    total: int = Field(ge=0)
+
+
+class ProgramsApi:
+    """Handlers of the programs API.
+
+    Args:
+        ledger: holds the program table.
+    """
+
+    def __init__(self, ledger: CallLedger) -> None:
+        self._ledger = ledger
+
+    async def open(self, request: web.Request) -> web.Response:
+        """Start a program explicitly; the first call of an unknown one does the same."""
+        body = await _read(request, OpenProgram)
+        try:
+            program = check_program_id(new_id() if body.id is None else body.id)
+            encode_name(body.name or "")
+        except WireError as error:
+            return error_reply(400, str(error), "invalid_program")
+        row = self._ledger.table.open(program, body.name, self._ledger.clock())
+        return _json(self._row(row), status=201)
+
+    async def list(self, request: web.Request) -> web.Response:
+        """List live programs, with ``?all=1`` also ended ones that are still remembered."""
+        table = self._ledger.table
+        rows: list[Program] = list(table)
+        if request.query.get("all") in {"1", "true"}:
+            rows = [*table.ended(), *rows]
+        newest = map(self._row, islice(reversed(rows), MAX_ROWS))
+        return _json(ProgramRows(programs=list(newest), total=len(rows)))
+
+    async def get(self, request: web.Request) -> web.Response:
+        """Return one program, live or still remembered."""
+        row = self._ledger.table.get(ProgramId(request.match_info["id"]))
+        if row is None:
+            return error_reply(404, "there is no such program, or it is forgotten", "unknown_program")
+        return _json(self._row(row))
+
+    async def end(self, request: web.Request) -> web.Response:
+        """End programs and return their bills; an unknown one is a 404 of its own and no error for the rest."""
+        body = await _read(request, EndPrograms)
+        if len(body.programs) > MAX_BATCH:
+            return error_reply(413, f"{len(body.programs)} programs in one batch; the limit is {MAX_BATCH}", "too_many")
+        return _json(EndResults(results=list(self._ended(body.programs))))
+
+    def _ended(self, programs: Iterable[EndProgram]) -> Iterable[EndResult]:
+        now = self._ledger.clock()
+        for program in programs:
+            row = self._ledger.table.end(ProgramId(program.id), now)
+            bill = None if row is None else row.bill(now).to_json()
+            yield EndResult(id=program.id, status=404 if row is None else 200, bill=bill)
+
+    def _row(self, row: Program) -> ProgramRow:
+        bill = row.bill(self._ledger.clock())
+        return ProgramRow(
+            id=row.id,
+            name=row.name,
+            state="ended" if row.ended_s is not None else "active" if row.calls else "idle",
+            level=self._ledger.table.level_of(row),
+            service_s=row.service_s,
+            wait_s=row.wait_s,
+            elapsed_s=bill.elapsed_us / 1e6,
+            calls_active=len(row.calls),
+            calls_completed=row.completed,
+            threads=len(row.threads),
+            engines=sorted(row.engines),
+            bill=bill.to_json(),
+        )
+
+
+async def _read(request: web.Request, model: type[_Model]) -> _Model:
+    """Read a request's body, or end the request with a 413, or a 400 that says what is wrong with it."""
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > _MAX_BODY_BYTES:
+            raise web.HTTPRequestEntityTooLarge(_MAX_BODY_BYTES, len(body))
+    try:
+        return model.model_validate_json(bytes(body) or b"{}")
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "body"
+        raise web.HTTPBadRequest(text=f"{where}: {first['msg']}") from None
+
+
+def _json(body: BaseModel, status: int = 200) -> web.Response:
+    return web.Response(text=body.model_dump_json(), content_type="application/json", status=status)

@@ -1,0 +1,116 @@
+"""Gateway and engine together: started, restarted and stopped as one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+
+import aiohttp
+import pytest
+from fake_engine import CHAT
+from script_launch import QUICK, ScriptLaunch, survivors, until
+
+from autellix_sdk.errors import ConfigurationError
+from autellix_server.engine.supervisor import EngineState, EngineStatus
+from autellix_server.errors import EngineFailure
+from autellix_server.gateway.backend import Backend, bind
+from autellix_server.gateway.settings import ServeSettings, read_settings
+
+ANYWHERE = ServeSettings(port=0)
+
+
+async def test_a_backend_serves_from_entry_to_exit(tmp_path: Path) -> None:
+    """Health at once, calls when the engine is ready, and nothing left at the end."""
+    launch, seen = ScriptLaunch(tmp_path), list[EngineStatus]()
+    async with (
+        Backend(ANYWHERE, launch, tmp_path / "e0.log", timing=QUICK, on_change=seen.append) as backend,
+        aiohttp.ClientSession(backend.url) as client,
+    ):
+        assert (await client.get("/health")).status == 200
+        early = await client.post("/v1/chat/completions", json=CHAT)
+        assert early.status == 503
+        status = await backend.ready()
+        assert status.pid in launch.family()
+        assert (await client.get("/ready")).status == 200
+        assert (await client.get("/v1/models")).status == 200
+        assert (await client.get("/server_info")).status == 404
+        url = backend.url
+    assert survivors(launch.family()) == set()
+    assert seen[-1].state is EngineState.STOPPED
+    async with aiohttp.ClientSession() as client:
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await client.get(url + "/health")
+
+
+async def test_an_engine_killed_under_the_gateway_comes_back(tmp_path: Path) -> None:
+    """Calls in between are told to wait."""
+    launch = ScriptLaunch(tmp_path)
+    async with (
+        Backend(ANYWHERE, launch, tmp_path / "e0.log", timing=QUICK) as backend,
+        aiohttp.ClientSession(backend.url) as client,
+    ):
+        pid = (await backend.ready()).pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: backend.engine.state is not EngineState.READY)
+        assert (await client.get("/v1/models")).status == 503
+        await until(lambda: backend.engine.state is EngineState.READY)
+        assert (await client.get("/v1/models")).status == 200
+        assert backend.engine.restarts == 1
+
+
+async def test_an_engine_that_cannot_start_ends_the_wait(tmp_path: Path) -> None:
+    """The reason is the error; leaving the context works as ever."""
+    launch = ScriptLaunch(tmp_path, mode="refuse")
+    with pytest.raises(EngineFailure, match="refused flag --enable-mixed-chunk"):
+        async with Backend(ANYWHERE, launch, tmp_path / "e0.log", timing=QUICK) as backend:
+            await backend.ready()
+
+
+async def test_leaving_while_the_engine_starts_stops_it(tmp_path: Path) -> None:
+    """Ctrl-C does not have to wait for the weights."""
+    launch = ScriptLaunch(tmp_path, mode="silent")
+    async with Backend(ANYWHERE, launch, tmp_path / "e0.log", timing=QUICK) as backend:
+        await until(launch.family)
+        assert backend.engine.state is EngineState.STARTING
+        waiting = asyncio.create_task(backend.ready())
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert waiting.cancelled()
+    assert survivors(launch.family()) == set()
+
+
+def test_a_port_in_use_is_one_sentence() -> None:
+    """It names the port and the remedy."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=f"^port {port} on 127.0.0.1 is in use; .* --port$"):
+            bind(ServeSettings(port=port))
+
+
+def test_an_address_that_is_not_ours_is_one_sentence() -> None:
+    """Whether it is another machine's or nobody's."""
+    for host in ("192.0.2.1", "no-such-host.invalid"):
+        with pytest.raises(ConfigurationError, match=f"^cannot listen on {host} port 0: "):
+            bind(ServeSettings(host=host, port=0))
+
+
+def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the environment over the defaults."""
+    monkeypatch.setenv("AUTELLIX_PORT", "9000")
+    monkeypatch.setenv("AUTELLIX_POLICY", "fcfs")
+    monkeypatch.setenv("AUTELLIX_ALLOWED_HOSTS", "a, b")
+    settings = read_settings({"port": 9001, "policy": None})
+    assert (settings.port, settings.policy, settings.allowed_hosts) == (9001, "fcfs", ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("port", 70000), ("policy", "lottery"), ("lease_s", 0.0), ("device", "tpu"), ("host", "")]
+)
+def test_a_wrong_setting_is_named_with_its_value(name: str, value: object) -> None:
+    """By flag and by variable."""
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings({name: value})
+    assert f"--{name.replace('_', '-')} (or AUTELLIX_{name.upper()}) is {value!r}: " in str(caught.value)

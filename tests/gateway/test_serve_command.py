@@ -1,0 +1,126 @@
+"""`autellix serve` as a user meets it: what it prints, how it ends, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from script_launch import ScriptLaunch, survivors, until
+
+from autellix_server.cli import main
+
+# The command with another engine in SGLang's place: everything else is what a user runs.
+DRIVER = """
+import sys
+from pathlib import Path
+sys.path.append(sys.argv[1])
+from script_launch import ScriptLaunch
+from autellix_server.cli import main
+from autellix_server.commands import serve
+serve.prepare_launch = lambda settings, arguments: ScriptLaunch(Path(sys.argv[2]), mode=sys.argv[3])
+sys.exit(main(["serve", *sys.argv[4:]]))
+"""
+
+
+@contextmanager
+def serving(folder: Path, mode: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run `autellix serve` with a script for an engine."""
+    helpers = str(Path(__file__).parents[1] / "engine")
+    command = [sys.executable, "-c", DRIVER, helpers, str(folder), mode, *arguments]
+    environment = {"PATH": "/usr/bin:/bin", "AUTELLIX_HOME": str(folder), "PYTHONWARNINGS": "error"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_it_says_when_it_is_ready_and_stops_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+    """One JSON line, exit status 0, no process left."""
+    launch = ScriptLaunch(tmp_path)
+    with serving(tmp_path, "ok", "--json", "--port", "0") as process:
+        assert process.stdout is not None
+        ready = json.loads(process.stdout.readline())
+        assert ready["event"] == "ready"
+        assert ready["engine_pid"] in launch.family()
+        assert Path(ready["log"]).read_text().startswith("Load weight begin")
+        with urllib.request.urlopen(f"{ready['url']}/ready", timeout=10) as reply:
+            assert json.load(reply) == {"ready": True}
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, "")
+    assert "Traceback" not in err
+    assert "engine stopped" in err
+    assert survivors(launch.family()) == set()
+
+
+def test_people_get_a_block_that_shows_what_to_do(tmp_path: Path) -> None:
+    """URL, model, policy, and code to paste; progress and log are on standard error."""
+    with serving(tmp_path, "ok", "--port", "0", "--policy", "plas") as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(9)]
+        process.terminate()
+        _, err = process.communicate(timeout=30)
+    block = "".join(lines)
+    assert "http://127.0.0.1:" in block
+    assert "owner/tiny on cpu" in block
+    assert "policy   plas" in block
+    assert "import autellix_sdk" in block
+    assert str(tmp_path / "logs") in err
+
+
+async def test_a_kill_leaves_nothing(tmp_path: Path) -> None:
+    """SIGKILL to `autellix serve` ends its engine too."""
+    launch = ScriptLaunch(tmp_path)
+    with serving(tmp_path, "ok", "--json", "--port", "0") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.kill()
+    await until(lambda: survivors(launch.family()) == set())
+
+
+def test_an_engine_that_refuses_is_one_sentence(tmp_path: Path) -> None:
+    """Exit status 4, the plugin's own words, no traceback."""
+    with serving(tmp_path, "refuse", "--port", "0") as process:
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 4
+    assert err.splitlines()[-1] == "autellix: the engine did not start: refused flag --enable-mixed-chunk: no"
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--model", "/no/such/folder"], 1, "there is no model folder /no/such/folder"),
+        (["--policy", "lottery"], 1, "--policy (or AUTELLIX_POLICY) is 'lottery'"),
+        (["--", "--dp", "2"], 2, "refused flag --dp"),
+        (["--", "--api-key", "x"], 2, "refused flag --api-key"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_starts(
+    arguments: list[str], status: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One sentence each."""
+    assert main(["serve", *arguments]) == status
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_a_port_in_use_is_found_before_the_engine_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    """The sentence names it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", "--port", str(port)]) == 1
+    assert capsys.readouterr().err.startswith(f"autellix: port {port} on 127.0.0.1 is in use; ")
