@@ -111,7 +111,7 @@ async def test_earlier_logs_are_kept(tmp_path: Path) -> None:
 async def test_an_engine_without_our_marker_is_not_trusted(tmp_path: Path) -> None:
     """SGLang starts without a plugin that failed to load; that is noticed."""
     failure, _ = await run_to_failure(ScriptLaunch(tmp_path, mode="unmarked"))
-    assert str(failure) == "the Autellix plugin is not loaded in the engine; run `autellix engine install`"
+    assert str(failure) == "the Autellix plugin is not at work in the engine; run `autellix engine install`"
 
 
 async def test_with_the_policy_off_no_marker_is_asked_for_and_no_secret_shared(tmp_path: Path) -> None:
