@@ -16,6 +16,8 @@ COMMANDS = {
     "demo": "run several agents against a fresh server and show where their time goes",
     "doctor": "say what this machine can run, what is missing, and the command that mends it",
     "engine": "install, inspect or remove the environments that engines run in",
+    "trace": "generate, convert, describe and validate traces of agent programs",
+    "simulate": "compare policies on model engines in virtual time",
 }
 """Each is a module of `autellix_server.commands`, imported only when it is the one that was asked for."""
 

@@ -20,7 +20,7 @@ from autellix_server.gateway.proxy import Engine, Proxy, drop_added_headers
 from autellix_server.gateway.replies import RETRY_AFTER_S, error_reply
 from autellix_server.gateway.settings import ServeSettings
 from autellix_server.scheduling.levels import geometric_levels
-from autellix_server.scheduling.policy import Fcfs, make_policy
+from autellix_server.scheduling.policies import make_policy
 from autellix_server.scheduling.table import ProgramTable, TableLimits
 
 _EXPIRY_PERIOD_S = 1.0
@@ -31,7 +31,7 @@ _DRAIN_S = 2.0
 def make_ledger(settings: ServeSettings, clock: Callable[[], float] = time.monotonic) -> CallLedger:
     """Return an empty ledger; with the policy off the table still counts calls."""
     levels = geometric_levels(first_bound_s=settings.first_bound_s)
-    policy = Fcfs(levels) if settings.policy == POLICY_OFF else make_policy(settings.policy, levels)
+    policy = make_policy("fcfs" if settings.policy == POLICY_OFF else settings.policy, levels)
     return CallLedger(ProgramTable(policy, TableLimits(lease_s=settings.lease_s)), clock)
 
 

@@ -11,12 +11,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from autellix_sdk.errors import ConfigurationError
 from autellix_server.engine.command import POLICY_OFF
 from autellix_server.scheduling.levels import DEFAULT_FIRST_BOUND_S
-from autellix_server.scheduling.policy import POLICIES
+from autellix_server.scheduling.policies import SERVABLE
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8700
 DEFAULT_LEASE_S = 900.0
-POLICY_CHOICES = (*sorted(POLICIES), POLICY_OFF)
+POLICY_CHOICES = (*SERVABLE, POLICY_OFF)
 
 _ENV_PREFIX = "AUTELLIX_"
 _MIB = 1 << 20

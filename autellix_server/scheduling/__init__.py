@@ -1,4 +1,4 @@
-"""The scheduling core: program table, levels and policies. Pure: time is a parameter, nothing is read from outside.
+"""The scheduling core: program table, levels, policies, planner. Pure: time is a parameter, nothing is read outside.
 
-The engine plugin, the gateway and (later) the simulator run these same objects.
+The engine plugin, the gateway and the simulator run these same objects.
 """

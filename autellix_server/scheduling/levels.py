@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 
 from autellix_sdk.errors import ConfigurationError
 
@@ -43,6 +44,22 @@ class Levels:
     def level_of(self, service_s: float) -> int:
         """Return the level whose bin holds `service_s` seconds of attained service."""
         return bisect_right(self.bounds_s, service_s)
+
+    def quantum_s(self, level: int) -> float:
+        """Return the seconds of service that a call may take in `level`: the width of its bin.
+
+        The last level has no end: a call is never demoted from it, so its quantum is ``inf``.
+
+        Source: Autellix section 4, Algorithm 1. Differs: the paper publishes no quanta.
+        """
+        if level >= len(self.bounds_s):
+            return inf
+        return self.bounds_s[level] - (self.bounds_s[level - 1] if level else 0.0)
+
+    def until_next_s(self, service_s: float) -> float:
+        """Return the seconds of service from `service_s` to the next level; ``inf`` in the last one."""
+        level = self.level_of(service_s)
+        return self.bounds_s[level] - service_s if level < len(self.bounds_s) else inf
 
 
 def geometric_levels(

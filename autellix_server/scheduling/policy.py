@@ -1,84 +1,69 @@
-"""Policies: where a call starts, and what its completion does to its program."""
+"""The policy interface: every question that the program table and the planner ask. Policies are in `policies`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
-from autellix_sdk.errors import ConfigurationError
+from autellix_sdk.wire import CallContext, ProgramId
+from autellix_server.scheduling.call import Call, Place
 from autellix_server.scheduling.levels import Levels
 
 
 class Policy(Protocol):
-    """Decides priority from attained service. Stateless and deterministic; safe to share between threads."""
+    """Decides priority. Deterministic: its answers follow from what it was told, in the order it was told.
+
+    A policy that remembers or learns belongs to one program table and one planner, and to one thread; the others may be
+    shared. The table asks `inherited_s` at a call's arrival and `completed` at its completion, with calls of a program
+    interleaved in any way. The planner asks `start` once for a call, then `move` each time its quantum is spent.
+    """
 
     @property
     def name(self) -> str:
         """Name on the command line."""
 
-    def start_level(self, base_service_s: float) -> int:
-        """Return the level of a call whose program had attained `base_service_s` seconds when it arrived."""
+    @property
+    def levels(self) -> Levels:
+        """The levels it uses."""
 
-    def completed(self, service_s: float, base_service_s: float, call_service_s: float) -> float:
-        """Return the program's attained service after one of its calls completed, in seconds.
+    @property
+    def promotion_s(self) -> float:
+        """Seconds of service after which a call that was promoted to the best level moves."""
+
+    def inherited_s(self, context: CallContext, service_s: float) -> float:
+        """Return the attained service, in seconds, that an arriving call is scheduled by.
 
         Args:
+            context: who the call is.
+            service_s: its program's attained service.
+        """
+
+    def completed(self, context: CallContext, service_s: float, base_service_s: float, call_service_s: float) -> float:
+        """Return the program's attained service after one of its calls completed, in seconds; never less than before.
+
+        Args:
+            context: who the call is.
             service_s: the program's attained service now.
-            base_service_s: what it was when the completed call arrived.
+            base_service_s: what `inherited_s` returned when the call arrived.
             call_service_s: time the call spent on the model executor.
         """
 
-
-@dataclass(frozen=True, slots=True)
-class Fcfs:
-    """First come, first served: one level for every call. The baseline; the account is kept all the same."""
-
-    levels: Levels
-    name: str = "fcfs"
-
     def start_level(self, base_service_s: float) -> int:
-        """Every call starts in level 0."""
-        return 0
+        """Return the level of a call of which no more is known than its inherited service in seconds."""
 
-    def completed(self, service_s: float, base_service_s: float, call_service_s: float) -> float:
-        """Sum up service, so that the table shows who used what."""
-        return service_s + call_service_s
+    def start(self, call: Call) -> Place:
+        """Return where a call starts."""
 
+    def move(self, call: Call) -> Place:
+        """Return where a call goes whose quantum is spent; ``call.quantum_s`` is 0 or, by the overshoot, less.
 
-@dataclass(frozen=True, slots=True)
-class Plas:
-    """Program-level attained service: a call starts where its program's summed service puts it.
+        A place whose quantum is 0 or less is left at once: the planner asks again.
+        """
 
-    Choose it for single-threaded programs of unlike sizes. It delays programs that have had much service even when
-    they are about to finish, which hurts where all programs are alike in size.
+    def ended(self, program: ProgramId, program_class: str, service_s: float) -> None:
+        """Learn from a program that ended.
 
-    Source: Autellix section 4.2, PLAS: p(c_j) is the sum of t_k over completed calls k < j.
-    """
-
-    levels: Levels
-    name: str = "plas"
-
-    def start_level(self, base_service_s: float) -> int:
-        """Return the level whose bin holds the program's attained service."""
-        return self.levels.level_of(base_service_s)
-
-    def completed(self, service_s: float, base_service_s: float, call_service_s: float) -> float:
-        """Add the call's service to its program's."""
-        return service_s + call_service_s
-
-
-POLICIES: dict[str, Callable[[Levels], Policy]] = {"fcfs": Fcfs, "plas": Plas}
-"""Every policy by its name on the command line."""
-
-
-def make_policy(name: str, levels: Levels) -> Policy:
-    """Build the policy called `name`.
-
-    Raises:
-        ConfigurationError: there is no such policy; the message lists those there are.
-    """
-    try:
-        return POLICIES[name](levels)
-    except KeyError:
-        raise ConfigurationError(f"unknown policy {name!r}; choose one of: {', '.join(sorted(POLICIES))}") from None
+        Args:
+            program: the program.
+            program_class: what programs of its kind have in common; empty: not known.
+            service_s: the service it attained in all, in seconds.
+        """

@@ -39,7 +39,7 @@ class ActiveCall:
     Attributes:
         context: identity of the call.
         arrived_s: when it arrived.
-        base_service_s: its program's attained service at arrival; the call is scheduled by it.
+        base_service_s: attained service it inherited at arrival, by the policy's rule; it is scheduled by it.
         base_wait_s: its program's waiting time at arrival.
     """
 
@@ -160,7 +160,7 @@ class ProgramTable:
         return row
 
     def arrive(self, context: CallContext, now: float, *, single_call: bool = False) -> ActiveCall:
-        """Enter a call; it inherits its program's attained service (Algorithm 1, step 1).
+        """Enter a call; by the policy's rule it inherits attained service (Algorithm 1, step 1).
 
         Args:
             context: who the call is.
@@ -169,7 +169,7 @@ class ProgramTable:
         """
         row = self.open(context.program, context.name, now)
         row.single_call = single_call
-        call = ActiveCall(context, now, row.service_s, row.wait_s)
+        call = ActiveCall(context, now, self.policy.inherited_s(context, row.service_s), row.wait_s)
         row.calls.add(call)
         row.threads.add((context.salt, context.thread))
         row.last_arrival_s = now
@@ -227,7 +227,7 @@ class ProgramTable:
         return ended
 
     def _charge(self, row: Program, call: ActiveCall, bill: CallBill) -> None:
-        row.service_s = self.policy.completed(row.service_s, call.base_service_s, bill.service_us / _US)
+        row.service_s = self.policy.completed(call.context, row.service_s, call.base_service_s, bill.service_us / _US)
         row.wait_s += bill.time.total_queued_us / _US
         row.engines.add(bill.engine)
         row.time += bill.time

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from autellix_sdk.errors import ConfigurationError
 from autellix_server.engine.command import POLICY_OFF
 from autellix_server.scheduling.levels import DEFAULT_FIRST_BOUND_S, geometric_levels
-from autellix_server.scheduling.policy import Policy, make_policy
+from autellix_server.scheduling.policies import make_policy
+from autellix_server.scheduling.policy import Policy
 
 _MIN_SECRET_BYTES = 16
 

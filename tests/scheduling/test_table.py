@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from autellix_sdk.bill import CallBill, TimeSplit
 from autellix_sdk.wire import CallContext, CallId, ProgramId
 from autellix_server.scheduling.levels import geometric_levels
-from autellix_server.scheduling.policy import Plas
+from autellix_server.scheduling.policies.attained import AtlasDag, Plas
 from autellix_server.scheduling.table import ActiveCall, ProgramTable, TableLimits
 
 A = ProgramId("a")
@@ -41,6 +41,16 @@ def test_call_inherits_what_its_program_attained() -> None:
     row = table.get(A)
     assert row is not None
     assert table.level_of(row) == 2
+
+
+def test_call_inherits_by_the_rule_of_the_policy() -> None:
+    """Under ATLAS by true parents a branch inherits its own path, not the longest of its program."""
+    table = ProgramTable(AtlasDag(geometric_levels()))
+    for name, service_s in (("0.0", 1.0), ("1.0", 5.0)):
+        call = table.arrive(context(call=name), now=0.0)
+        table.complete(call, bill(call, service_s), now=5.0)
+    child = CallContext(A, "s", 0, CallId("0.1"), parents=(CallId("0.0"),))
+    assert table.arrive(child, now=6.0).base_service_s == 1.0
 
 
 def test_program_bill_splits_elapsed_time_into_busy_and_tool_time() -> None:

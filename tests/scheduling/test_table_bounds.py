@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autellix_sdk.wire import CallContext, CallId, ProgramId
 from autellix_server.scheduling.levels import geometric_levels
-from autellix_server.scheduling.policy import Plas
+from autellix_server.scheduling.policies.attained import Plas
 from autellix_server.scheduling.table import ProgramTable, TableLimits
 
 

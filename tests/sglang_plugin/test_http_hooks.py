@@ -11,7 +11,7 @@ import pytest
 from autellix_sdk.bill import decode_bill
 from autellix_sdk.wire import BILL_COMMENT, BILL_HEADER, CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER
 from autellix_server.scheduling.levels import geometric_levels
-from autellix_server.scheduling.policy import Plas
+from autellix_server.scheduling.policies.attained import Plas
 from autellix_server.sglang_plugin.http import BillMiddleware, HttpHooks
 from autellix_server.sglang_plugin.records import CallTag, RequestRecord
 from autellix_server.sglang_plugin.settings import PluginSettings

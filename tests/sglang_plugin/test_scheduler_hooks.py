@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from autellix_server.scheduling.levels import geometric_levels
-from autellix_server.scheduling.policy import Plas
+from autellix_server.scheduling.policies.attained import Plas
 from autellix_server.sglang_plugin.records import CallTag
 from autellix_server.sglang_plugin.scheduler import RECORD_KEY, SchedulerHooks
 from autellix_server.sglang_plugin.settings import PluginSettings

@@ -1,0 +1,318 @@
+"""The planner: which calls run. Pure and deterministic: `now` is a parameter, and every tie breaks by arrival."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+from autellix_sdk.errors import ConfigurationError
+from autellix_sdk.wire import ProgramId
+from autellix_server.scheduling.call import Call, Place
+from autellix_server.scheduling.line import Line
+from autellix_server.scheduling.live import LivePrograms
+from autellix_server.scheduling.policy import Policy
+from autellix_server.scheduling.starvation import OvertakingGuard, WaitGuard
+from autellix_server.scheduling.working_set import WorkingSet
+
+PROTECTED_RANK = -inf
+"""Rank in level 0 of a call that was overtaken too often; no policy gives it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerSettings:
+    """How the planner guards against starvation, and how often the driver asks it.
+
+    Attributes:
+        beta: a program that waited this many times as long as it was served is promoted; ``inf``: none is.
+        max_overtakes: a call overtaken this often goes first; `None`: without bound.
+        max_idle_programs: programs without a call in flight that are remembered.
+        working_set_share: share of the device tokens that the working sets of admitted programs may take together,
+            which keeps the KV of a program from being pushed out between its calls; `None`: no limit.
+        working_set_idle_s: a program without a call for this long gives up its share.
+        steps_between_plans: the driver plans every so many steps, and whenever a call arrives that could run at once.
+        spares: calls that the driver admits beyond the plan, to take the place of one that finishes between plans.
+
+    Raises:
+        ConfigurationError: a value is out of range; the message names it.
+    """
+
+    beta: float = 30.0
+    max_overtakes: int | None = 1 << 14
+    max_idle_programs: int = 1 << 16
+    working_set_share: float | None = None
+    working_set_idle_s: float = 30.0
+    steps_between_plans: int = 8
+    spares: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigurationError(f"{name} must be at least {least}, got {value}")
+        for name in ("beta", "working_set_share"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigurationError(f"{name} must be positive, got {value}")
+
+
+_LEAST = {
+    "max_overtakes": 1,
+    "max_idle_programs": 0,
+    "working_set_idle_s": 0,
+    "steps_between_plans": 1,
+    "spares": 0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What the engine can hold.
+
+    Attributes:
+        slots: calls that may run at a time.
+        kv_tokens: device tokens that running calls may hold together.
+        host_tokens: tokens of preempted KV that the host can take in now. A call whose KV would be lost is not
+            preempted for a better one; it is when the device runs out of memory. A driver for which recomputing is
+            cheap passes as much as it likes.
+    """
+
+    slots: int
+    kv_tokens: int
+    host_tokens: int
+
+
+class Room:
+    """What is left of a capacity while a plan is made.
+
+    Args:
+        capacity: what the engine can hold.
+        running: the calls that run.
+    """
+
+    __slots__ = ("_kv_tokens", "_slots", "host_tokens")
+
+    def __init__(self, capacity: Capacity, running: Line) -> None:
+        self._slots = capacity.slots - len(running)
+        self._kv_tokens = capacity.kv_tokens - sum([call.kv_tokens for call in running])
+        self.host_tokens = capacity.host_tokens
+
+    @property
+    def overfull(self) -> bool:
+        """More runs than the device can hold."""
+        return self._slots < 0 or self._kv_tokens < 0
+
+    def fits(self, call: Call) -> bool:
+        """Return whether one more call fits."""
+        return self._slots >= 1 and self._kv_tokens >= call.kv_tokens
+
+    def give(self, call: Call) -> None:
+        """Let a call in."""
+        self._slots -= 1
+        self._kv_tokens -= call.kv_tokens
+
+    def take(self, call: Call) -> Call:
+        """Send a call out, its KV to the host, and return it."""
+        self._slots += 1
+        self._kv_tokens += call.kv_tokens
+        self.host_tokens -= call.kv_tokens
+        return call
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What changes in the batch; every other running call is kept.
+
+    Attributes:
+        admit: waiting calls that begin to run, best first.
+        preempt: running calls that leave, worst first.
+    """
+
+    admit: tuple[Call, ...]
+    preempt: tuple[Call, ...]
+
+
+class Planner:
+    """Keeps calls in order of priority and decides which of them run. One thread.
+
+    Source: Autellix section 4, Algorithm 1. Differs: a running call behind the first one that does not fit is kept
+    until the room is needed by a better one, since nobody else could use it meanwhile.
+
+    Args:
+        policy: where calls start and move. If it learns, it belongs to this planner.
+        settings: guards and memory.
+    """
+
+    def __init__(self, policy: Policy, settings: PlannerSettings | None = None) -> None:
+        self.policy = policy
+        self.settings = settings or PlannerSettings()
+        self._waiting = Line()
+        self._running = Line()
+        self._programs = LivePrograms(self.settings.max_idle_programs)
+        self._wait_guard = WaitGuard(self.settings.beta, self._programs)
+        self._overtaking_guard = OvertakingGuard(self.settings.max_overtakes)
+        self._working_set = WorkingSet(self.settings.working_set_share, self.settings.working_set_idle_s)
+        self._sequence = 0
+
+    @property
+    def waiting(self) -> int:
+        """Number of calls that wait."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Number of calls that run."""
+        return len(self._running)
+
+    def arrive(self, call: Call, now: float) -> None:
+        """Enter a new call, at the level where the policy starts it (Algorithm 1, step 1)."""
+        row = self._programs.enter(call.context.program)
+        call.program_ticket, call.in_flight_s = row.ticket, row.in_flight_s
+        self._enter_level(call, self.policy.start(call))
+        call.ticket = call.sequence
+        self._begin_wait(call, now)
+
+    def credit(self, call: Call, service_s: float, now: float) -> None:
+        """Add service to a call; when its quantum is spent it moves (Algorithm 1, step 3).
+
+        Args:
+            call: one that arrived and was not removed.
+            service_s: seconds of engine steps since the last credit.
+            now: seconds.
+        """
+        call.service_s += service_s
+        row = self._programs[call.context.program]
+        row.in_flight_s += service_s
+        if call.quantum_s == inf:
+            return
+        call.quantum_s -= service_s
+        if call.quantum_s <= 0:
+            call.in_flight_s = row.in_flight_s - call.service_s
+            line = self._line(call)
+            line.remove(call)
+            while call.quantum_s <= 0:
+                self._enter_level(call, self.policy.move(call))
+            line.add(call)
+
+    def reorder(self, call: Call) -> None:
+        """Place a call anew whose fields changed that its policy looks at, such as `Call.cached_tokens`."""
+        if call.rank != PROTECTED_RANK:
+            line = self._line(call)
+            line.remove(call)
+            place = self.policy.start(call)
+            call.level, call.rank, call.quantum_s = place.level, place.rank, place.quantum_s
+            line.add(call)
+
+    def remove(self, call: Call, now: float) -> None:
+        """Take out a call that finished or was aborted.
+
+        Raises:
+            ValueError: it is not here.
+        """
+        self._line(call).remove(call)
+        if call.running:
+            call.running = False
+        else:
+            self._end_wait(call, now)
+        if self._programs.leave(call.context.program, call.service_s):
+            self._working_set.rest(call.context.program, call.kv_tokens, now)
+
+    def program_ended(self, program: ProgramId, program_class: str, service_s: float, now: float) -> None:
+        """Let the policy learn from a program that ended, and forget the program.
+
+        Args:
+            program: the program; it need not have been seen here.
+            program_class: what programs of its kind have in common; empty: not known.
+            service_s: the service it attained in all.
+            now: seconds.
+        """
+        self.policy.ended(program, program_class, service_s)
+        self._programs.forget(program)
+        self._working_set.forget(program)
+
+    def plan(self, capacity: Capacity, now: float) -> Plan:
+        """Decide which calls run from now on, and mark them (Algorithm 1, steps 4 and 5).
+
+        Calls are admitted in order, up to the first that does not fit even if every worse running call left. Running
+        calls leave from the worst up when a better call needs their room, or when what runs outgrew the device. The
+        cost follows what changes, but for one sum over the running calls.
+
+        Args:
+            capacity: what the engine can hold. A call that does not fit it alone blocks those behind it; such calls
+                must be refused on arrival.
+            now: seconds.
+        """
+        self._promote(now)
+        admit, preempt = self._walk(capacity, now)
+        for call in preempt:
+            self._running.remove(call)
+            call.running = False
+            self._begin_wait(call, now)
+        self._overtaking_guard.admitted(admit)
+        for call in admit:
+            self._waiting.remove(call)
+            self._end_wait(call, now)
+            call.running = True
+            self._running.add(call)
+        return Plan(tuple(admit), tuple(preempt))
+
+    def _walk(self, capacity: Capacity, now: float) -> tuple[list[Call], list[Call]]:
+        """Return the calls to admit, best first, and those to preempt, worst first."""
+        admit: list[Call] = []
+        preempt: list[Call] = []
+        worst_first = reversed(self._running)
+        room = Room(capacity, self._running)
+        while room.overfull:
+            preempt.append(room.take(next(worst_first)))
+        worst = next(worst_first, None)
+        for call in self._waiting:
+            if preempt and preempt[-1].key < call.key:
+                break  # The preempted call waits too now, and goes before this one.
+            if not self._welcome(call, capacity, now):
+                continue
+            victims: list[Call] = []
+            while worst is not None and call.key < worst.key and not room.fits(call):
+                victims.append(room.take(worst))
+                worst = next(worst_first, None)
+            if not room.fits(call) or (victims and room.host_tokens < 0):
+                break
+            preempt += victims
+            admit.append(call)
+            room.give(call)
+            self._working_set.join(call.context.program, call.kv_tokens)
+        return admit, preempt
+
+    def _welcome(self, call: Call, capacity: Capacity, now: float) -> bool:
+        """Return whether the working sets leave room for the call's program; a protected call is always welcome."""
+        return call.rank == PROTECTED_RANK or self._working_set.admits(
+            call.context.program, call.kv_tokens, capacity.kv_tokens, now
+        )
+
+    def _promote(self, now: float) -> None:
+        """Move starved calls to the best level, and calls overtaken too often before all others."""
+        for call in self._wait_guard.starved(now):
+            if call.level > 0:
+                self._waiting.remove(call)
+                self._enter_level(call, Place(0, call.rank, self.policy.promotion_s))
+                self._waiting.add(call)
+        for call in self._overtaking_guard.overtaken():
+            self._waiting.remove(call)
+            call.level, call.rank, call.sequence, call.quantum_s = 0, PROTECTED_RANK, call.ticket, inf
+            self._waiting.add(call)
+
+    def _enter_level(self, call: Call, place: Place) -> None:
+        self._sequence += 1
+        call.level, call.rank, call.quantum_s, call.sequence = place.level, place.rank, place.quantum_s, self._sequence
+
+    def _line(self, call: Call) -> Line:
+        return self._running if call.running else self._waiting
+
+    def _begin_wait(self, call: Call, now: float) -> None:
+        call.waits_from_s = now
+        self._waiting.add(call)
+        self._wait_guard.watch(call)
+        self._overtaking_guard.watch(call)
+
+    def _end_wait(self, call: Call, now: float) -> None:
+        if call.waits_from_s is not None:
+            call.wait_s += now - call.waits_from_s
+            call.waits_from_s = None

@@ -1,0 +1,34 @@
+"""Orders of arrival: of calls, and of programs."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from autellix_server.scheduling.call import Call, Place
+from autellix_server.scheduling.policies.base import BasePolicy, registered
+
+
+@registered
+class Fcfs(BasePolicy):
+    """First come, first served, call by call.
+
+    Choose it as the baseline: it is what engines do. Do not choose it for agents under load: a program waits anew for
+    every call it makes, and behind every long call.
+    """
+
+    name: ClassVar[str] = "fcfs"
+
+
+@registered
+class ProgramFcfs(BasePolicy):
+    """First come, first served, program by program: a call goes ahead of all calls of programs that came later.
+
+    Choose it for programs alike in size, where to finish what was begun is the best one can do, and where order of
+    arrival must be seen to be kept. Do not choose it where sizes differ much: one long program holds up all behind it.
+    """
+
+    name: ClassVar[str] = "program-fcfs"
+
+    def start(self, call: Call) -> Place:
+        """Rank by arrival of the program."""
+        return Place(0, rank=call.program_ticket)
