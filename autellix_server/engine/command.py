@@ -71,20 +71,22 @@ class SglangLaunch:
         return inherited | ours
 
 
-def check_arguments(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+def check_arguments(arguments: Sequence[str], environ: Mapping[str, str], policy: str) -> None:
     """Check what the user gives to SGLang.
 
     Args:
         arguments: for SGLang, beside those that `engine_command` sets.
         environ: environment that the engine will inherit.
+        policy: under `POLICY_OFF` there is no plugin that a flag or a variable could disturb.
 
     Raises:
         RefusedFlag: `autellix serve` sets this itself, or the plugin cannot work with it.
         ConfigurationError: a variable of the environment would keep the plugin out.
     """
-    if complaint := owned_by_serve(arguments) or refused(arguments):
+    with_plugin = policy != POLICY_OFF
+    if complaint := owned_by_serve(arguments) or (with_plugin and refused(arguments)):
         raise RefusedFlag(complaint)
-    if complaint := refused_environment(environ):
+    if with_plugin and (complaint := refused_environment(environ)):
         raise ConfigurationError(complaint)
 
 

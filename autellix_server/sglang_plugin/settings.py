@@ -43,17 +43,17 @@ def read_settings(environ: Mapping[str, str]) -> PluginSettings | None:
     Raises:
         ConfigurationError: a value is wrong; the message names the variable.
     """
-    name = environ.get("AUTELLIX_POLICY", POLICY_OFF)
+    name = environ.get("AUTELLIX_POLICY") or POLICY_OFF
     if name == POLICY_OFF:
         return None
-    bound = environ.get("AUTELLIX_FIRST_BOUND_S", str(DEFAULT_FIRST_BOUND_S))
+    bound = environ.get("AUTELLIX_FIRST_BOUND_S") or str(DEFAULT_FIRST_BOUND_S)
     try:
         levels = geometric_levels(first_bound_s=float(bound))
     except (ValueError, ConfigurationError) as error:
         raise ConfigurationError(f"AUTELLIX_FIRST_BOUND_S={bound!r} is not a number of seconds above 0") from error
     return PluginSettings(
         policy=make_policy(name, levels),
-        engine_name=environ.get("AUTELLIX_ENGINE_NAME", "engine"),
+        engine_name=environ.get("AUTELLIX_ENGINE_NAME") or "engine",
         secret=_secret(environ.get("AUTELLIX_SECRET")),
     )
 
