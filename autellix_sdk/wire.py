@@ -143,9 +143,6 @@ def decode_call(program: str, call: str) -> CallContext:
     if len(call) > MAX_HEADER_BYTES:
         raise WireError(f"{CALL_HEADER} is {len(call)} bytes; the limit is {MAX_HEADER_BYTES}")
     fields = _split(call)
-    name = _NAME.fullmatch(fields.get("n", ""))
-    if name is None or len(name[0]) > MAX_NAME_BYTES:
-        raise WireError(f"field n of {CALL_HEADER} is not a percent-encoded name of at most {MAX_NAME_BYTES} bytes")
     return CallContext(
         program=program_id,
         salt=_field(fields, "s", _SALT),
@@ -153,7 +150,7 @@ def decode_call(program: str, call: str) -> CallContext:
         call=CallId(_field(fields, "c", _CALL)),
         parents=_parents(fields.get("p", "")),
         retry=int(_field(fields, "r", _RETRY, default="0")),
-        name=unquote(name[0], errors="replace") or None,
+        name=_name(fields.get("n", "")),
     )
 
 
@@ -188,6 +185,17 @@ def _parents(text: str) -> tuple[CallId, ...] | None:
     if not all(map(_CALL.fullmatch, parents)):
         raise WireError(f"field p of {CALL_HEADER} is {_shown(text)}; each parent must match {_CALL.pattern}")
     return tuple(map(CallId, parents))
+
+
+def _name(text: str) -> str | None:
+    try:
+        if _NAME.fullmatch(text) is None or len(text) > MAX_NAME_BYTES:
+            raise ValueError(text)
+        return unquote(text, errors="strict") or None
+    except ValueError:
+        raise WireError(
+            f"field n of {CALL_HEADER} is not percent-encoded UTF-8 of at most {MAX_NAME_BYTES} bytes"
+        ) from None
 
 
 def _shown(value: str | None) -> str:

@@ -43,8 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: from argparse, after help, version or a usage message.
     """
     if argv is None:
-        # Ended by an exception, a command stops its children; ended by the signal, it would leave them behind.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        # Ended by an exception, a command stops its children; ended by a signal, it would leave them behind.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP is under nohup
+                signal.signal(number, lambda number, _: sys.exit(128 + number))
     given = list(sys.argv[1:] if argv is None else argv)
     own, passthrough = _split(given)
     parser = build_parser(chosen=next((word for word in own if not word.startswith("-")), None))

@@ -5,7 +5,8 @@ AutellixError              (autellix_sdk.errors)
 └── ServerError            something on the server side failed; `exit_code` is what a command exits with
     ├── EnvironmentFailure the engine environment or the bundled model cannot be built or used
     ├── EngineFailure      the engine did not start, died, or is not the engine we started
-    └── RefusedFlag        an engine flag that the plugin cannot work with
+    ├── RefusedFlag        an engine flag that the plugin cannot work with
+    └── TraceError         (autellix_server.traces.model) a trace breaks the format
 ```
 """
 

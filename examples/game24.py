@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import ast
+import operator
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import permutations
 
 GOAL = Fraction(24)
 
-PUZZLES: Mapping[tuple[int, ...], bool] = {
-    (1, 2, 3, 4): True,
-    (4, 6, 8, 2): True,
-    (4, 9, 10, 13): True,
-    (2, 5, 8, 11): True,
-    (3, 3, 8, 8): True,
-    (5, 5, 5, 1): True,
-    (1, 4, 8, 8): True,
-    (1, 1, 1, 1): False,
+PUZZLES = (
+    *((1, 2, 3, 4), (4, 6, 8, 2), (4, 9, 10, 13), (2, 5, 8, 11), (3, 3, 8, 8), (5, 5, 5, 1), (1, 4, 8, 8)),
+    (1, 1, 1, 1),
+)
+"""Built-in puzzles, easy ones first; the last has no solution."""
+
+OPERATIONS: Mapping[str, Callable[[Fraction, Fraction], Fraction]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
 }
-"""Built-in puzzles, easy ones first, and whether a solution exists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,34 +37,22 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One step: two numbers in hand become ``left operator right``; `operator` is one of ``+ - * /``."""
+    """One step: two numbers in hand become ``left sign right``; `sign` is one of ``+ - * /``."""
 
     left: Fraction
-    operator: str
+    sign: str
     right: Fraction
 
     def result(self) -> Fraction | None:
         """The new number; `None` for a division by zero."""
-        match self.operator:
-            case "+":
-                return self.left + self.right
-            case "-":
-                return self.left - self.right
-            case "*":
-                return self.left * self.right
-        return self.left / self.right if self.right else None
-
-    def __str__(self) -> str:
-        """As the model writes it: ``4 + 9 = 13``."""
-        return f"{self.left} {self.operator} {self.right} = {self.result()}"
+        return None if self.sign == "/" and not self.right else OPERATIONS[self.sign](self.left, self.right)
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The numbers in hand and the moves that led here. One number in hand ends the game."""
+    """The numbers in hand; a single one ends the game."""
 
     terms: tuple[Term, ...]
-    moves: tuple[Move, ...] = ()
 
     @property
     def is_final(self) -> bool:
@@ -96,13 +86,13 @@ class State:
         made_value = move.result()
         if made_value is None:
             return None
-        made = Term(made_value, f"({taken[0].expression} {move.operator} {taken[1].expression})")
-        return State((*rest, made), (*self.moves, move))
+        made = Term(made_value, f"({taken[0].expression} {move.sign} {taken[1].expression})")
+        return State((*rest, made))
 
     def legal_moves(self) -> list[Move]:
         """Every legal move, in a fixed order, without those that only swap equal numbers."""
         pairs = permutations((term.value for term in self.terms), 2)
-        moves = dict.fromkeys(Move(left, operator, right) for left, right in pairs for operator in "+-*/")
+        moves = dict.fromkeys(Move(left, sign, right) for left, right in pairs for sign in OPERATIONS)
         return [move for move in moves if move.result() is not None]
 
 
@@ -111,12 +101,12 @@ def start(numbers: Sequence[int]) -> State:
     return State(tuple(Term(Fraction(number), str(number)) for number in numbers))
 
 
-_NUMBER = r"-?\d{1,6}(?:\.\d{1,6}|/\d{1,6})?"
+_NUMBER = r"-?\d{1,6}(?:\.\d{1,6}|/[1-9]\d{0,5})?"
 _MOVE = re.compile(
     rf"(?<![\d./])({_NUMBER})\s*([-+*/x×÷−])\s*({_NUMBER})(?![\d.])",  # noqa: RUF001 - models write these
     re.ASCII,
 )
-_OPERATORS = {"x": "*", "×": "*", "÷": "/", "−": "-"}  # noqa: RUF001
+_SIGNS = {"x": "*", "×": "*", "÷": "/", "−": "-"}  # noqa: RUF001
 
 
 def parse_moves(text: str) -> list[Move]:
@@ -124,20 +114,15 @@ def parse_moves(text: str) -> list[Move]:
 
     A result that the model claims is ignored: it chooses the step, the rules compute it.
     """
-    moves = []
-    for line in text.splitlines():
-        found = _MOVE.search(line)
-        if found:
-            try:
-                left, right = Fraction(found[1]), Fraction(found[3])
-            except ZeroDivisionError:
-                continue
-            moves.append(Move(left, _OPERATORS.get(found[2], found[2]), right))
-    return moves
+    found = (_MOVE.search(line) for line in text.splitlines())
+    return [Move(Fraction(move[1]), _SIGNS.get(move[2], move[2]), Fraction(move[3])) for move in found if move]
+
+
+_NODES = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 
 
 def verify(expression: str, numbers: Iterable[int]) -> bool:
-    """Whether `expression` uses each of `numbers` exactly once and equals 24; shares no code with `State.play`."""
+    """Whether `expression` uses each of `numbers` exactly once and equals 24, read by Python's own parser."""
     used: Counter[int] = Counter()
 
     def value(node: ast.expr) -> Fraction:
@@ -145,14 +130,8 @@ def verify(expression: str, numbers: Iterable[int]) -> bool:
             case ast.Constant(value=int(number)):
                 used[number] += 1
                 return Fraction(number)
-            case ast.BinOp(left=left, op=ast.Add(), right=right):
-                return value(left) + value(right)
-            case ast.BinOp(left=left, op=ast.Sub(), right=right):
-                return value(left) - value(right)
-            case ast.BinOp(left=left, op=ast.Mult(), right=right):
-                return value(left) * value(right)
-            case ast.BinOp(left=left, op=ast.Div(), right=right):
-                return value(left) / value(right)
+            case ast.BinOp(left=left, op=ast.Add() | ast.Sub() | ast.Mult() | ast.Div() as op, right=right):
+                return OPERATIONS[_NODES[type(op)]](value(left), value(right))
         raise ValueError("not an expression of the game")
 
     try:
@@ -163,17 +142,7 @@ def verify(expression: str, numbers: Iterable[int]) -> bool:
 
 def solve(state: State) -> State | None:
     """A solved state reachable from `state`, by exhaustive search; `None` when there is none."""
-    seen: set[tuple[Fraction, ...]] = set()
-
-    def search(state: State) -> State | None:
-        if state.is_solved:
-            return state
-        for move in state.legal_moves():
-            child = state.play(move)
-            if child is not None and child.key not in seen:
-                seen.add(child.key)
-                if found := search(child):
-                    return found
-        return None
-
-    return search(state)
+    if state.is_solved:
+        return state
+    children = {child.key: child for move in state.legal_moves() if (child := state.play(move))}
+    return next((solved for child in children.values() if (solved := solve(child))), None)

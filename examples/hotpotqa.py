@@ -11,10 +11,11 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tools import Toolbox, shorten
+from tools import shorten
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +28,7 @@ class Paragraph:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question for an agent.
-
-    Attributes:
-        text: the question.
-        answer: the known answer, or `None` when there is none to score against.
-        paragraphs: what the search tools see; empty for questions about Python and arithmetic.
-    """
+    """A question, its answer if known, and what the search tools see: no paragraphs, no search tools."""
 
     text: str
     answer: str | None
@@ -47,13 +42,9 @@ def load_questions(path: Path, limit: int | None = None) -> list[Question]:
         ValueError: a line is not a question, or there is none; the message names the line.
         OSError: the file cannot be read.
     """
-    questions: list[Question] = []
     with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if len(questions) == limit:
-                break
-            if line.strip():
-                questions.append(_question(line, f"{path}, line {number}"))
+        numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+        questions = [_question(line, f"{path}, line {number}") for number, line in islice(numbered, limit)]
     if not questions:
         raise ValueError(f"{path} holds no question")
     return questions
@@ -76,15 +67,9 @@ class Library:
         self._page: Paragraph | None = None
         self._last_lookup = ("", 0)
 
-    def tools(self) -> Toolbox:
-        """The actions by name."""
-        return {"Search": self.search, "Lookup": self.lookup}
-
     def search(self, query: str) -> str:
         """Tool ``Search[title or words]``: the page of that title, else the one that shares most with the query."""
         wanted = set(normalise(query).split())
-        if not wanted:
-            return "Search needs a title or some words, such as Search[Mount Fuji]."
         best = max(self._paragraphs, key=lambda page: _overlap(wanted, page), default=None)
         if best is None or _overlap(wanted, best) == (0, 0, 0):
             titles = "; ".join(page.title for page in self._paragraphs)
@@ -121,11 +106,6 @@ def normalise(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
-def exact_match(answer: str, gold: str) -> bool:
-    """Whether both are the same once normalised."""
-    return normalise(answer) == normalise(gold)
-
-
 def f1(answer: str, gold: str) -> float:
     """Harmonic mean of word precision and recall, 0 to 1; for yes and no only equality counts."""
     mine, true = normalise(answer), normalise(gold)
@@ -143,5 +123,5 @@ def score(answer: str, gold: str) -> tuple[bool, float]:
     try:
         exact = float(answer.strip().rstrip(".").replace(",", "")) == float(gold)
     except ValueError:
-        return exact_match(answer, gold), f1(answer, gold)
+        return normalise(answer) == normalise(gold), f1(answer, gold)
     return exact, float(exact)

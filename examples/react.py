@@ -11,33 +11,180 @@ marked `# autellix` are all it takes.
 
 from __future__ import annotations
 
-import argparse
+import os
 import re
 import sys
 import time
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from itertools import zip_longest
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from harness import (
-    CallFailed,
-    Chat,
-    add_common_options,
-    bounded,
-    open_client,
-    progress,
-    report,
-    run_main,
-    run_side_by_side,
-)
+from cli import CallFailed, Outcome, count, failures_in_a_sentence, finish, reply_of, side_by_side, url
 from hotpotqa import Library, Question, load_questions, score
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionMessageParam as Message
 from tools import PYTHON_TOOLS, Toolbox, shorten
 
 import autellix_sdk as autellix  # autellix
+
+BASE_URL = "http://127.0.0.1:8700/v1"
+FINISH = "Finish"
+MAX_REPLY_CHARS = 2000
+"""Replies are cut here: some servers ignore `max_tokens`, and a reply becomes part of the next prompt."""
+
+
+async def answer_all(questions: Iterable[Question], args: Namespace) -> list[Result]:
+    """Answer the questions, each as one program."""
+    autellix.init(base_url=args.base_url)  # autellix
+    async with AsyncOpenAI(base_url=args.base_url, api_key=os.environ.get("OPENAI_API_KEY") or "none") as client:
+        return await side_by_side(Agent(client, args).run, questions, args)
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A ReAct agent: the server of its model, and the options of the command line."""
+
+    client: AsyncOpenAI
+    args: Namespace
+
+    async def run(self, question: Question) -> Result:
+        """Answer a question as one program. A call that fails ends it and is reported in the result."""
+        result = Result("react", question=question.text, expected=question.answer)
+        began = time.monotonic()
+        async with autellix.program("react") as program:  # autellix
+            try:
+                result.answer = await self._think_and_act(question, result)
+            except CallFailed as failure:
+                result.error = str(failure)
+        result.bill = program.bill().to_json()  # autellix
+        result.seconds = time.monotonic() - began
+        if question.answer is not None:
+            result.exact, result.f1 = score(result.answer, question.answer)
+        return result
+
+    async def _ask(self, turns: Sequence[str], result: Result, stop: str | None = None) -> str:
+        """The model's reply to the prompt, then user and assistant in turn; printable, and possibly empty."""
+        messages: list[Message] = [{"role": "system", "content": turns[0]}]
+        for place, turn in enumerate(turns[1:]):
+            messages.append({"role": "assistant", "content": turn} if place % 2 else {"role": "user", "content": turn})
+        with failures_in_a_sentence(self.client):
+            completion = await self.client.chat.completions.create(
+                model=self.args.model,
+                messages=messages,
+                temperature=self.args.temperature,
+                max_tokens=self.args.max_tokens,
+                stop=stop,
+            )
+        reply = reply_of(completion)[:MAX_REPLY_CHARS]
+        result.calls += 1
+        return "".join(char if char.isprintable() or char == "\n" else " " for char in reply)
+
+    async def _think_and_act(self, question: Question, result: Result) -> str:
+        """The loop of ReAct; a question with paragraphs gets the search tools, one without them the Python tools."""
+        pages = Library(question.paragraphs)
+        tools = {"Search": pages.search, "Lookup": pages.lookup} if question.paragraphs else PYTHON_TOOLS
+        opening = (SEARCH_PROMPT, *SEARCH_EXAMPLE) if question.paragraphs else (PYTHON_PROMPT, *PYTHON_EXAMPLE)
+        turns = [*opening, f"Question: {shorten(question.text, 400)}"]
+        for _ in range(self.args.max_steps):
+            reply = await self._ask(turns, result, stop="\nObservation")
+            result.steps += 1
+            action = parse_action(reply, tools)
+            done = f"{action.name}[{shorten(action.argument, 60)}]" if action else "no action"
+            print(f"{shorten(question.text, 50)} | step {result.steps}: {done}", file=sys.stderr)
+            if action and action.name == FINISH and action.argument:
+                return shorten(action.argument)
+            observation = f"Observation: {observe(action, tools)}"
+            if action is None or action.name == FINISH:
+                result.malformed += 1
+            if observation in turns:
+                observation += f" You know this already. Try another action, or {FINISH}[answer]."
+            turns += [action.text if action else shorten(reply) or "(nothing)", observation]
+        result.forced = True
+        turns[-1] += f"\nNo steps are left. Reply with Action: {FINISH}[answer]."
+        reply = await self._ask(turns, result)
+        action = parse_action(reply, (FINISH,))
+        return shorten(action.argument if action else reply.partition("\n")[0].removeprefix("Thought:"))
+
+
+@dataclass(slots=True, kw_only=True)
+class Result(Outcome):
+    """What one program did; `exact` and `f1` are `None` when the answer is not known."""
+
+    question: str
+    expected: str | None
+    answer: str = ""
+    exact: bool | None = None
+    f1: float | None = None
+    steps: int = 0
+    malformed: int = 0
+    forced: bool = False
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        verdict = {True: "right", False: "wrong", None: "unchecked"}[self.exact]
+        told = f"failed: {self.error}" if self.error else f"{self.answer or '(no answer)'} ({verdict})"
+        how = f"{self.steps} steps, {self.malformed} malformed" + (", forced to answer" if self.forced else "")
+        return f"{shorten(self.question, 90)} -> {shorten(told)}  [{how}, {self.seconds:.1f} s]"
+
+
+class Action(NamedTuple):
+    """What the model wants done, and its reply up to there (models go on and invent the observation)."""
+
+    name: str
+    argument: str
+    text: str
+
+
+def parse_action(reply: str, names: Iterable[str]) -> Action | None:
+    """Find the first action in a reply; `None` when there is none.
+
+    Takes ``Name[argument]``, ``name(argument)`` and ``Name: argument``, best after ``Action:`` but also anywhere else,
+    and brackets cut short by the token limit. ``Answer: text`` counts as Finish.
+    """
+    known = {name.lower(): name for name in (*names, FINISH)} | {"answer": FINISH}
+    name = rf"\b({'|'.join(known)})[^\S\n]*"
+    label = re.search(r"\baction\b[^:\n]*:", reply, re.IGNORECASE)
+    for pattern, begin in ((rf"{name}[\[(]", label.end() if label else 0), (rf"{name}[\[(]", 0), (f"{name}:", 0)):
+        found = re.compile(pattern, re.IGNORECASE).search(reply, begin)
+        if found:
+            argument, end = _argument(reply, found.end(), bracketed=not pattern.endswith(":"))
+            return Action(known[found[1].lower()], argument.strip(), reply[:end])
+    return None
+
+
+def _argument(reply: str, begin: int, bracketed: bool) -> tuple[str, int]:
+    """Text from `begin` to the bracket that matches, else to the end of the line; and where the action ends."""
+    line = reply[begin:].partition("\n")[0]
+    depth = 1
+    for place, char in enumerate(line if bracketed else ""):
+        depth += (char in "[(") - (char in "])")
+        if depth == 0:
+            return line[:place], begin + place + 1
+    return line, begin + len(line)
+
+
+def observe(action: Action | None, tools: Toolbox) -> str:
+    """Run the action; for one that is missing or empty, say what is expected."""
+    if action is None:
+        names = ", ".join((*tools, FINISH))
+        return f"No action found. Choose one of {names}, as in Action: {next(iter(tools))}[name]."
+    if action.name == FINISH:
+        return f"The answer is empty. Reply with Action: {FINISH}[answer]."
+    return tools[action.name](action.argument)
+
+
+def summary(results: Sequence[Result]) -> str:
+    """What the programs achieved, in one sentence; a program that failed counts as wrong."""
+    scored = [result for result in results if result.exact is not None]
+    mean_f1 = sum(result.f1 or 0.0 for result in scored) / max(1, len(scored))
+    return (
+        f"{len(results)} programs: {sum(result.exact is True for result in scored)} of {len(scored)} answers right "
+        f"(mean F1 {mean_f1:.2f}), {sum(result.forced for result in results)} forced to answer, "
+        f"{sum(result.error is not None for result in results)} failed."
+    )
+
 
 QUESTIONS = (
     Question("What is 17 * 23 + 4?", "395"),
@@ -89,170 +236,20 @@ SEARCH_EXAMPLE = (
     "Observation: Alan Turing: Alan Turing (born 1912) was a mathematician.",
     "Thought: 1815 is before 1912.\nAction: Finish[yes]",
 )
-FINISH = "Finish"
 
 
-class Action(NamedTuple):
-    """What the model wants done, and its reply up to there (models go on and invent the observation)."""
-
-    name: str
-    argument: str
-    text: str
-
-
-def parse_action(reply: str, names: Iterable[str]) -> Action | None:
-    """Find the first action in a reply; `None` when there is none.
-
-    Takes ``Name[argument]``, ``name(argument)`` and ``Name: argument``, best after ``Action:`` but also anywhere else,
-    and brackets cut short by the token limit. ``Answer: text`` counts as Finish.
-    """
-    known = {name.lower(): name for name in (*names, FINISH)} | {"answer": FINISH}
-    name = rf"\b({'|'.join(known)})[^\S\n]*"
-    label = re.search(r"\baction\b[^:\n]*:", reply, re.IGNORECASE)
-    for pattern, begin in ((rf"{name}[\[(]", label.end() if label else 0), (rf"{name}[\[(]", 0), (f"{name}:", 0)):
-        found = re.compile(pattern, re.IGNORECASE).search(reply, begin)
-        if found:
-            argument, end = _argument(reply, found.end(), bracketed=not pattern.endswith(":"))
-            return Action(known[found[1].lower()], argument.strip(), reply[:end])
-    return None
-
-
-def _argument(reply: str, begin: int, bracketed: bool) -> tuple[str, int]:
-    """Text from `begin` to the bracket that matches, else to the end of the line; and where the action ends."""
-    line = reply[begin:].partition("\n")[0]
-    depth = 1
-    for place, char in enumerate(line if bracketed else ""):
-        depth += (char in "[(") - (char in "])")
-        if depth == 0:
-            return line[:place], begin + place + 1
-    return line, begin + len(line)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of one program: actions before the answer is demanded, tokens per reply, sampling temperature."""
-
-    max_steps: int = 5
-    max_tokens: int = 56
-    temperature: float = 0.0
-
-
-DEFAULTS = Limits()
-
-
-@dataclass(slots=True)
-class Result:
-    """What one program did. `exact` and `f1` are `None` when the answer is not known; `bill` is the server's."""
-
-    question: str
-    expected: str | None
-    answer: str | None = None
-    exact: bool | None = None
-    f1: float | None = None
-    steps: int = 0
-    malformed: int = 0
-    forced: bool = False
-    calls: int = 0
-    seconds: float = 0.0
-    error: str | None = None
-    bill: dict[str, Any] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON object for `--json`."""
-        return {"agent": "react"} | asdict(self)
-
-    def line(self) -> str:
-        """One line for a person."""
-        verdict = {True: "right", False: "wrong", None: "unchecked"}[self.exact]
-        told = f"failed: {self.error}" if self.error else f"{self.answer or '(no answer)'} ({verdict})"
-        how = f"{self.steps} steps, {self.malformed} malformed" + (", forced to answer" if self.forced else "")
-        return f"{shorten(self.question, 90)} -> {shorten(told)}  [{how}, {self.seconds:.1f} s]"
-
-
-async def run_program(client: AsyncOpenAI, model: str, question: Question, limits: Limits = DEFAULTS) -> Result:
-    """Answer one question as one program. A call that fails ends it and is reported in the result.
-
-    A question with paragraphs gets the search tools, one without them the Python tools.
-    """
-    result = Result(question.text, question.answer)
-    chat = Chat(client, model, limits.temperature)
-    began = time.monotonic()
-    async with autellix.program("react") as program:  # autellix
-        try:
-            result.answer = await _think_and_act(chat, question, limits, result)
-        except CallFailed as failure:
-            result.error = str(failure)
-    result.bill = program.bill().to_json()  # autellix
-    result.calls, result.seconds = chat.calls, time.monotonic() - began
-    if question.answer is not None:
-        result.exact, result.f1 = score(result.answer or "", question.answer)
-    return result
-
-
-async def _think_and_act(chat: Chat, question: Question, limits: Limits, result: Result) -> str:
-    tools = Library(question.paragraphs).tools() if question.paragraphs else PYTHON_TOOLS
-    turns = _opening(question)
-    for _ in range(limits.max_steps):
-        reply = await chat.ask(_messages(turns), limits.max_tokens, stop="\nObservation")
-        result.steps += 1
-        action = parse_action(reply, tools)
-        done = f"{action.name}[{shorten(action.argument, 60)}]" if action else "no action"
-        progress(f"{shorten(question.text, 50)} | step {result.steps}: {done}")
-        if action and action.name == FINISH and action.argument:
-            return shorten(action.argument)
-        if action is None or action.name == FINISH:
-            result.malformed += 1
-        observation = f"Observation: {observe(action, tools)}"
-        if observation in turns:
-            observation += f" You know this already. Try another action, or {FINISH}[answer]."
-        turns += [action.text if action else shorten(reply) or "(nothing)", observation]
-    result.forced = True
-    turns[-1] += f"\nNo steps are left. Reply with Action: {FINISH}[answer]."
-    reply = await chat.ask(_messages(turns), limits.max_tokens)
-    action = parse_action(reply, (FINISH,))
-    return shorten(action.argument if action else reply.partition("\n")[0].removeprefix("Thought:"))
-
-
-def observe(action: Action | None, tools: Toolbox) -> str:
-    """Run the action; for one that is missing or empty, say what is expected."""
-    if action is None:
-        names = ", ".join((*tools, FINISH))
-        return f"No action found. Choose one of {names}, as in Action: {next(iter(tools))}[name]."
-    if action.name == FINISH:
-        return f"The answer is empty. Reply with Action: {FINISH}[answer]."
-    return tools[action.name](action.argument)
-
-
-def _opening(question: Question) -> list[str]:
-    """The prompt and the example, then the question."""
-    opening = (SEARCH_PROMPT, *SEARCH_EXAMPLE) if question.paragraphs else (PYTHON_PROMPT, *PYTHON_EXAMPLE)
-    return [*opening, f"Question: {shorten(question.text, 400)}"]
-
-
-def _messages(turns: Sequence[str]) -> list[Message]:
-    """The prompt as the system's message, then user and assistant in turn."""
-    system: Message = {"role": "system", "content": turns[0]}
-    user: list[Message] = [{"role": "user", "content": turn} for turn in turns[1::2]]
-    assistant: list[Message] = [{"role": "assistant", "content": turn} for turn in turns[2::2]]
-    return [system, *(message for pair in zip_longest(user, assistant) for message in pair if message)]
-
-
-def summary(results: Sequence[Result]) -> str:
-    """What the programs achieved, in one sentence; a program that failed counts as wrong."""
-    scored = [result for result in results if result.exact is not None]
-    right = sum(result.exact is True for result in scored)
-    mean_f1 = sum(result.f1 or 0.0 for result in scored) / max(1, len(scored))
-    forced = sum(result.forced for result in results)
-    failed = sum(result.error is not None for result in results)
-    return (
-        f"{len(results)} programs: {right} of {len(scored)} answers right (mean F1 {mean_f1:.2f}), "
-        f"{forced} forced to answer, {failed} failed."
-    )
-
-
-def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[Question]]:
-    """Read the command line; bad usage exits with 2."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(argv: Sequence[str] | None = None) -> tuple[Namespace, Sequence[Question]]:
+    """Read the command line and the questions; bad usage exits with 2."""
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--base-url", type=url, default=os.environ.get("OPENAI_BASE_URL") or BASE_URL, help="default: %(default)s")
+    add("--model", default="default", help="model to ask for (default: %(default)s)")
+    add("--temperature", type=float, default=0.0, help="default: %(default)s")
+    add("--max-tokens", type=count, default=56, help="tokens per reply (default: %(default)s)")
+    add("--max-steps", type=count, default=5, help="actions before the answer is demanded (default: %(default)s)")
+    add("--concurrency", type=count, default=1, help="programs at once (default: %(default)s)")
+    add("--limit", type=count, help="ask only the first LIMIT questions")
+    add("--json", action="store_true", help="print one JSON object per program, as each ends")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--question", action="append", help="ask this instead of the built-in questions (repeatable)")
     what.add_argument(
@@ -261,38 +258,16 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespa
         metavar="FILE",
         help="JSON lines with question, answer and paragraphs [{title, text}]; adds Search and Lookup tools",
     )
-    parser.add_argument("--limit", type=bounded(int, 1, 100_000), help="ask only the first LIMIT questions")
-    parser.add_argument(
-        "--max-steps", type=bounded(int, 1, 50), default=5, help="actions before the answer is demanded (default: 5)"
-    )
-    parser.add_argument(
-        "--max-tokens", type=bounded(int, 1, 4096), default=56, help="tokens per reply (default: %(default)s)"
-    )
-    add_common_options(parser, temperature=0.0)
     args = parser.parse_args(argv)
-    if args.data is None:
-        questions = [Question(text, None) for text in args.question] if args.question else list(QUESTIONS)
-        return args, questions[: args.limit]
-    try:
-        return args, load_questions(args.data, args.limit)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-
-
-async def main() -> int:
-    """Run the example; the exit code is 0 when the model answered, 1 when it could not be asked."""
-    args, questions = parse_arguments()
-    limits = Limits(args.max_steps, args.max_tokens, args.temperature)
-    autellix.init(base_url=args.base_url)  # autellix
-    async with open_client(args) as client:
-        results = await run_side_by_side(
-            questions,
-            lambda question: run_program(client, args.model, question, limits),
-            args.concurrency,
-            args.json,
-        )
-    return report(results, summary(results), args.json)
+    questions = [Question(text, None) for text in args.question or ()] or QUESTIONS
+    if args.data is not None:
+        try:
+            questions = load_questions(args.data, args.limit)
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
+    return args, questions[: args.limit]
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    args, questions = parse_arguments()
+    sys.exit(finish(answer_all(questions, args), summary, args))

@@ -13,6 +13,7 @@ import inspect
 import math
 import operator
 import pydoc
+import warnings
 from collections.abc import Callable, Mapping
 
 Toolbox = Mapping[str, Callable[[str], str]]
@@ -20,11 +21,46 @@ Toolbox = Mapping[str, Callable[[str], str]]
 
 MAX_OBSERVATION_CHARS = 240
 MAX_EXPRESSION_CHARS = 200
-MAX_DEPTH = 100
 MAX_BITS = 2048
 """Integers stay below 2**2048 (616 digits); a power that would pass it is refused before it is computed."""
 
 Number = int | float
+
+
+class Refused(Exception):
+    """The expression is not arithmetic, or too large; the message is part of an observation."""
+
+
+def calculate(expression: str) -> str:
+    """Tool ``Calculate[expression]``: the value, or what is wrong with the expression.
+
+    Takes numbers, parentheses, and ``+ - * / // % **`` with Python's meaning; ``^`` is a power, too.
+    """
+    try:
+        if len(expression) > MAX_EXPRESSION_CHARS:
+            raise Refused(f"the expression is longer than {MAX_EXPRESSION_CHARS} characters")
+        with warnings.catch_warnings(action="ignore"):  # Python's advice on text such as "1or 2"
+            tree = ast.parse(expression.strip().replace("^", "**"), mode="eval")
+        return str(_value(tree.body))
+    except Refused as refused:
+        reason = str(refused)
+    except ZeroDivisionError:
+        reason = "it divides by zero"
+    except OverflowError:
+        reason = "the result is too large"
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        reason = "write plain arithmetic such as 17 * (3 + 4)"
+    return f"Cannot calculate: {reason}."
+
+
+def _power(base: Number, exponent: Number) -> Number:
+    if isinstance(base, int) and isinstance(exponent, int) and exponent * (base.bit_length() - 1) > MAX_BITS:
+        raise Refused("the power is too large")
+    value = base**exponent
+    if isinstance(value, complex):
+        raise Refused("the result is not a real number")
+    return value
+
 
 _BINARY: Mapping[type[ast.operator], Callable[[Number, Number], Number]] = {
     ast.Add: operator.add,
@@ -33,73 +69,25 @@ _BINARY: Mapping[type[ast.operator], Callable[[Number, Number], Number]] = {
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
+    ast.Pow: _power,
 }
 
 
-class ArithmeticRefused(ValueError):
-    """The expression is not arithmetic, or too large; the message is an observation."""
-
-
-def evaluate(expression: str) -> Number:
-    """Value of an arithmetic expression: numbers, parentheses, and ``+ - * / // % **`` with Python's meaning.
-
-    Raises:
-        ArithmeticRefused: anything else, a result that is not a finite real number, or a bound exceeded.
-    """
-    if len(expression) > MAX_EXPRESSION_CHARS:
-        raise ArithmeticRefused(f"the expression is longer than {MAX_EXPRESSION_CHARS} characters")
-    try:
-        return _value(ast.parse(expression.strip(), mode="eval").body, MAX_DEPTH)
-    except ArithmeticRefused:
-        raise
-    except ZeroDivisionError as error:
-        raise ArithmeticRefused("it divides by zero") from error
-    except OverflowError as error:
-        raise ArithmeticRefused("the result is too large") from error
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ArithmeticRefused("write plain arithmetic such as 17 * (3 + 4)") from error
-
-
-def _value(node: ast.expr, depth: int) -> Number:
-    if depth == 0:
-        raise ArithmeticRefused("the expression is nested too deeply")
+def _value(node: ast.expr) -> Number:
     match node:
         case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
             return _bounded(value)
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_value(operand, depth - 1)
-        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
-            return _value(operand, depth - 1)
-        case ast.BinOp(left=left, op=ast.Pow(), right=right):
-            return _power(_value(left, depth - 1), _value(right, depth - 1))
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=operand):
+            return -_value(operand) if isinstance(sign, ast.USub) else _value(operand)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-            return _bounded(_BINARY[type(op)](_value(left, depth - 1), _value(right, depth - 1)))
-    raise ArithmeticRefused("only numbers, parentheses and + - * / // % ** are allowed")
-
-
-def _power(base: Number, exponent: Number) -> Number:
-    if isinstance(base, int) and isinstance(exponent, int) and exponent * (base.bit_length() - 1) > MAX_BITS:
-        raise ArithmeticRefused("the power is too large")
-    value = base**exponent
-    if isinstance(value, complex):
-        raise ArithmeticRefused("the result is not a real number")
-    return _bounded(value)
+            return _bounded(_BINARY[type(op)](_value(left), _value(right)))
+    raise Refused("only numbers, parentheses and + - * / // % ** are allowed")
 
 
 def _bounded(value: Number) -> Number:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ArithmeticRefused("the result is not a finite number")
-    if isinstance(value, int) and value.bit_length() > MAX_BITS:
-        raise ArithmeticRefused("the number is too large")
+    if math.isinf(value) if isinstance(value, float) else value.bit_length() > MAX_BITS:
+        raise Refused("the number is too large")
     return value
-
-
-def calculate(expression: str) -> str:
-    """Tool ``Calculate[expression]``: the value, or what is wrong with the expression; ``^`` is a power here."""
-    try:
-        return str(evaluate(expression.replace("^", "**")))
-    except ArithmeticRefused as refused:
-        return f"Cannot calculate: {refused}."
 
 
 MODULES = ("builtins", "collections", "functools", "itertools", "json", "math", "random", "re", "statistics", "string")
@@ -149,14 +137,9 @@ def signature(name: str) -> str:
         return f"Python declares no parameters for it. Try Doc[{name}]."
 
 
-def printable(text: str) -> str:
-    """Replace what neither a terminal nor UTF-8 can take (escape codes, lone surrogates) by spaces; keep new lines."""
-    return "".join(char if char.isprintable() or char == "\n" else " " for char in text)
-
-
 def shorten(text: str, limit: int = MAX_OBSERVATION_CHARS) -> str:
-    """Join the printable lines of `text` and cut it to `limit` characters, if possible between words."""
-    line = " ".join(printable(text).split())
+    """Join the lines of `text` and cut it to `limit` characters, if possible between words."""
+    line = " ".join(text.split())
     if len(line) <= limit:
         return line
     cut = line[: limit - 4]

@@ -12,6 +12,7 @@ from typing import Literal
 
 from autellix_server.commands.output import Subparsers, add_command, print_json, print_table
 from autellix_server.engine.home import Device, Home
+from autellix_server.gateway import DEFAULT_PORT
 
 EPILOG = """\
 verdicts:
@@ -26,7 +27,6 @@ examples:
 Exit status: 0 if this machine can serve, perhaps after a command shown here; 1 if something blocks it.
 """
 
-GATEWAY_PORT = 8700
 MEMORY_GB = {"block": 4.0, "mend": 6.0}
 """A CPU engine with the bundled model takes about 2.9 GB; the rest is the system's and the agents'."""
 
@@ -91,7 +91,7 @@ def examine(home: Home) -> list[Finding]:
         *check_engine(home, "cpu", wanted=not gpus),
         *check_engine(home, "cuda", wanted=bool(gpus)),
         check_model(home),
-        check_port(machine.port_free(GATEWAY_PORT)),
+        check_port(machine.port_free(DEFAULT_PORT)),
         check_gateway(_absent(("aiohttp", "pydantic", "pydantic_settings", "rich"))),
         check_agents(_absent(("httpx", "httpx2", "openai"))),
     ]
@@ -200,15 +200,15 @@ def check_model(home: Home) -> Finding:
 def check_port(free: bool) -> Finding:
     """Judge the gateway's default port."""
     if free:
-        return Finding(f"port {GATEWAY_PORT}", "ok", "free")
-    return Finding(f"port {GATEWAY_PORT}", "mend", "in use", "autellix serve --port 8701")
+        return Finding(f"port {DEFAULT_PORT}", "ok", "free")
+    return Finding(f"port {DEFAULT_PORT}", "mend", "in use", "autellix serve --port 8701")
 
 
 def check_gateway(absent: Sequence[str]) -> Finding:
     """Judge the packages that the gateway needs in this Python environment."""
     if not absent:
         return Finding("gateway packages", "ok", "installed")
-    return Finding("gateway packages", "mend", f"no {', '.join(absent)}", 'pip install "autellix[server]"')
+    return Finding("gateway packages", "block", f"no {', '.join(absent)}", 'pip install "autellix[server]"')
 
 
 def check_agents(absent: Sequence[str]) -> Finding:

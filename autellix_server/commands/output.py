@@ -58,9 +58,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
         rows: cells, as many as there are columns; shown with `str`, never as markup.
         title: printed above, if given.
     """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    try:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+    except ModuleNotFoundError:  # the base install; `autellix doctor` must be able to say so
+        print("\n".join("  ".join(str(cell) for cell in row if cell) for row in rows))
+        return
 
     table = Table(title=title, title_justify="left")
     for column in columns:

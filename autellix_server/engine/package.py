@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import autellix_server
+from autellix_server.engine.marker import code_version
 from autellix_server.errors import EnvironmentFailure
 
 DISTRIBUTION = "autellix"
@@ -59,7 +60,12 @@ class PackageSource:
 
         Its metadata (entry points above all) is frozen at installation, so the identity covers the project file.
         """
-        project = hashlib.sha256((directory / "pyproject.toml").read_bytes()).hexdigest()
+        try:
+            project = hashlib.sha256((directory / "pyproject.toml").read_bytes()).hexdigest()
+        except OSError as error:
+            raise EnvironmentFailure(
+                f"Autellix was installed from {directory}, which cannot be read ({error.strerror}); install it again"
+            ) from error
         return cls(("--editable", str(directory)), f"{directory} pyproject={project[:16]}")
 
     @classmethod
@@ -67,7 +73,11 @@ class PackageSource:
         """Return the source that a PEP 610 record (`direct_url.json`) describes."""
         url = str(record["url"])
         if "dir_info" in record:
-            return cls.of_directory(Path(unquote(urlsplit(url).path)))
+            directory = Path(unquote(urlsplit(url).path))
+            if record["dir_info"].get("editable"):
+                return cls.of_directory(directory)
+            # Installed from a folder that may have moved on since: the identity is that of the code that runs.
+            return cls((str(directory),), f"{directory} code={code_version()}")
         if "vcs_info" in record:
             vcs = record["vcs_info"]
             url = f"{vcs['vcs']}+{url}@{vcs['commit_id']}"

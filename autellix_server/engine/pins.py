@@ -7,7 +7,8 @@ from pathlib import Path
 SUPPORTED_PYTHON = ((3, 11), (3, 13))
 """First and last Python minor version that the whole engine set has wheels for."""
 
-SGLANG = "sglang==0.5.23"
+SGLANG_VERSION = "0.5.23"
+SGLANG = f"sglang=={SGLANG_VERSION}"
 TORCH_CPU_VERSION = "2.13.0"
 CPU_WHEELS = (SGLANG, "outlines==0.1.11", "torchao==0.18.0")
 """Installed without what they ask for: their requirements name CUDA libraries that a CPU engine never loads."""

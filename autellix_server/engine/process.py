@@ -15,6 +15,7 @@ from typing import Protocol
 from autellix_server.engine.command import config_text
 from autellix_server.engine.guardian import kill_all, live_processes, session_members
 from autellix_server.engine.log import LogReader, begin_log
+from autellix_server.errors import EngineFailure
 
 LOOPBACK = "127.0.0.1"
 
@@ -68,19 +69,26 @@ class EngineProcess:
             launch: what to start.
             log_path: file that gets the engine's output; an earlier one is put aside.
             grace_s: seconds between SIGTERM and SIGKILL when the engine is stopped.
+
+        Raises:
+            EngineFailure: the interpreter is not there, or the log cannot be written.
         """
         port, key = _free_port(), secrets.token_hex(_KEY_BYTES)
         config = _write_config(key)
-        with begin_log(log_path) as log:
-            guardian = await asyncio.create_subprocess_exec(
-                *(str(launch.python), "-m", _GUARDIAN, str(grace_s), str(config)),
-                *launch.command(port, config),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=launch.environment(os.environ),
-                start_new_session=True,
-            )
+        try:
+            with begin_log(log_path) as log:
+                guardian = await asyncio.create_subprocess_exec(
+                    *(str(launch.python), "-m", _GUARDIAN, str(grace_s), str(config)),
+                    *launch.command(port, config),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    env=launch.environment(os.environ),
+                    start_new_session=True,
+                )
+        except OSError as error:
+            config.unlink(missing_ok=True)
+            raise EngineFailure(f"the engine cannot be started: {error.strerror}: {error.filename}") from error
         return cls(guardian, f"http://{LOOPBACK}:{port}", key, config, LogReader(log_path))
 
     @property

@@ -17,6 +17,10 @@ def _over_one(value: str | None) -> bool:
     return value not in {"0", "1"}
 
 
+def _not_fcfs(value: str | None) -> bool:
+    return value != "fcfs"
+
+
 def _not_null(value: str | None) -> bool:
     return value != "null"
 
@@ -76,6 +80,8 @@ _UNSUPPORTED = (
         "the gateway and the time bill need the HTTP front end in Python",
     ),
     _Rule(("--tokenizer-worker-num",), "the plugin is not loaded in further tokenizer workers", _over_one),
+    _Rule(("--enable-priority-scheduling",), "clients could set priorities that work against the policy's order"),
+    _Rule(("--schedule-policy",), "the policy of `autellix serve` orders the queue; use `--policy`", _not_fcfs),
     _Rule(("--max-queued-requests",), "it would drop preempted calls when they queue again"),
     _Rule(("--incremental-streaming-output",), "the time bill needs each chunk's full record"),
     _Rule(("--use-ray",), "the plugin is not loaded in Ray actors"),

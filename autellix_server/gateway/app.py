@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler, Middleware
 from autellix_server.engine.command import POLICY_OFF
 from autellix_server.engine.supervisor import EngineState
 from autellix_server.gateway.calls import CallLedger
-from autellix_server.gateway.guard import HostGuard, same_origin
+from autellix_server.gateway.guard import HostGuard, OriginGuard
 from autellix_server.gateway.programs import ProgramsApi
 from autellix_server.gateway.proxy import Engine, Proxy, drop_added_headers
 from autellix_server.gateway.replies import RETRY_AFTER_S, error_reply
@@ -43,8 +43,8 @@ def make_app(settings: ServeSettings, engine: Engine, ledger: CallLedger) -> web
         engine: the engine behind it.
         ledger: where calls are entered; the application is its only writer.
     """
-    guard = HostGuard((settings.host, *settings.allowed_hosts))
-    app = web.Application(middlewares=[_checks(guard)], client_max_size=settings.max_body_bytes)
+    hosts, origins = HostGuard((settings.host, *settings.allowed_hosts)), OriginGuard(settings.allowed_origins)
+    app = web.Application(middlewares=[_checks(hosts, origins)], client_max_size=settings.max_body_bytes)
     programs, status = ProgramsApi(ledger), _Status(engine, ledger)
     app.router.add_get("/health", status.health)
     app.router.add_get("/ready", status.ready)
@@ -87,12 +87,12 @@ def _expiry(ledger: CallLedger) -> Callable[[web.Application], AsyncIterator[Non
     return lifetime
 
 
-def _checks(guard: HostGuard) -> Middleware:
+def _checks(hosts: HostGuard, origins: OriginGuard) -> Middleware:
     """Return the middleware that every request passes: who may ask, and errors as JSON."""
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        refusal = _refusal(request, guard)
+        refusal = _refusal(request, hosts, origins)
         if refusal is not None:
             return refusal
         try:
@@ -103,16 +103,18 @@ def _checks(guard: HostGuard) -> Middleware:
     return check
 
 
-def _refusal(request: web.Request, guard: HostGuard) -> web.Response | None:
+def _refusal(request: web.Request, hosts: HostGuard, origins: OriginGuard) -> web.Response | None:
     host = request.headers.get(hdrs.HOST, "")
-    if not guard.allows(host):
+    if not hosts.allows(host):
         message = f"requests to {host!a} are refused; start with AUTELLIX_ALLOWED_HOSTS to answer under that name"
         return error_reply(403, message, "host_refused")
+    # Browsers can reach loopback, and the engine behind us lets every page read its answers.
+    origin = request.headers.get(hdrs.ORIGIN)
+    if not origins.allows(origin, host):
+        message = f"web pages of {origin!a} are refused; start with AUTELLIX_ALLOWED_ORIGINS to let them in"
+        return error_reply(403, message, "origin_refused")
     if request.path.startswith("/v1/"):
         return None
-    # Browsers can reach loopback: a web page must neither read nor write what is ours.
-    if not same_origin(request.headers.get(hdrs.ORIGIN), host):
-        return error_reply(403, "requests from other origins are refused", "origin_refused")
     if request.method == hdrs.METH_POST and request.content_type != "application/json":
         return error_reply(415, "the body must be application/json", "json_required")
     return None

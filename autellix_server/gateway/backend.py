@@ -18,9 +18,13 @@ from autellix_server.engine.supervisor import EngineState, EngineStatus, Supervi
 from autellix_server.gateway.app import make_ledger, make_runner
 from autellix_server.gateway.settings import ServeSettings
 
+_BACKLOG = 128
+
 
 def bind(settings: ServeSettings) -> socket.socket:
-    """Take the gateway's port, without listening yet, so that a port in use is known before anything is started.
+    """Take the gateway's port and listen on it, so that a port in use is known before anything is started.
+
+    Connections made before the gateway serves wait in the backlog.
 
     Raises:
         ConfigurationError: the port is in use or the address is not this machine's; says what to do.
@@ -32,6 +36,7 @@ def bind(settings: ServeSettings) -> socket.socket:
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind(address)
+            bound.listen(_BACKLOG)  # two sockets that do not listen yet could share the port
         except OSError:
             bound.close()
             raise

@@ -31,12 +31,15 @@ class Counters:
         calls: generating calls that were sent to an engine.
         malformed_identity: calls whose identity headers were malformed; each ran as its own program.
         distrusted_bills: bills from the engine that could not be read or belonged to another call.
+        uncharged: calls that ended without a bill, so that their program was charged nothing: their client left, the
+            engine died, or it refused them.
         engine_failures: calls that the engine did not answer, or not to the end.
     """
 
     calls: int = 0
     malformed_identity: int = 0
     distrusted_bills: int = 0
+    uncharged: int = 0
     engine_failures: int = 0
 
 
@@ -80,9 +83,11 @@ class OpenCall:
         self._active = active
         self._arrived_s = arrived_s
         self._open = True
+        self._expects_bill = False
 
     def headers(self, secret: bytes) -> dict[str, str]:
         """Return the identity headers and the stamp for an engine of ours that shares `secret`."""
+        self._expects_bill = True
         program, call = self._active.context.program, encode_call(self._active.context)
         stamp = Stamp(round(self._active.base_service_s * _US), round(self._active.base_wait_s * _US))
         return {PROGRAM_HEADER: program, CALL_HEADER: call, STAMP_HEADER: stamp.encode(secret, program, call)}
@@ -105,6 +110,7 @@ class OpenCall:
     def close(self) -> None:
         """Take the call out of the table, uncharged unless it was settled."""
         if self._open:
+            self._ledger.counters.uncharged += self._expects_bill
             self._complete(None, self._ledger.clock())
 
     def _complete(self, bill: CallBill | None, now: float) -> None:

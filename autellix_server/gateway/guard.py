@@ -30,14 +30,24 @@ def is_loopback(host: str) -> bool:
     return host == "localhost" or (_is_address(host) and ip_address(host).is_loopback)
 
 
-def same_origin(origin: str | None, host: str) -> bool:
-    """Return whether a request comes from no web page (`origin` is `None`) or from one of this very host and port."""
-    if origin is None:
-        return True
-    try:
-        return urlsplit(origin).netloc.lower() == host.lower()
-    except ValueError:
-        return False
+class OriginGuard:
+    """Knows the web pages that may use the gateway: those of its own host and port, and those named.
+
+    Args:
+        origins: further pages, as ``scheme://host[:port]``.
+    """
+
+    def __init__(self, origins: Iterable[str] = ()) -> None:
+        self._origins = {origin.lower().rstrip("/") for origin in origins}
+
+    def allows(self, origin: str | None, host: str) -> bool:
+        """Return whether a request with this ``Origin`` (`None` when no page made it) and ``Host`` is let through."""
+        if origin is None or origin.lower() in self._origins:
+            return True
+        try:
+            return urlsplit(origin).netloc.lower() == host.lower()
+        except ValueError:
+            return False
 
 
 def _host_name(host: str) -> str | None:

@@ -120,7 +120,8 @@ class Proxy:
         """Answer a request under /v1."""
         arrived_s = self._ledger.clock()
         path = unquote(request.raw_path.partition("?")[0])
-        if not path.startswith("/v1/") or path.rstrip("/") in WITHHELD_PATHS or "/../" in f"{path}/":
+        # A slash at the end: the engine would redirect the client to its own, private address.
+        if not path.startswith("/v1/") or path in WITHHELD_PATHS or path.endswith("/") or "/../" in f"{path}/":
             return error_reply(404, f"there is no {path!a} here", "not_found")
         body = await request.read()
         status = self._engine.status

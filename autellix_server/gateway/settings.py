@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -9,14 +10,12 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from autellix_sdk.errors import ConfigurationError
-from autellix_server.engine.command import POLICY_OFF
+from autellix_server.engine.command import ENGINE_POLICIES, POLICY_OFF
+from autellix_server.gateway import DEFAULT_HOST, DEFAULT_PORT
 from autellix_server.scheduling.levels import DEFAULT_FIRST_BOUND_S
-from autellix_server.scheduling.policies import SERVABLE
+from autellix_server.scheduling.table import TableLimits
 
-DEFAULT_HOST = "127.0.0.1"
-DEFAULT_PORT = 8700
-DEFAULT_LEASE_S = 900.0
-POLICY_CHOICES = (*SERVABLE, POLICY_OFF)
+POLICY_CHOICES = (*ENGINE_POLICIES, POLICY_OFF)
 
 _ENV_PREFIX = "AUTELLIX_"
 _MIB = 1 << 20
@@ -29,6 +28,7 @@ class ServeSettings(BaseSettings):
         host: address the gateway listens on.
         port: port the gateway listens on; 0 takes a free one.
         allowed_hosts: further names that requests may carry in ``Host``; separated by commas in the environment.
+        allowed_origins: web pages, as ``scheme://host[:port]``, that may use the server from a browser.
         max_body_bytes: largest request body.
         model: model folder or Hugging Face ID; `None` is the bundled model.
         policy: scheduling policy, or ``off`` for the engine as SGLang ships it.
@@ -37,22 +37,28 @@ class ServeSettings(BaseSettings):
         lease_s: a program without a call ends this many seconds after its last one.
     """
 
-    model_config = SettingsConfigDict(env_prefix=_ENV_PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=_ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
 
     host: str = Field(DEFAULT_HOST, min_length=1)
     port: int = Field(DEFAULT_PORT, ge=0, le=65535)
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
     max_body_bytes: int = Field(64 * _MIB, gt=0)
     model: str | None = None
     policy: str = "plas"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    first_bound_s: float = Field(DEFAULT_FIRST_BOUND_S, gt=0)
-    lease_s: float = Field(DEFAULT_LEASE_S, gt=0)
+    first_bound_s: float = Field(DEFAULT_FIRST_BOUND_S, gt=0, allow_inf_nan=False)
+    lease_s: float = Field(TableLimits().lease_s, gt=0, allow_inf_nan=False)
 
-    @field_validator("allowed_hosts", mode="before")
+    @field_validator("allowed_hosts", "allowed_origins", mode="before")
     @classmethod
-    def _split_hosts(cls, value: object) -> object:
+    def _split_names(cls, value: object) -> object:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("model")
+    @classmethod
+    def _expand_user(cls, value: str | None) -> str | None:
+        return value and os.path.expanduser(value)
 
     @field_validator("policy")
     @classmethod

@@ -72,8 +72,8 @@ def geometric_levels(
     """
     if count < 1:
         raise ConfigurationError(f"count of levels must be at least 1, got {count}")
-    if first_bound_s <= 0:
+    if not 0 < first_bound_s < inf:
         raise ConfigurationError(f"first_bound_s must be positive, got {first_bound_s}")
-    if growth <= 1:
+    if not 1 < growth < inf:
         raise ConfigurationError(f"growth of level bounds must be over 1, got {growth}")
     return Levels(tuple(first_bound_s * growth**index for index in range(count - 1)))

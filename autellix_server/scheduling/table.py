@@ -14,6 +14,9 @@ from autellix_sdk.bill import CallBill, ProgramBill, TimeSplit
 from autellix_sdk.wire import CallContext, ProgramId
 from autellix_server.scheduling.policy import Policy
 
+MAX_THREADS = 10_000
+"""Chains that are told apart in one program: their numbers come from clients, and memory is bounded."""
+
 _US = 1_000_000
 
 
@@ -55,12 +58,13 @@ class Program:
 
     Attributes:
         id, name: identity; the name is the last one a call carried.
-        arrived_s: when the program was first seen (or reopened).
+        arrived_s: when the program was first seen.
+        active_s: when it was last opened, called or answered; its lease runs from here.
         service_s: attained service by the policy's rule, which decides its level.
         wait_s: queued time summed over its calls.
         calls: calls in flight.
         completed: calls completed.
-        threads: numbers of the chains seen so far, each with its process salt.
+        threads: numbers of the chains seen so far, each with its process salt; no more than `MAX_THREADS`.
         engines: engines that ran its calls.
         last_arrival_s, last_completion_s: most recent call arrival and completion, `None` before the first.
         ending: the end was announced; it takes effect when no call is in flight.
@@ -71,6 +75,7 @@ class Program:
     id: ProgramId
     name: str | None
     arrived_s: float
+    active_s: float
     service_s: float = 0.0
     wait_s: float = 0.0
     calls: set[ActiveCall] = field(default_factory=set)
@@ -91,12 +96,14 @@ class Program:
     busy_s: float = 0.0
     """Time with at least one call in flight, up to the last moment there was none."""
     busy_since_s: float | None = None
+    dead_s: float = 0.0
+    """Time between an end and the reopening after it, which is part of no bill."""
 
     def bill(self, now: float) -> ProgramBill:
         """Return the program's bill as of `now`, or as of its end."""
         now = now if self.ended_s is None else self.ended_s
         busy_s = self.busy_s + (0.0 if self.busy_since_s is None else now - self.busy_since_s)
-        elapsed_us = max(0, round((now - self.arrived_s) * _US))
+        elapsed_us = max(0, round((now - self.arrived_s - self.dead_s) * _US))
         return ProgramBill(
             program=self.id,
             name=self.name,
@@ -151,11 +158,13 @@ class ProgramTable:
         """Return the row of `program`, opened if new; an ended program reopens with all that it had attained."""
         row = self._programs.get(program)
         if row is None:
-            row = self._tombstones.pop(program, None) or Program(program, name, arrived_s=now)
+            row = self._tombstones.pop(program, None) or Program(program, name, arrived_s=now, active_s=now)
+            if row.ended_s is not None:
+                row.dead_s += now - row.ended_s
             self._make_room(now)
             self._programs[program] = row
         row.name = name or row.name
-        row.ending, row.ended_s = False, None
+        row.ending, row.ended_s, row.active_s = False, None, now
         self._programs.move_to_end(program)
         return row
 
@@ -171,7 +180,8 @@ class ProgramTable:
         row.single_call = single_call
         call = ActiveCall(context, now, self.policy.inherited_s(context, row.service_s), row.wait_s)
         row.calls.add(call)
-        row.threads.add((context.salt, context.thread))
+        if len(row.threads) < MAX_THREADS:
+            row.threads.add((context.salt, context.thread))
         row.last_arrival_s = now
         if row.busy_since_s is None:
             row.busy_since_s = now
@@ -188,7 +198,7 @@ class ProgramTable:
         row = self._programs[call.context.program]
         row.calls.remove(call)
         row.completed += 1
-        row.last_completion_s = now
+        row.last_completion_s = row.active_s = now
         if bill is not None:
             self._charge(row, call, bill)
         if not row.calls and row.busy_since_s is not None:
@@ -215,7 +225,7 @@ class ProgramTable:
         """End every idle program whose lease is over, forget old tombstones, and return the programs ended."""
         ended = []
         for row in list(self._programs.values()):
-            if self._last_activity_s(row) + self.limits.lease_s > now:
+            if row.active_s + self.limits.lease_s > now:
                 break
             if not row.calls:
                 self._bury(row, now)
@@ -236,9 +246,6 @@ class ProgramTable:
         row.cached_tokens += bill.cached_tokens
         row.output_tokens += bill.output_tokens
         row.preemptions += bill.preemptions
-
-    def _last_activity_s(self, row: Program) -> float:
-        return max(row.arrived_s, row.last_arrival_s or 0.0, row.last_completion_s or 0.0)
 
     def _bury(self, row: Program, now: float) -> None:
         del self._programs[row.id]

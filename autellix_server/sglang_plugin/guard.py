@@ -15,8 +15,7 @@ from importlib.metadata import version
 from typing import Any, NoReturn
 
 from autellix_server.engine.marker import MARKER_KEY
-
-SGLANG_VERSION = "0.5.23"
+from autellix_server.engine.pins import SGLANG_VERSION
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class RequestMeter:
     retractions: int = 0
     recomputed_tokens: int = 0
     _cause: str = ADMISSION
+    _resuming: bool = False
 
     def step(self, start_us: int, end_us: int, *, prefilled_tokens: int, retractions: int) -> None:
         """Account for a step that ended at `end_us`, and for the wait before it.
@@ -48,20 +49,23 @@ class RequestMeter:
             retractions: how often the engine has retracted the request so far.
         """
         if retractions > self.retractions:
-            # One token of a resumed request is new: the last one sampled never had its KV computed.
-            self.recomputed_tokens -= 1
             self.retractions = retractions
+            self._resuming = True
             self._cause = RETRACTION
         start_us = max(start_us, self.settled_us)
         self._wait(start_us)
         if prefilled_tokens:
             self.prefill_us += end_us - start_us
             if self.retractions:
-                self.recomputed_tokens += prefilled_tokens
+                # One token of a resumed request is new: the last one sampled never had its KV computed.
+                self.recomputed_tokens += prefilled_tokens - self._resuming
+            self._resuming = False
         else:
             self.decode_us += end_us - start_us
         self.settled_us = end_us
-        self._cause = BATCH
+        # With overlap scheduling a request is retracted while its last step is still under way: until it is
+        # prefilled again it waits for that, whatever steps of its own come to an end meanwhile.
+        self._cause = RETRACTION if self._resuming else BATCH
 
     def finish(self, now_us: int) -> None:
         """Close the account; whatever is not settled was waiting."""

@@ -8,12 +8,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from autellix_sdk.errors import ConfigurationError
-from autellix_server.engine.marker import MARKER_KEY
+from autellix_server.engine.marker import MARKER_KEY, code_version
 from autellix_server.engine.refusals import refused, refused_environment
 from autellix_server.sglang_plugin.guard import Target, check_engine, check_markers, refuse
 from autellix_server.sglang_plugin.settings import PluginSettings, read_settings
@@ -74,11 +73,18 @@ def register() -> None:
 def marker(settings: PluginSettings) -> Mapping[str, Any]:
     """Return what an engine with all hooks in place reports under ``autellix`` in ``/server_info``."""
     return {
-        "version": version("autellix"),
+        "version": code_version(),
         "policy": settings.policy.name,
         "name": settings.engine_name,
         "hooks": len(SCHEDULER_TARGETS),
     }
+
+
+def _missing(targets: Iterable[Target]) -> list[str]:
+    """Return the targets whose hook SGLang failed to apply, which it merely logs."""
+    from sglang.srt.plugins.hook_registry import HookRegistry
+
+    return [target.path for target in targets if target.path not in HookRegistry._patched]  # noqa: SLF001
 
 
 def _register_scheduler(settings: PluginSettings) -> None:
@@ -90,8 +96,7 @@ def _register_scheduler(settings: PluginSettings) -> None:
     hooks = SchedulerHooks(settings, envelope.read, monotonic_us)
 
     def add_marker(info: dict[str, Any], scheduler: Any) -> dict[str, Any]:
-        # `_patched` is the registry's only record of which hooks it really applied; a failed one it merely logs.
-        applied = sum(target.path in HookRegistry._patched for target in SCHEDULER_TARGETS)  # noqa: SLF001
+        applied = len(SCHEDULER_TARGETS) - len(_missing(SCHEDULER_TARGETS))
         return info | {MARKER_KEY: {**marker(settings), "hooks": applied}}
 
     around: dict[Target, Callable[..., Any]] = {
@@ -117,6 +122,8 @@ def _register_http(settings: PluginSettings) -> None:
     def before_serving(*args: Any, **kwargs: Any) -> None:
         from sglang.srt.entrypoints.http_server import app
 
+        if missing := _missing(HTTP_TARGETS):
+            refuse(f"hooks are not in place in the HTTP process: {', '.join(missing)}; see the log above")
         infos = dict(zip(RUN_HTTP.parameters, args, strict=False)).get("scheduler_infos") or kwargs["scheduler_infos"]
         check_markers(infos, marker(settings))
         infos[0][MARKER_KEY]["http"] = True

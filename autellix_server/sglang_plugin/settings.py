@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autellix_sdk.errors import ConfigurationError
-from autellix_server.engine.command import POLICY_OFF
+from autellix_server.engine.command import ENGINE_POLICIES, POLICY_OFF
 from autellix_server.scheduling.levels import DEFAULT_FIRST_BOUND_S, geometric_levels
 from autellix_server.scheduling.policies import make_policy
 from autellix_server.scheduling.policy import Policy
@@ -44,17 +44,20 @@ def read_settings(environ: Mapping[str, str]) -> PluginSettings | None:
     Raises:
         ConfigurationError: a value is wrong; the message names the variable.
     """
-    name = environ.get("AUTELLIX_POLICY", POLICY_OFF)
+    name = environ.get("AUTELLIX_POLICY") or POLICY_OFF
     if name == POLICY_OFF:
         return None
-    bound = environ.get("AUTELLIX_FIRST_BOUND_S", str(DEFAULT_FIRST_BOUND_S))
+    if name not in ENGINE_POLICIES:
+        choices = ", ".join((*ENGINE_POLICIES, POLICY_OFF))
+        raise ConfigurationError(f"AUTELLIX_POLICY is {name!r}; choose one of: {choices}")
+    bound = environ.get("AUTELLIX_FIRST_BOUND_S") or str(DEFAULT_FIRST_BOUND_S)
     try:
         levels = geometric_levels(first_bound_s=float(bound))
     except (ValueError, ConfigurationError) as error:
         raise ConfigurationError(f"AUTELLIX_FIRST_BOUND_S={bound!r} is not a number of seconds above 0") from error
     return PluginSettings(
         policy=make_policy(name, levels),
-        engine_name=environ.get("AUTELLIX_ENGINE_NAME", "engine"),
+        engine_name=environ.get("AUTELLIX_ENGINE_NAME") or "engine",
         secret=_secret(environ.get("AUTELLIX_SECRET")),
     )
 

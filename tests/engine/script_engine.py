@@ -12,8 +12,9 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.metadata import version
 from pathlib import Path
+
+from autellix_server.engine.marker import code_version
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
 
@@ -28,7 +29,7 @@ def start_stubborn(new_session: bool) -> int:
 
 def serve(port: int, key: str, policy: str | None) -> None:
     """Answer ``/health``, ``/server_info`` and everything else on a loopback port, for ever."""
-    marker = {"version": version("autellix"), "policy": policy, "name": "e0", "http": True}
+    marker = {"version": code_version(), "policy": policy, "name": "e0", "http": True}
     server_info = {"autellix": marker} if policy else {}
 
     class Handler(BaseHTTPRequestHandler):

@@ -46,7 +46,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
         (doctor.check_compiler(None), "mend", "install gcc or clang"),
         (doctor.check_gpu([]), "ok", ""),
         (doctor.check_port(False), "mend", "autellix serve --port 8701"),
-        (doctor.check_gateway(["aiohttp"]), "mend", 'pip install "autellix[server]"'),
+        (doctor.check_gateway(["aiohttp"]), "block", 'pip install "autellix[server]"'),
         (doctor.check_agents(["httpx", "openai"]), "ok", ""),
         (doctor.check_agents(["httpx", "httpx2"]), "mend", 'pip install "autellix[examples]"'),
     ],

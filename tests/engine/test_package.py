@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from autellix_server.engine.marker import code_version
 from autellix_server.engine.package import PackageSource
+from autellix_server.errors import EnvironmentFailure
 
 
 @pytest.fixture
@@ -16,11 +18,23 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("editable", [True, False])
-def test_a_directory_is_installed_editable(checkout: Path, editable: bool) -> None:
-    """The engine runs the files that the user edits, however our side was installed from them."""
-    source = PackageSource.of_direct_url({"url": checkout.as_uri(), "dir_info": {"editable": editable}})
+def test_an_editable_checkout_is_installed_editable(checkout: Path) -> None:
+    """The engine runs the files that the user edits."""
+    source = PackageSource.of_direct_url({"url": checkout.as_uri(), "dir_info": {"editable": True}})
     assert source.arguments == ("--editable", str(checkout))
+
+
+def test_a_copy_of_a_directory_is_known_by_its_code(checkout: Path) -> None:
+    """The folder may have moved on, or be gone, since our side was installed from it."""
+    source = PackageSource.of_direct_url({"url": (checkout / "gone").as_uri(), "dir_info": {}})
+    assert source.arguments == (str(checkout / "gone"),)
+    assert source.identity.endswith(f"code={code_version()}")
+
+
+def test_an_editable_checkout_that_is_gone_is_one_sentence(checkout: Path) -> None:
+    """It names the folder and the remedy."""
+    with pytest.raises(EnvironmentFailure, match=r"gone, which cannot be read .*install it again"):
+        PackageSource.of_directory(checkout / "gone")
 
 
 def test_an_edited_project_file_is_another_source(checkout: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from autellix_server.engine.command import (
     engine_command,
     served_name,
 )
-from autellix_server.engine.marker import marker_complaint
+from autellix_server.engine.marker import code_version, marker_complaint
 from autellix_server.engine.refusals import owned_by_serve, refused, refused_environment
 from autellix_server.errors import RefusedFlag
 
@@ -83,14 +82,14 @@ def test_harmless_flags_and_values_are_not_refused(argv: list[str]) -> None:
 def test_flags_that_serve_sets_itself_are_refused_with_the_remedy(argv: list[str]) -> None:
     """One error class for both kinds of refusal."""
     with pytest.raises(RefusedFlag, match=f"refused flag {argv[0].partition('=')[0]}: "):
-        check_arguments(argv, {})
+        check_arguments(argv, {}, "plas")
 
 
 def test_variables_that_keep_the_plugin_out_are_refused() -> None:
     """SGLang would start without us and say nothing."""
     assert refused_environment({"SGLANG_PLUGINS": "", "SGLANG_RUST_SERVER": "0"}) is None
     with pytest.raises(ConfigurationError, match="SGLANG_PLUGINS"):
-        check_arguments([], {"SGLANG_PLUGINS": "other"})
+        check_arguments([], {"SGLANG_PLUGINS": "other"}, "plas")
 
 
 def test_the_command_ends_with_the_users_arguments_and_shows_no_secret() -> None:
@@ -140,8 +139,8 @@ def test_a_model_is_a_folder_with_a_configuration_or_an_id(tmp_path: Path) -> No
     [
         {},
         {"autellix": "yes"},
-        {"autellix": {"version": version("autellix"), "policy": "plas"}},
-        {"internal_states": [{"autellix": {"version": version("autellix"), "policy": "plas", "http": True}}]},
+        {"autellix": {"version": code_version(), "policy": "plas"}},
+        {"internal_states": [{"autellix": {"version": code_version(), "policy": "plas", "http": True}}]},
     ],
 )
 def test_an_engine_without_the_whole_marker_is_not_ours(info: dict[str, Any]) -> None:
@@ -153,7 +152,7 @@ def test_an_engine_without_the_whole_marker_is_not_ours(info: dict[str, Any]) ->
 
 def test_the_engine_with_the_marker_we_asked_for_is_ours() -> None:
     """Version, policy and both processes agree."""
-    marker = {"version": version("autellix"), "policy": "plas", "name": "e0", "http": True}
+    marker = {"version": code_version(), "policy": "plas", "name": "e0", "http": True}
     assert marker_complaint({"autellix": marker}, "plas") is None
     assert marker_complaint({"autellix": marker}, "fcfs") == "the engine runs policy 'plas', not 'fcfs'"
 
@@ -164,3 +163,10 @@ def test_a_marker_of_another_version_or_policy_is_a_complaint() -> None:
     assert complaint is not None
     assert "0.0.0" in complaint
     assert "autellix engine install" in complaint
+
+
+def test_with_the_policy_off_sglang_takes_every_flag_that_serve_does_not_set() -> None:
+    """There is no plugin that could be disturbed."""
+    check_arguments(["--speculative-algorithm", "EAGLE"], {"SGLANG_PLUGINS": "other"}, "off")
+    with pytest.raises(RefusedFlag, match="refused flag --port"):
+        check_arguments(["--port", "1"], {}, "off")

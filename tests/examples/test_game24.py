@@ -13,18 +13,27 @@ from hypothesis import strategies as st
 hands = st.lists(st.integers(1, 13), min_size=2, max_size=4)
 
 
-def move(left: int, operator: str, right: int) -> Move:
+def move(left: int, sign: str, right: int) -> Move:
     """A move on whole numbers."""
-    return Move(Fraction(left), operator, Fraction(right))
+    return Move(Fraction(left), sign, Fraction(right))
 
 
-@pytest.mark.parametrize("numbers", PUZZLES)
-def test_built_in_puzzles_are_what_they_say(numbers: tuple[int, ...]) -> None:
-    """Exhaustive search agrees with the table, and what it finds is proved by the verifier."""
+def shown(move: Move) -> str:
+    """A move as a person writes it."""
+    return f"{move.left} {move.sign} {move.right} = {move.result()}"
+
+
+@pytest.mark.parametrize("numbers", PUZZLES[:-1])
+def test_built_in_puzzles_are_solved(numbers: tuple[int, ...]) -> None:
+    """What exhaustive search finds is proved by the verifier."""
     solved = solve(start(numbers))
-    assert (solved is not None) == PUZZLES[numbers]
-    if solved is not None:
-        assert verify(solved.terms[0].expression, numbers)
+    assert solved is not None
+    assert verify(solved.terms[0].expression, numbers)
+
+
+def test_the_last_puzzle_has_no_solution() -> None:
+    """Exhaustive search says so."""
+    assert solve(start(PUZZLES[-1])) is None
 
 
 @given(hands, st.data())
@@ -38,7 +47,6 @@ def test_a_move_trades_two_numbers_for_one(numbers: list[int], data: st.DataObje
     before.subtract([played.left, played.right])
     assert before + Counter([played.result()]) == Counter(after.key)
     assert min(before.values()) >= 0
-    assert after.moves == (played,)
 
 
 @given(hands, st.data())
@@ -48,7 +56,6 @@ def test_every_finished_game_is_an_expression_of_its_numbers(numbers: list[int],
     while not state.is_final:
         state = state.play(data.draw(st.sampled_from(state.legal_moves()))) or pytest.fail("a legal move was refused")
     assert verify(state.terms[0].expression, numbers) == state.is_solved
-    assert len(state.moves) == len(numbers) - 1
 
 
 @pytest.mark.parametrize("illegal", [move(4, "+", 5), move(4, "+", 4), move(24, "-", 9), move(9, "/", 0)])
@@ -65,14 +72,14 @@ def test_numbers_not_in_hand_are_refused(illegal: Move) -> None:
         ("8/3 * 3 = 8\n8/3 = 2.67\n-4 * -6 = 24", ["8/3 * 3 = 8", "8 / 3 = 8/3", "-4 * -6 = 24"]),
         ("2.5 + 2 = 4.5", ["5/2 + 2 = 9/2"]),
         ("4 + 9 = 99", ["4 + 9 = 13"]),
-        ("3/0 + 1\n1 / 0\nNumbers: 4 9 10 13\n4 +\n٤ + ٩", ["1 / 0 = None"]),
+        ("3/0 + 1\n1 / 0\nNumbers: 4 9 10 13\n4 +\n٤ + ٩", ["3 / 0 = None", "1 / 0 = None"]),
         ("9999999999999 + 1", []),
         ("", []),
     ],
 )
 def test_proposals_are_read_from_loose_text(text: str, expected: list[str]) -> None:
     """Bullets, signs, fractions and claimed results are understood; other lines say nothing."""
-    assert [str(move) for move in parse_moves(text)] == expected
+    assert [shown(move) for move in parse_moves(text)] == expected
 
 
 @given(st.text(alphabet=st.sampled_from("0123456789+-*/x×÷−=. \n()٤"), max_size=80) | st.text())  # noqa: RUF001

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hotpotqa import Library, Paragraph, Question, exact_match, f1, load_questions, normalise, score
+from hotpotqa import Library, Paragraph, Question, f1, load_questions, normalise, score
 from hypothesis import given
 from hypothesis import strategies as st
 from tools import MAX_OBSERVATION_CHARS
@@ -53,6 +53,7 @@ def test_search_prefers_the_title() -> None:
     assert library.search("apple from Japan").startswith("Fuji (apple): ")
     assert library.search("Tokyo").startswith("Japan: ")
     assert library.search("Peru") == "Nothing found. Pages: Mount Fuji; Japan; Fuji (apple)"
+    assert library.search("") == "Nothing found. Pages: Mount Fuji; Japan; Fuji (apple)"
 
 
 def test_lookup_goes_from_sentence_to_sentence() -> None:
@@ -79,8 +80,8 @@ def test_library_takes_any_text(text: str) -> None:
 def test_normalising_follows_hotpotqa() -> None:
     """Case, punctuation, articles and extra space do not count."""
     assert normalise(' The  Jonny" Craig, (an artist)!') == "jonny craig artist"
-    assert exact_match("the Eiffel Tower.", "Eiffel tower")
-    assert not exact_match("Eiffel", "Eiffel tower")
+    assert score("the Eiffel Tower.", "Eiffel tower") == (True, 1.0)
+    assert not score("Eiffel", "Eiffel tower")[0]
 
 
 @pytest.mark.parametrize(

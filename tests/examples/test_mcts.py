@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -12,8 +12,7 @@ from aiohttp import web
 from conftest import RunExample
 from fake_openai import FakeOpenAI, Reply, connected
 from game24 import verify
-from lats import DEFAULTS, Findings, Settings, parse_vote
-from mcts import Result, run_program, summary
+from mcts import Result, parse_arguments, parse_vote, run_program, summary
 
 PUZZLE = (4, 9, 10, 13)
 STEPS = {
@@ -38,65 +37,75 @@ def expert(messages: list[dict[str, str]]) -> Reply:
     return STEPS.get(numbers, "I give up")
 
 
-async def search(fake: FakeOpenAI, settings: Settings = DEFAULTS, numbers: tuple[int, ...] = PUZZLE) -> Result:
+async def search(fake: FakeOpenAI, *options: str, numbers: tuple[int, ...] = PUZZLE) -> Result:
     """One program against the fake server, without retries."""
     async with connected(fake) as client:
-        return await run_program(client, "default", numbers, settings)
+        return await run_program(client, numbers, parse_arguments(options))
 
 
 async def test_the_models_own_moves_solve_the_puzzle() -> None:
-    """Without random moves the solution is the model's; illegal proposals are counted, the proof holds."""
+    """The tree holds the model's moves only, so the solution is its own; illegal proposals are counted."""
     async with FakeOpenAI(expert) as fake:
-        result = await search(fake, replace(DEFAULTS, rollout="model", samples=2))
-    assert result.found.solution is not None
-    assert verify(result.found.solution, PUZZLE)
-    assert result.found.source == "model"
-    assert result.found.illegal == 2
+        result = await search(fake, "--samples", "2", "--parallel", "1")
+    assert result.solution is not None
+    assert verify(result.solution, PUZZLE)
+    assert result.source == "model"
+    assert (result.legal, result.illegal) == (10, 2)
+    assert (result.iterations, result.nodes) == (4, 6)
     assert result.error is None
     assert result.calls == len(fake.bodies)
     assert set(fake.programs) == {result.bill["program"]}
 
 
-async def test_random_moves_are_owned_up_to() -> None:
-    """When the model proposes nothing, a solution is the rollouts', and every empty expansion is counted."""
+async def test_luck_is_owned_up_to() -> None:
+    """When the model proposes nothing, a solution is a random rollout's, and the tree stays at its root."""
     async with FakeOpenAI(lambda _: "no idea") as fake:
-        result = await search(fake, replace(DEFAULTS, iterations=60, samples=1, width=8), (1, 2, 3, 4))
-    assert result.found.source == "rollout"
-    assert verify(str(result.found.solution), (1, 2, 3, 4))
-    assert result.found.empty_expansions == result.found.iterations
-    assert result.found.legal == 0
-    assert result.found.unreadable_votes > 0
+        result = await search(fake, "--iterations", "200", "--samples", "1", numbers=(1, 2, 3, 4))
+    assert result.source == "rollout"
+    assert verify(str(result.solution), (1, 2, 3, 4))
+    assert (result.legal, result.nodes) == (0, 1)
+    assert result.calls == result.iterations
 
 
-async def test_without_random_moves_nothing_is_invented() -> None:
-    """A model without proposals leaves the tree at its root, and every iteration is spent on asking again."""
+async def test_nothing_is_invented() -> None:
+    """Without a solution every iteration is spent, and a root without proposals is asked about again."""
     async with FakeOpenAI(lambda _: "no idea") as fake:
-        result = await search(fake, replace(DEFAULTS, rollout="model", iterations=3, parallel=1, samples=2))
-    assert result.found == Findings(iterations=3, empty_expansions=3)
+        result = await search(fake, "--iterations", "3", "--samples", "2", numbers=(1, 1, 1, 1))
+    assert (result.solution, result.source, result.solvable) == (None, None, False)
+    assert (result.iterations, result.nodes, result.legal, result.illegal) == (3, 1, 0, 0)
     assert result.calls == 6
 
 
 async def test_a_tree_without_solution_is_exhausted() -> None:
-    """When all that the model proposes is closed, the search ends before its iterations are spent."""
+    """When all that the model proposes is finished, the search ends before its iterations are spent."""
     steps = {"1 1 1 1": "1 + 1 = 2", "1 1 2": "1 + 1 = 2", "2 2": "2 * 2 = 4"}
 
     def rule(messages: list[dict[str, str]]) -> Reply:
         return "likely" if is_value_call(messages) else steps[messages[-1]["content"].removeprefix("Numbers: ")]
 
     async with FakeOpenAI(rule) as fake:
-        result = await search(fake, replace(DEFAULTS, rollout="model", iterations=50), (1, 1, 1, 1))
-    assert (result.solvable, result.found.solution) == (False, None)
-    assert (result.found.iterations, result.found.nodes) == (3, 4)
+        result = await search(fake, "--iterations", "50", numbers=(1, 1, 1, 1))
+    assert (result.solvable, result.solution) == (False, None)
+    assert (result.iterations, result.nodes) == (3, 4)
+
+
+async def test_only_the_steps_proposed_most_often_are_kept() -> None:
+    """The width bounds the children; an order of the numbers does not make another state."""
+    replies = "4 + 9 = 13\n13 - 9 = 4\n9 + 4 = 13\n10 - 9 = 1"
+    async with FakeOpenAI(lambda messages: "impossible" if is_value_call(messages) else replies) as fake:
+        result = await search(fake, "--iterations", "1", "--samples", "1", "--width", "1")
+    assert result.nodes == 2
+    assert fake.bodies[-1]["messages"][-1]["content"] == "Numbers: 10 13 13"
 
 
 async def test_the_seed_decides_everything_but_the_model() -> None:
-    """Same seed and same replies: same findings, whatever the order of arrival; another seed: another search."""
-    settings = replace(DEFAULTS, iterations=8, parallel=3)
+    """Same seed and same replies: same result; another seed: other rollouts, found by another iteration."""
     found: list[dict[str, Any]] = []
-    for seed in (1, 1, 2):
+    for seed in ("1", "1", "2"):
         async with FakeOpenAI(lambda _: "4 + 9 = 13\n10 - 9 = 1\nlikely") as fake:
-            result = await search(fake, replace(settings, seed=seed), (5, 9, 10, 4))
-        found.append(asdict(result.found) | {"asked": sorted(body["messages"][-1]["content"] for body in fake.bodies)})
+            result = await search(fake, "--seed", seed, "--iterations", "40", numbers=(5, 9, 10, 4))
+        told = {key: value for key, value in asdict(result).items() if key not in ("bill", "seconds")}
+        found.append(told | {"asked": sorted(body["messages"][-1]["content"] for body in fake.bodies)})
     assert found[0] == found[1]
     assert found[0] != found[2]
 
@@ -110,8 +119,25 @@ async def test_samples_are_asked_side_by_side() -> None:
         return "nothing"
 
     async with FakeOpenAI(rule) as fake:
-        result = await search(fake, replace(DEFAULTS, rollout="model", iterations=1, samples=4))
+        result = await search(fake, "--iterations", "1", "--samples", "4")
     assert result.calls == 4
+
+
+async def test_leaves_are_expanded_side_by_side() -> None:
+    """With two leaves in parallel, the proposal calls for both are in flight before either is answered."""
+    together = asyncio.Barrier(2)
+
+    async def rule(messages: list[dict[str, str]]) -> Reply:
+        if is_value_call(messages):
+            return "likely"
+        if messages[-1]["content"] == "Numbers: 1 1 1 1":
+            return "1 + 1 = 2\n1 - 1 = 0"
+        await together.wait()
+        return "I give up"
+
+    async with FakeOpenAI(rule) as fake:
+        result = await search(fake, "--iterations", "3", "--parallel", "2", "--samples", "1", numbers=(1, 1, 1, 1))
+    assert (result.error, result.iterations) == (None, 3)
 
 
 @pytest.mark.parametrize(
@@ -120,9 +146,9 @@ async def test_samples_are_asked_side_by_side() -> None:
 async def test_garbage_is_survived(garbage: Reply) -> None:
     """Any content leads to a finished search without an error."""
     async with FakeOpenAI(lambda _: garbage) as fake:
-        result = await search(fake, replace(DEFAULTS, iterations=3), (1, 1, 1, 1))
-    assert (result.error, result.found.solution) == (None, None)
-    assert json.dumps(result.to_json())
+        result = await search(fake, "--iterations", "3", numbers=(1, 1, 1, 1))
+    assert (result.error, result.solution) == (None, None)
+    assert json.dumps(asdict(result))
 
 
 async def test_a_refused_call_ends_the_program_with_a_sentence() -> None:
@@ -134,7 +160,7 @@ async def test_a_refused_call_ends_the_program_with_a_sentence() -> None:
     async with FakeOpenAI(rule) as fake:
         result = await search(fake)
     assert str(result.error).startswith(f"the server at {fake.url} answered 400: ")
-    assert (result.found.iterations, result.found.nodes) == (1, 2)
+    assert (result.iterations, result.nodes) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -143,29 +169,26 @@ async def test_a_refused_call_ends_the_program_with_a_sentence() -> None:
         ("10 + 14 = 24. sure", 1.0),
         ("It is likely. No: IMPOSSIBLE!", 0.0),
         ("likely", 0.5),
-        ("unlikely, surely", None),
-        ("", None),
+        ("unlikely, surely impossibly", 0.5),
+        ("", 0.5),
     ],
 )
-def test_votes_are_whole_words(reply: str, vote: float | None) -> None:
-    """The last verdict counts."""
+def test_votes_are_whole_words(reply: str, vote: float) -> None:
+    """The last verdict counts; without one the state is undecided."""
     assert parse_vote(reply) == vote
 
 
 def test_the_summary_tells_model_from_luck() -> None:
     """Solved puzzles are split by who found the solution, and unsolvable ones are not held against anyone."""
 
-    def result(solvable: bool = True, error: str | None = None, **found: str) -> Result:
-        return Result(PUZZLE, solvable, Findings(**found), 1, 1.0, error, {})  # type: ignore[arg-type]
-
     results = [
-        result(solution="x", source="model"),
-        result(solution="y", source="rollout"),
-        result(solvable=False),
-        result(error="gone"),
+        Result("mcts", numbers=PUZZLE, solvable=True, solution="x", source="model"),
+        Result("mcts", numbers=PUZZLE, solvable=True, solution="y", source="rollout"),
+        Result("mcts", numbers=PUZZLE, solvable=False),
+        Result("mcts", numbers=PUZZLE, solvable=True, error="gone"),
     ]
     assert summary(results) == (
-        "4 programs: 2 of 3 solvable puzzles solved, 1 by the model's own moves and 1 with random moves; 1 failed."
+        "4 programs: 2 of 3 solvable puzzles solved, 1 by the model's own moves and 1 by random rollouts; 1 failed."
     )
 
 
@@ -202,7 +225,14 @@ async def test_a_server_that_is_not_there_is_one_sentence(run_example: RunExampl
 
 
 @pytest.mark.parametrize(
-    "usage", [("--numbers", "1", "2"), ("--numbers", "1", "2", "3", "x"), ("--samples", "0"), ("--rollout", "dice")]
+    "usage",
+    [
+        ("--numbers", "1", "2"),
+        ("--numbers", "1", "2", "3", "x"),
+        ("--samples", "0"),
+        ("--rollout", "dice"),
+        ("--limit", "-1"),
+    ],
 )
 async def test_bad_usage_exits_with_2(run_example: RunExample, usage: tuple[str, ...]) -> None:
     """The command line is checked before anything runs."""

@@ -10,7 +10,7 @@ from fake_engine import CHAT, FakeEngine, Gateway, identity, running_gateway
 
 from autellix_sdk.bill import program_bill_from_json
 from autellix_server.engine.supervisor import EngineState, EngineStatus
-from autellix_server.gateway.guard import HostGuard, is_loopback, same_origin
+from autellix_server.gateway.guard import HostGuard, OriginGuard, is_loopback
 
 PROGRAMS = "/autellix/v1/programs"
 
@@ -148,11 +148,12 @@ async def test_further_names_can_be_allowed(engine: FakeEngine) -> None:
 
 
 async def test_web_pages_of_other_origins_are_refused(gateway: Gateway) -> None:
-    """And so are posts that a page can make without asking first."""
+    """Under /v1 too: the engine itself would answer every page. And so are posts a page can make unasked."""
     headers = {"Origin": "http://evil.example"}
     assert (await gateway.json("GET", PROGRAMS, headers=headers))[0] == 403
     assert (await gateway.json("POST", PROGRAMS, json={}, headers=headers))[0] == 403
     assert (await gateway.json("GET", PROGRAMS, headers={"Origin": gateway.url}))[0] == 200
+    assert (await gateway.json("POST", "/v1/completions", json={}, headers=headers))[0] == 403
     assert (await gateway.json("POST", PROGRAMS, data="{}", headers={"Content-Type": "text/plain"}))[0] == 415
 
 
@@ -175,11 +176,12 @@ def test_host_names() -> None:
 
 
 def test_origins() -> None:
-    """The very host and port, or no page at all."""
-    assert same_origin(None, "localhost:8700")
-    assert same_origin("http://localhost:8700", "localhost:8700")
-    for origin in ("null", "http://localhost:8701", "http://evil.example", "http://[", ""):
-        assert not same_origin(origin, "localhost:8700"), origin
+    """No page at all, a page of this very host and port, or one that the operator named."""
+    guard = OriginGuard(["https://app.example/"])
+    for origin in (None, "http://localhost:8700", "https://APP.example"):
+        assert guard.allows(origin, "localhost:8700"), origin
+    for origin in ("null", "http://localhost:8701", "http://evil.example", "http://app.example", "http://[", ""):
+        assert not guard.allows(origin, "localhost:8700"), origin
 
 
 def test_loopback_addresses() -> None:

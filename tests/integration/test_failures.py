@@ -61,10 +61,30 @@ def test_hooks_are_registered_only_under_a_policy(engine_python: Path, policy: s
     assert done.stdout.splitlines()[-1:] == [f"hooks {hooks}"], done.stderr[-2000:]
 
 
+def test_tag_that_a_client_forged_is_replaced(engine_python: Path) -> None:
+    """In SGLang's own envelope, single or one per request of a batch; other actions stay."""
+    check = (
+        "from autellix_server.sglang_plugin.envelope import attach, read\n"
+        "from autellix_server.sglang_plugin.records import CallTag\n"
+        "forged = {'action_id': 'x', 'action_type': 'autellix.call', 'action_version': '1', 'payload':\n"
+        "    {'program': 'evil', 'call': '0.0', 'base_service_us': 0}}\n"
+        "other = {'action_id': 'y', 'action_type': 'other', 'action_version': '1', 'payload': {}}\n"
+        "hints = {'protocol_version': '1', 'message_id': 'm', 'actions': [forged, other]}\n"
+        "tag = CallTag('p', '0.1', 7)\n"
+        "for envelope in (attach(hints, tag), *attach([hints, hints], tag), attach(None, tag)):\n"
+        "    assert read(envelope) == tag, envelope\n"
+        "assert [action.action_type for action in attach(hints, tag).actions] == ['other', 'autellix.call']\n"
+        "assert read(None) is None\n"
+        "print('replaced')"
+    )
+    done = run_engine_python(engine_python, ["-c", check])
+    assert done.stdout.splitlines()[-1:] == ["replaced"], done.stderr[-2000:]
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "sentence"),
     [
-        ([], {"AUTELLIX_POLICY": "fastest"}, "autellix: unknown policy 'fastest'; choose one of: fcfs, plas"),
+        ([], {"AUTELLIX_POLICY": "fastest"}, "autellix: AUTELLIX_POLICY is 'fastest'; choose one of: atlas, atlas-dag, fcfs, plas, off"),
         (["--disable-radix-cache"], {}, "autellix: refused flag --disable-radix-cache: "),
         (["--dp-size", "2"], {}, "autellix: refused flag --dp-size: "),
     ],

@@ -43,5 +43,5 @@ def test_bounds_that_do_not_increase_are_refused(bounds: tuple[float, ...]) -> N
 @pytest.mark.parametrize(("setting", "value"), [("count", 0), ("first_bound_s", 0.0), ("growth", 1.0)])
 def test_parameter_out_of_range_is_refused_by_name(setting: str, value: float) -> None:
     """The message names the parameter and its value."""
-    with pytest.raises(ConfigurationError, match=f"{setting}|growth"):
+    with pytest.raises(ConfigurationError, match=setting):
         geometric_levels(**{setting: value})  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from autellix_sdk.bill import CallBill, TimeSplit
 from autellix_sdk.wire import CallContext, CallId, ProgramId
 from autellix_server.scheduling.levels import geometric_levels
 from autellix_server.scheduling.policies.attained import AtlasDag, Plas
-from autellix_server.scheduling.table import ActiveCall, ProgramTable, TableLimits
+from autellix_server.scheduling.table import MAX_THREADS, ActiveCall, ProgramTable, TableLimits
 
 A = ProgramId("a")
 
@@ -109,6 +109,30 @@ def test_lease_ends_an_idle_program_and_tombstone_is_forgotten_later() -> None:
     table.expire(now=111.0)
     assert table.get(A) is None
     assert table.arrive(context(), now=112.0).base_service_s == 0.0
+
+
+def test_reopening_renews_the_lease_and_leaves_the_dead_time_out_of_the_bill() -> None:
+    """A program that was ended lives again from its reopening on."""
+    table = make_table(lease_s=10.0)
+    call = table.arrive(context(), now=0.0)
+    table.complete(call, bill(call, 1.0), now=2.0)
+    table.end(A, now=3.0)
+    row = table.open(A, None, now=100.0)
+    assert table.expire(now=109.0) == []
+    assert row.bill(now=101.0).elapsed_us == 4_000_000
+    assert row.bill(now=101.0).tool_us == 2_000_000
+    assert [ended.id for ended in table.expire(now=110.0)] == [A]
+
+
+def test_threads_of_a_hostile_program_are_bounded() -> None:
+    """Whoever sends ever new salts costs no ever growing memory."""
+    table = make_table()
+    for number in range(MAX_THREADS + 5):
+        table.complete(table.arrive(context(call=f"{number}.0", thread=number), now=0.0), None, now=0.0)
+    row = table.get(A)
+    assert row is not None
+    assert len(row.threads) == MAX_THREADS
+    assert row.completed == MAX_THREADS + 5
 
 
 def test_program_with_a_call_in_flight_does_not_expire() -> None:

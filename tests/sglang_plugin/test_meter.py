@@ -48,6 +48,18 @@ def test_retraction_is_its_own_cause_and_its_tokens_count_as_recomputed() -> Non
     assert meter.retractions == 1
 
 
+def test_step_under_way_at_a_retraction_does_not_hide_its_wait() -> None:
+    """With overlap scheduling the result of the last step comes after the retraction."""
+    meter = RequestMeter(arrived_us=0, settled_us=0)
+    meter.step(0, 10, prefilled_tokens=30, retractions=0)
+    meter.step(10, 20, prefilled_tokens=0, retractions=1)  # launched before, processed after the retraction
+    assert meter.recomputed_tokens == 0
+    meter.step(70, 90, prefilled_tokens=32, retractions=1)
+    meter.finish(90)
+    assert meter.queued_us == {"retraction": 50}
+    assert meter.recomputed_tokens == 31
+
+
 steps = st.lists(st.tuples(st.integers(-50, 50), st.integers(0, 50), st.integers(0, 3), st.booleans()), max_size=20)
 
 
@@ -65,6 +77,7 @@ def test_parts_add_up_to_the_whole_line_for_any_sequence_of_steps(
         meter.step(start_us, now_us, prefilled_tokens=prefilled, retractions=retractions)
     meter.finish(now_us + 7)
     assert total_us(meter) == now_us + 7 - arrived_us
+    assert meter.recomputed_tokens >= 0
     assert all(us >= 0 for us in (*meter.queued_us.values(), meter.prefill_us, meter.decode_us))
 
 

@@ -13,7 +13,9 @@ from autellix_server.sglang_plugin.guard import Target, check_engine, check_mark
 from autellix_server.sglang_plugin.settings import read_settings
 
 
-@pytest.mark.parametrize("environ", [{}, {"AUTELLIX_POLICY": "off"}, {"AUTELLIX_SECRET": "zz"}])
+@pytest.mark.parametrize(
+    "environ", [{}, {"AUTELLIX_POLICY": ""}, {"AUTELLIX_POLICY": "off"}, {"AUTELLIX_SECRET": "zz"}]
+)
 def test_policy_off_means_no_settings(environ: dict[str, str]) -> None:
     """Unless a policy is named the plugin has nothing to do, and nothing to complain about."""
     assert read_settings(environ) is None
@@ -37,15 +39,17 @@ def test_settings_are_read_once_into_a_frozen_value() -> None:
     ("variable", "value"),
     [
         ("AUTELLIX_POLICY", "fastest"),
+        ("AUTELLIX_POLICY", "gittins"),
         ("AUTELLIX_FIRST_BOUND_S", "soon"),
+        ("AUTELLIX_FIRST_BOUND_S", "nan"),
         ("AUTELLIX_FIRST_BOUND_S", "-1"),
         ("AUTELLIX_SECRET", "short"),
         ("AUTELLIX_SECRET", "abcd"),
     ],
 )
 def test_wrong_setting_is_refused_by_name(variable: str, value: str) -> None:
-    """The message names the variable or the value, so that it can be mended."""
-    with pytest.raises(ConfigurationError, match=f"{variable}|{value}"):
+    """The message names the variable, so that it can be mended."""
+    with pytest.raises(ConfigurationError, match=variable):
         read_settings({"AUTELLIX_POLICY": "plas", variable: value})
 
 
@@ -99,17 +103,10 @@ def test_every_scheduler_must_prove_its_hooks() -> None:
         check_markers([{"autellix": {"hooks": 4}}], {"hooks": 5})
 
 
-def test_nothing_is_registered_without_a_policy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the policy off not even SGLang is imported by us."""
-    monkeypatch.delenv("AUTELLIX_POLICY", raising=False)
-    plugin.register()
-    assert "sglang" not in sys.modules
-
-
 def test_wrong_setting_ends_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A typo in the policy must not give an engine without scheduling."""
     monkeypatch.setenv("AUTELLIX_POLICY", "fastest")
-    with pytest.raises(SystemExit, match="autellix: unknown policy 'fastest'"):
+    with pytest.raises(SystemExit, match="autellix: AUTELLIX_POLICY is 'fastest'"):
         plugin.register()
 
 

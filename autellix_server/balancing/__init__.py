@@ -1,0 +1,9 @@
+"""Balancers: which engine runs a call. Pure: they see engines' loads as values and never ask an engine.
+
+| balancer | choose it when |
+|---|---|
+| `autellix` | programs have histories worth keeping near; short calls still spread (the default) |
+| `least-used` | calls share nothing with one another |
+| `round-robin` | calls are alike; the baseline that knows nothing |
+| `hash` | gateways must agree without talking; uneven when few programs are heavy |
+"""

@@ -1,0 +1,285 @@
+"""`autellix simulate`: policies compared on model engines in virtual time."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import islice
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autellix_sdk.errors import ConfigurationError, UsageError
+from autellix_server.commands.output import Subparsers, add_command, print_json, print_table, progress_display
+
+if TYPE_CHECKING:
+    from autellix_server.simulator.results import GroupSummary, Summary
+    from autellix_server.simulator.run import SimulationSettings
+    from autellix_server.simulator.throughput import Throughput
+    from autellix_server.traces.model import TraceProgram
+
+EPILOG = """\
+what you get:
+  With --rates, one line for every policy and rate: token latency of programs (response time by tokens
+  generated), completion time, the longest wait of a call, Jain's fairness index, and where time went.
+  Without --rates, the throughput of every policy at equal latency: the arrival rate at which the mean token
+  latency is --slowdown times that of an unloaded engine, with its 95 % bootstrap interval over programs.
+  The engine is a model: presets are derived from published figures, not measured on your machine.
+
+examples:
+  autellix simulate --workload chat --programs 300 --policies fcfs,plas,auto
+  autellix simulate --workload mixed --programs 200 --rates 0.2,0.4 --json
+  autellix simulate --trace mine.jsonl --rates 2 --engines 4 --balancer autellix
+  autellix simulate --workload react --rates inf           all programs arrive at once: see the makespan
+"""
+DEFAULT_PROGRAMS = 200
+_ALLOCATIONS_BETWEEN_COLLECTIONS = 1_000_000
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add `autellix simulate`."""
+    parser = add_command(
+        subparsers,
+        "simulate",
+        summary="compare policies on model engines in virtual time",
+        description="Run programs on model engines in virtual time, with the policies that the server uses.",
+        epilog=EPILOG,
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--trace", type=Path, metavar="FILE", help="programs of this trace (see: autellix trace)")
+    source.add_argument("--workload", metavar="NAME", help="generated programs: chat, react, mcts, mixed, ...")
+    parser.add_argument(
+        "--programs",
+        type=_count,
+        metavar="N",
+        help=f"how many (default: all of a trace, {DEFAULT_PROGRAMS} of a workload)",
+    )
+    parser.add_argument("--policies", type=_names, default="fcfs,mlfq,plas,auto", help="default: %(default)s")
+    parser.add_argument("--rates", type=_rates, help="programs per second, such as 0.5,1; inf: all at once")
+    parser.add_argument(
+        "--slowdown", type=_over_one, default=2.0, metavar="X", help="without --rates, see above (default: %(default)s)"
+    )
+    parser.add_argument("--engines", type=_count, default=1, metavar="N", help="default: %(default)s")
+    parser.add_argument("--balancer", default="autellix", metavar="NAME", help="default: %(default)s")
+    parser.add_argument("--preset", default="a100-8b", metavar="NAME", help="engine model (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="other arrivals for another seed (default: %(default)s)")
+    parser.add_argument("--no-class-names", action="store_true", help="do not tell policies what kind a program is")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Simulate and print; exit status 0."""
+    from autellix_server.balancing.balancer import make_balancer
+    from autellix_server.scheduling.policies import make_policy
+    from autellix_server.simulator.model import make_model
+    from autellix_server.simulator.run import SimulationSettings, levels_for
+
+    with _naming("--preset"):
+        model = make_model(args.preset)
+    with _naming("--balancer"):
+        make_balancer(args.balancer)
+    programs = _programs(args)
+    levels = levels_for(model, programs)
+    with _naming("--policies"):
+        for policy in args.policies:
+            make_policy(policy, levels)
+    settings = [
+        SimulationSettings(model, policy, levels, args.engines, args.balancer, class_names=not args.no_class_names)
+        for policy in args.policies
+    ]
+    result: dict[str, Any] = {
+        "source": str(args.trace or args.workload),
+        "programs": len(programs),
+        "seed": args.seed,
+        "engines": args.engines,
+        "balancer": args.balancer,
+        "preset": args.preset,
+        "slowdown": args.slowdown if args.rates is None else None,
+        "model": asdict(model),
+    }
+    with _rare_cycle_collection():
+        if args.rates is None:
+            found = _search(settings, programs, args)
+        else:
+            runs = _simulate(settings, programs, args.rates, args.seed)
+    if args.rates is None:
+        result["throughput"] = [{"policy": policy, **asdict(throughput)} for policy, throughput in found]
+    else:
+        result["runs"] = [{"policy": policy, "rate": rate, **summary.to_json()} for policy, rate, summary in runs]
+    if args.json:
+        print_json(result)
+        return 0
+    print(f"{len(programs)} programs of {result['source']}, {args.engines} x {args.preset} ({model.source})")
+    if args.rates is None:
+        _show_throughput(found, args.slowdown)
+    else:
+        _show_runs(runs)
+    return 0
+
+
+def _simulate(
+    settings: Sequence[SimulationSettings], programs: Sequence[TraceProgram], rates: Sequence[float], seed: int
+) -> list[tuple[str, float, Summary]]:
+    """Return a summary for every policy and rate, over the same arrivals."""
+    from random import Random
+
+    from autellix_server.simulator.programs import poisson_arrivals
+    from autellix_server.simulator.results import summarize
+    from autellix_server.simulator.run import Simulation
+
+    runs = []
+    with progress_display() as progress:
+        progress.stage("simulating", steps=len(rates) * len(settings))
+        for rate in rates:
+            for one in settings:
+                ended = Simulation(one, poisson_arrivals(programs, rate, Random(seed))).run()
+                runs.append((one.policy, rate, summarize(ended, Random(seed))))
+                progress.step(f"{one.policy} at {rate:g} programs/s")
+    return runs
+
+
+def _search(
+    settings: Sequence[SimulationSettings], programs: Sequence[TraceProgram], args: argparse.Namespace
+) -> list[tuple[str, Throughput]]:
+    """Return the throughput at equal latency of every policy."""
+    from autellix_server.simulator.throughput import throughput_at_equal_latency
+
+    found = []
+    with progress_display() as progress:
+        for one in settings:
+            progress.stage(f"searching the rate of {one.policy}")
+            throughput = throughput_at_equal_latency(
+                one,
+                programs,
+                args.seed,
+                slowdown=args.slowdown,
+                on_run=lambda rate: progress.step(f"{rate:.3g} programs/s"),
+            )
+            found.append((one.policy, throughput))
+    return found
+
+
+def _programs(args: argparse.Namespace) -> list[TraceProgram]:
+    """Return the programs that were asked for."""
+    if args.trace is not None:
+        from autellix_server.traces.jsonl import read_programs
+
+        programs = list(islice(read_programs(args.trace), args.programs))
+        if not programs:
+            raise UsageError(f"--trace: {args.trace} has no programs")
+        return programs
+    from autellix_server.traces.workloads.registry import generate
+
+    with _naming("--workload"):
+        return list(islice(generate(args.workload, args.seed), args.programs or DEFAULT_PROGRAMS))
+
+
+def _show_runs(runs: Sequence[tuple[str, float, Summary]]) -> None:
+    """Print a table of all programs, and one by kind where there are several."""
+    columns = ("policy", "rate/s", *_LATENCY_COLUMNS, "makespan s", "preempted", "swapped", "recomputed", "promoted")
+    rows = []
+    for policy, rate, summary in runs:
+        counts = summary.counts
+        changes = (counts.preemptions, counts.swapped_tokens, counts.recomputed_tokens, counts.promotions)
+        rows.append((policy, f"{rate:g}", *_latency(summary.everything), f"{summary.makespan_s:.0f}", *changes))
+    print_table(columns, rows, "all programs; preemptions and promotions, tokens swapped and recomputed")
+    kinds = tuple(runs[0][2].kinds)
+    by_kind = [
+        (kind, policy, f"{rate:g}", *_latency(summary.kinds[kind])) for kind in kinds for policy, rate, summary in runs
+    ]
+    if len(kinds) > 1:
+        print_table(("kind", "policy", "rate/s", *_LATENCY_COLUMNS), by_kind, "by kind")
+    causes = tuple(runs[0][2].everything.time_share)
+    shares = [
+        (policy, f"{rate:g}", *(f"{100 * share:.1f}" for share in summary.everything.time_share.values()))
+        for policy, rate, summary in runs
+    ]
+    print_table(("policy", "rate/s", *causes), shares, "% of programs' time")
+
+
+def _show_throughput(found: Sequence[tuple[str, Throughput]], slowdown: float) -> None:
+    first = found[0][1].rate
+    rows = [
+        (
+            policy,
+            f"{one.rate:.3g}",
+            f"{one.interval.low:.3g} to {one.interval.high:.3g}",
+            f"{one.rate / first:.2f}",
+            f"{1e3 * one.unloaded_s:.1f}",
+        )
+        for policy, one in found
+    ]
+    columns = ("policy", "programs/s", "95 % interval", f"x {found[0][0]}", "unloaded ms/token")
+    print_table(columns, rows, f"arrival rate at {slowdown:g} times the unloaded mean token latency")
+
+
+_LATENCY_COLUMNS = ("ms/token", "95 % interval", "p50", "p95", "p99", "completion s", "longest wait s", "fairness")
+
+
+def _latency(group: GroupSummary) -> tuple[str, ...]:
+    """Return the cells of `_LATENCY_COLUMNS`."""
+    latency, interval = group.token_latency_s, group.mean_interval_s
+    return (
+        f"{1e3 * latency.mean:.1f}",
+        f"{1e3 * interval.low:.1f} to {1e3 * interval.high:.1f}",
+        *(f"{1e3 * value:.1f}" for value in (latency.p50, latency.p95, latency.p99)),
+        f"{group.completion_s.mean:.1f}",
+        f"{group.longest_wait_s:.1f}",
+        f"{group.fairness:.2f}",
+    )
+
+
+@contextmanager
+def _rare_cycle_collection() -> Iterator[None]:
+    """Search for reference cycles more rarely: at the usual thresholds it takes an eighth of a run's time."""
+    usual = gc.get_threshold()
+    gc.set_threshold(_ALLOCATIONS_BETWEEN_COLLECTIONS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
+
+
+@contextmanager
+def _naming(flag: str) -> Iterator[None]:
+    """Put the flag at fault before what is wrong with its value."""
+    try:
+        yield
+    except (ConfigurationError, UsageError) as error:
+        raise UsageError(f"{flag}: {error}") from error
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty name; separate names by single commas")
+    return names
+
+
+def _rates(text: str) -> list[float]:
+    try:
+        rates = [float(part) for part in text.split(",")]
+    except ValueError:
+        rates = []
+    if not rates or not all(0 < rate <= inf for rate in rates):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of rates above 0, such as 0.5,1,inf")
+    return rates
+
+
+def _over_one(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 1 < number < inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number over 1")
+    return number
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)

@@ -1,0 +1,67 @@
+"""The demo's server process: ready, refused, and never left behind."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from autellix_server.demo import agents, server
+from autellix_server.demo.agents import Agent, run_agent
+from autellix_server.demo.server import running_server
+from autellix_server.errors import EngineFailure
+
+SERVE = """
+import json, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: (open(sys.argv[-1], "w").close(), sys.exit()))
+print("autellix: engine starting", file=sys.stderr, flush=True)
+print(json.dumps({"event": "ready", "url": "http://127.0.0.1:1"}), flush=True)
+signal.pause()
+"""
+REFUSE = "import sys; print('autellix: port 1 is in use', file=sys.stderr); sys.exit(1)"
+
+
+def serve_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str) -> None:
+    """Let `autellix serve` be a script."""
+    stand_in = tmp_path / "python"
+    (tmp_path / "serve.py").write_text(script)
+    stand_in.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path / "serve.py"}" "$@"\n')
+    stand_in.chmod(0o755)
+    monkeypatch.setattr(server.sys, "executable", str(stand_in))
+
+
+async def test_server_runs_for_the_context_and_its_progress_is_passed_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Leaving the context waits for its end."""
+    serve_with(monkeypatch, tmp_path, SERVE)
+    said: list[str] = []
+    mark = tmp_path / "stopped"
+    async with running_server([str(mark)], said.append) as url:
+        assert url == "http://127.0.0.1:1"
+        assert not mark.exists()
+    assert mark.exists()
+    assert said == ["autellix: engine starting"]
+
+
+async def test_server_that_ends_early_is_an_error_with_its_last_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The user learns why, in one sentence."""
+    serve_with(monkeypatch, tmp_path, REFUSE)
+    with pytest.raises(EngineFailure, match=r"^the server did not start: port 1 is in use$"):
+        async with running_server([], lambda line: None):
+            pytest.fail("the context was entered")
+
+
+async def test_agent_that_fails_is_reported_with_its_last_line(tmp_path: Path) -> None:
+    """One agent's failure does not end the demo; its exit status tells."""
+    (tmp_path / "agent.py").write_text("import sys; print('found'); print('a\\nno luck', file=sys.stderr); sys.exit(3)")
+    finished = await run_agent(Agent("agent.py", ()), tmp_path, "http://127.0.0.1:1/v1")
+    assert (finished.status, finished.output, finished.complaint) == (3, "found\n", "no luck")
+
+
+def test_examples_are_there() -> None:
+    """In a checkout beside the package; in an installed package inside it."""
+    assert all((agents.examples_folder() / agent.script).is_file() for agent in agents.AGENTS)
