@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from autellix_sdk._ledger import Flight
-from autellix_sdk._runtime import runtime
 from autellix_sdk._strands import Strand
 from autellix_sdk.wire import ProgramId, format_call
 
@@ -22,6 +21,8 @@ def begin_call(strand: Strand, retry: int = 0) -> tuple[Flight, ProgramId, str] 
     program = strand.owner.resolve()
     if program is None:
         return None
+    if program.ledger.ended:
+        program.reopen()
     last = strand.last
     if retry and last is not None and last.ledger is program.ledger:
         flight = program.ledger.begin_again(last)
@@ -29,4 +30,4 @@ def begin_call(strand: Strand, retry: int = 0) -> tuple[Flight, ProgramId, str] 
         flight = program.ledger.begin(program.graph.begin(strand.branch))
     strand.last = flight
     thread, call, parents = flight.node
-    return flight, program.id, format_call(runtime.salt, thread, call, parents, retry, program.name_field)
+    return flight, program.id, format_call(program.salt, thread, call, parents, retry, program.name_field)

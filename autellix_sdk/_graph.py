@@ -7,6 +7,9 @@ whose tail is among its parents, else it opens a thread; its ID is ``<thread>.<p
 
 The hand-over happens when a branch finishes rather than when its parent next looks: nobody reads the frontier in
 between, so the graph is the same, and a spawn costs the same however many children are alive.
+
+The garbage collector and signal handlers run code of the user's in the middle of ours, which may start tasks and make
+calls. So the lock is reentrant, and what makes a call ID unique is taken in one step that nothing can interrupt.
 """
 
 from __future__ import annotations
@@ -88,20 +91,16 @@ class Graph:
 
     Attributes:
         calls: number of calls so far.
+        threads: number of threads so far.
         closed: nothing is folded any more; a newer graph has taken over.
     """
 
     def __init__(self) -> None:
-        self.calls = 0
+        self.calls = self.threads = 0
         self.closed = False
-        self._lock = threading.Lock()
-        self._lengths: list[int] = []
+        self._lock = threading.RLock()
+        self._lengths: dict[int, int] = {}
         self._tails: dict[CallId, int] = {}
-
-    @property
-    def threads(self) -> int:
-        """Number of threads so far."""
-        return len(self._lengths)
 
     def begin(self, branch: Branch) -> Node:
         """Add the next call of `branch`, which must be the caller's own."""
@@ -111,16 +110,15 @@ class Graph:
             parents = branch.frontier
             if parents is None:
                 parents = self._settle(branch)
-            continued = [parent for parent in parents if parent in self._tails]
-            if not continued:
-                thread = self._open_thread()
-            elif len(continued) == 1:
-                thread = self._tails.pop(continued[0])
+            tails = [(self._tails[parent], parent) for parent in parents if parent in self._tails]
+            if tails:
+                thread, tail = tails[0] if len(tails) == 1 else min(tails)
+                self._tails.pop(tail, None)  # may be gone, to a call made from inside this one: one false edge
             else:
-                thread = self._tails.pop(min(continued, key=self._tails.__getitem__))
+                thread = self._open_thread()
             place = self._lengths[thread]
-            call = CallId(f"{thread}.{place}")
             self._lengths[thread] = place + 1
+            call = CallId(f"{thread}.{place}")
             self._tails[call] = thread
             self.calls += 1
             branch.frontier, branch.joined, branch.moved = (call,), None, True
@@ -151,7 +149,7 @@ class Graph:
 
     def after_fork(self) -> None:
         """Continue in a forked process: threads begun before belong to the other process and are not continued."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._tails.clear()
 
     def _adopt(self, branch: Branch) -> None:
@@ -162,13 +160,16 @@ class Graph:
 
     def _settle(self, branch: Branch) -> tuple[CallId, ...]:
         if branch.frontier is None:
-            branch.frontier = tuple(branch.joined or ())
+            # Not by `tuple()`: the garbage collector could run, and add a call, while that is being filled.
+            branch.frontier = (*(branch.joined or ()),)
         return branch.frontier
 
     def _open_thread(self) -> int:
-        if len(self._lengths) > MAX_THREAD:
+        thread = self.threads
+        if thread > MAX_THREAD:
             # Its tail may still be some running strand's; continuing it there as well only adds a false edge.
             self._tails.pop(CallId(f"{MAX_THREAD}.{self._lengths[MAX_THREAD] - 1}"), None)
             return MAX_THREAD
-        self._lengths.append(0)
-        return len(self._lengths) - 1
+        self.threads = thread + 1
+        self._lengths[thread] = 0
+        return thread

@@ -1,7 +1,8 @@
 """Catching calls: `send` of every httpx and httpx2 client is wrapped, and gives its client our request hook.
 
 The hook sees each request last, after the user's own hooks, on every redirect and retry. It stamps requests to the
-backend and strips our headers from all others. The wrapper sees how the call went; it leaves streams alone.
+backend and strips our headers from all others. The wrapper sees how the call went; it leaves streams alone. One `send`
+may stamp several requests, and other ones than it was given: after redirects, and in authentication.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from autellix_sdk._calls import begin_call
 from autellix_sdk._faults import faults
 from autellix_sdk._ledger import Flight
 from autellix_sdk._patches import Patches
 from autellix_sdk._runtime import runtime
-from autellix_sdk._strands import current_strand
+from autellix_sdk._strands import Strand, current_strand
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER
 
 LIBRARIES = ("httpx", "httpx2")
@@ -25,7 +26,7 @@ _RETRY_HEADER = "x-stainless-retry-count"
 _FLIGHT = "autellix.flight"
 """Request extension that holds the call's flight; redirects copy it, transports ignore it."""
 
-_hooked: WeakSet[Any] = WeakSet()
+_hooked: WeakKeyDictionary[Any, None] = WeakKeyDictionary()
 
 
 def install(patches: Patches) -> None:
@@ -41,23 +42,30 @@ def install(patches: Patches) -> None:
 
 def remove_hooks() -> None:
     """Take our hook off every client that has it."""
-    for client in list(_hooked):
-        hooks = client.event_hooks["request"]
+    for reference in _hooked.keyrefs():  # a copy: other threads may be adding clients
+        client = reference()
+        hooks = [] if client is None else client.event_hooks["request"]
         for hook in (_on_request, _on_request_async):
-            if hook in hooks:
+            while hook in hooks:
                 hooks.remove(hook)
     _hooked.clear()
 
 
 def _sync_send(original: Callable[..., Any]) -> Callable[..., Any]:
     def send(client: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        _add_hook(client, _on_request)
+        strand = _prepare(client, _on_request)
+        if strand is None:
+            return original(client, request, *args, **kwargs)
+        flights: list[Flight] = []
+        outer, strand.sending = strand.sending, flights
         try:
             response = original(client, request, *args, **kwargs)
         except BaseException:
-            _failed(request)
+            _failed(flights)
             raise
-        _landed(request, response)
+        finally:
+            strand.sending = outer
+        _landed(flights, response)
         return response
 
     return send
@@ -65,28 +73,61 @@ def _sync_send(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _async_send(original: Callable[..., Any]) -> Callable[..., Any]:
     async def send(client: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        _add_hook(client, _on_request_async)
+        strand = _prepare(client, _on_request_async)
+        if strand is None:
+            return await original(client, request, *args, **kwargs)
+        flights: list[Flight] = []
+        outer, strand.sending = strand.sending, flights
         try:
             response = await original(client, request, *args, **kwargs)
         except BaseException:
-            _failed(request)
+            _failed(flights)
             raise
-        _landed(request, response)
+        finally:
+            strand.sending = outer
+        _landed(flights, response)
         return response
 
     return send
 
 
-def _add_hook(client: Any, hook: Callable[[Any], Any]) -> None:
+def _prepare(client: Any, hook: Callable[[Any], Any]) -> Strand | None:
+    """Have the client call our hook, and call it last; return the strand that sends, or `None` to leave it alone."""
     if runtime.settings is None:  # a wrapper that outlived `shutdown` because somebody wrapped it in turn
-        return
+        return None
     try:
         hooks = client.event_hooks["request"]
         if hook not in hooks:
             hooks.append(hook)
-            _hooked.add(client)
+            _hooked[client] = None
+        elif hooks[-1] is not hook:
+            # In a new list: a request that is on its way through the old one must not miss a hook of the user's.
+            client.event_hooks["request"] = [*(each for each in hooks if each is not hook), hook]
+        return current_strand()
     except Exception as error:  # noqa: BLE001 must not break the user's call
         faults.survive("a client could not be given our hook; its calls go unstamped", error)
+        return None
+
+
+def _landed(flights: list[Flight], response: Any) -> None:
+    """A `send` returned: each flight ended with a response to a request that carried it."""
+    try:
+        for flight in flights:
+            for answer in (response, *response.history):
+                if answer.request.extensions.get(_FLIGHT) is flight:
+                    flight.land(answer)
+                    break
+            else:
+                flight.close()
+    except Exception as error:  # noqa: BLE001 must not break the user's call
+        _failed(flights)
+        faults.survive("a response could not be read for its time bill", error)
+
+
+def _failed(flights: list[Flight]) -> None:
+    """A `send` raised."""
+    for flight in flights:
+        flight.fail()
 
 
 def _on_request(request: Any) -> None:
@@ -104,34 +145,31 @@ def _stamp(request: Any) -> None:
     settings = runtime.settings
     if settings is None:
         return
-    headers = request.headers
     if settings.endpoint is None or not settings.endpoint.covers(request.url):
-        for name in (PROGRAM_HEADER, CALL_HEADER):
-            headers.pop(name, None)
-        return
-    if _FLIGHT in request.extensions:  # stamped already: a redirect within the backend, or a request sent again
+        _unstamp(request)
         return
     strand = current_strand()
-    retry = 0
+    sending = strand.sending
+    if _FLIGHT in request.extensions:
+        if sending and request.extensions[_FLIGHT] in sending:  # the same call: a redirect within the backend
+            return
+        _unstamp(request)  # another one: the request object was sent before
+    headers, retry = request.headers, 0
     if strand.last is not None and strand.last.retryable:
         count = headers.get(_RETRY_HEADER, "")
         retry = int(count) if count.isdecimal() else 0
     stamp = begin_call(strand, retry)
-    if stamp is not None:
-        request.extensions[_FLIGHT], headers[PROGRAM_HEADER], headers[CALL_HEADER] = stamp
-
-
-def _landed(request: Any, response: Any) -> None:
-    flight: Flight | None = request.extensions.get(_FLIGHT)
-    if flight is None:
+    if stamp is None:
         return
-    try:
-        flight.land(response)
-    except Exception as error:  # noqa: BLE001 must not break the user's call
-        faults.survive("a response could not be read for its time bill", error)
+    flight, headers[PROGRAM_HEADER], headers[CALL_HEADER] = stamp
+    request.extensions[_FLIGHT] = flight
+    if sending is None:
+        flight.close()  # nobody will say how it went
+    else:
+        sending.append(flight)
 
 
-def _failed(request: Any) -> None:
-    flight: Flight | None = request.extensions.get(_FLIGHT)
-    if flight is not None:
-        flight.ledger.fail(flight)
+def _unstamp(request: Any) -> None:
+    request.extensions.pop(_FLIGHT, None)
+    for name in (PROGRAM_HEADER, CALL_HEADER):
+        request.headers.pop(name, None)

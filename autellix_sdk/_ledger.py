@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import deque
 from datetime import timedelta
 from time import monotonic_ns
 from typing import Any, Protocol
@@ -46,9 +47,10 @@ class Flight:
         started_ns: when the attempt began, on the monotonic clock.
         ended_ns: when it ended; `None` while in flight, as far as was noticed: see `poll`.
         status: HTTP status of the response; 0 before one came, or when none came.
+        unbilled: no bill will come for it. The ledger's to change, under its lock.
     """
 
-    __slots__ = ("_response", "ended_ns", "ledger", "node", "started_ns", "status")
+    __slots__ = ("_response", "ended_ns", "ledger", "node", "started_ns", "status", "unbilled")
 
     def __init__(self, ledger: Ledger, node: Node) -> None:
         self.ledger = ledger
@@ -56,30 +58,34 @@ class Flight:
         self.started_ns = monotonic_ns()
         self.ended_ns: int | None = None
         self.status = 0
+        self.unbilled = False
         self._response: weakref.ref[Response] | None = None
 
     @property
-    def failed(self) -> bool:
-        """The attempt ended without a response: no bill will come for it."""
-        return self.ended_ns is not None and not self.status
-
-    @property
     def retryable(self) -> bool:
-        """The attempt went in a way after which clients try again."""
-        return self.status >= 400 or self.failed
+        """The attempt went in a way after which clients try again: refused, or over without a response."""
+        return self.status >= 400 or (self.ended_ns is not None and not self.status)
 
     def land(self, response: Response) -> None:
         """A response came. A stream stays in flight until it is closed or dropped; it is watched, never wrapped."""
         self.status = response.status_code
         if response.is_closed:
             self.ended_ns = monotonic_ns()
-            if BILL_HEADER in response.headers:
-                self.ledger.add_bill(self.node[1], response.headers[BILL_HEADER])
         else:
             self._response = weakref.ref(response, self._on_dropped)
+        if BILL_HEADER in response.headers:
+            self.ledger.add_bill(self.node[1], response.headers[BILL_HEADER])
+        elif self.status >= 400:
+            self.ledger.give_up(self)
+
+    def fail(self) -> None:
+        """The attempt raised, most likely before a response came."""
+        self.close()
+        if not self.status:
+            self.ledger.give_up(self)
 
     def close(self) -> None:
-        """The attempt raised, or nothing will be learned about its response."""
+        """The attempt is over, or nothing more will be learned about it."""
         self.ended_ns = monotonic_ns()
 
     def poll(self) -> int | None:
@@ -100,20 +106,26 @@ class Flight:
 
 
 class Ledger:
-    """The books of one program. Safe to use from any thread."""
+    """The books of one program. Safe to use from any thread, and from code that interrupts this one in its own thread.
+
+    The garbage collector and signal handlers run such code, so the lock is reentrant, reading changes nothing, and what
+    belongs together is written in one statement.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._answered = threading.Condition(self._lock)
         self._started_ns = self._begun_ns = monotonic_ns()
         self._ended_ns: int | None = None
         self._flights: list[Flight] = []
         self._merge_above = _FLIGHTS_TO_MERGE
-        self._failed = 0
+        self._unbilled = 0
         self._busy_ns = 0
         self._last_ns = self._started_ns
         self._intervals: list[tuple[int, int]] = []
-        self._unread: list[tuple[CallId, str]] = []
+        self._unread: deque[tuple[CallId, str]] = deque()
         self._bills: dict[CallId, CallBill] = {}
+        self._awaited = 0
         self._final: ProgramBill | None = None
 
     @property
@@ -124,48 +136,65 @@ class Ledger:
     def begin(self, node: Node) -> Flight:
         """A call sets out. Takes no lock: appending is atomic, and merging replaces only what it has looked at."""
         flight = Flight(self, node)
-        if self._ended_ns is not None:
-            self._ended_ns = self._final = None
         self._begun_ns = flight.started_ns
         self._flights.append(flight)
         if len(self._flights) > self._merge_above:
             with self._lock:
-                self._merge(flight.started_ns)
-                self._merge_above = max(_FLIGHTS_TO_MERGE, 2 * len(self._flights))
+                self._merge()
         return flight
 
     def begin_again(self, last: Flight) -> Flight:
         """A call sets out once more, after the attempt `last`."""
         with self._lock:
-            self._failed -= last.failed
+            self._unbilled -= last.unbilled
+            last.unbilled = False
         return self.begin(last.node)
 
-    def fail(self, flight: Flight) -> None:
-        """An attempt raised."""
+    def give_up(self, flight: Flight) -> None:
+        """No bill will come for an attempt."""
         with self._lock:
-            flight.close()
-            self._failed += flight.failed
+            self._unbilled += not flight.unbilled
+            flight.unbilled = True
 
     def add_bill(self, call: CallId, bill: str) -> None:
         """Keep the bill of a call, to be read when somebody asks: reading takes longer than the whole stamping."""
-        with self._lock:
-            self._unread.append((call, bill))
+        self._unread.append((call, bill))
 
-    def end(self) -> None:
-        """The program's scope was left. A later call reopens it."""
-        self._ended_ns = monotonic_ns()
-
-    def settle(self, bill: ProgramBill) -> None:
-        """The server's bill of the whole program came; it stands until another call begins."""
+    def end(self, answered: bool) -> None:
+        """The program has ended; `answered` says that no answer of the server's is to be waited for."""
         with self._lock:
-            if self._ended_ns is not None:
+            self._ended_ns = monotonic_ns()
+            self._awaited += not answered
+
+    def reopen(self) -> None:
+        """The program goes on after all."""
+        with self._lock:
+            self._ended_ns = self._final = None
+
+    def settle(self, bill: ProgramBill | None) -> None:
+        """An end was answered, or will not be. The server's bill of the last end stands until the program goes on."""
+        with self._lock:
+            self._awaited -= 1
+            if bill is not None and self.ended and not self._awaited:
                 self._final = bill
+            self._answered.notify_all()
+
+    def wait(self, wait_s: float) -> None:
+        """Wait up to `wait_s` seconds until every end is answered; not at all while the program runs."""
+        with self._lock:
+            if self.ended:
+                self._answered.wait_for(lambda: not self._awaited, wait_s)
 
     def idle_s(self) -> float:
         """Seconds since the last call ended; 0 while one is in flight."""
         with self._lock:
-            self._merge(now_ns := monotonic_ns())
-            return 0.0 if self._flights else (now_ns - self._last_ns) / 1e9
+            last_ns = self._last_ns
+            for flight in self._flights:
+                end_ns = flight.poll()
+                if end_ns is None:
+                    return 0.0
+                last_ns = max(last_ns, end_ns)
+            return (monotonic_ns() - last_ns) / 1e9
 
     def has_idled(self, limit_s: float) -> bool:
         """Whether no call was in flight for `limit_s` seconds; cheap while calls are frequent."""
@@ -176,55 +205,68 @@ class Ledger:
         with self._lock:
             if self._final is not None:
                 return self._final
-            self._read_bills()
+            errors = self._read_bills()
             now_ns = self._ended_ns or monotonic_ns()
-            self._merge(now_ns)
-            busy = self._intervals + [(flight.started_ns, now_ns) for flight in self._flights]
-            busy_ns = self._busy_ns + sum(end - start for start, end in _union(busy))
-            bills, elapsed_ns = self._bills.values(), now_ns - self._started_ns
-            return ProgramBill(
-                program=program,
-                name=name,
-                calls=len(bills),
-                pending=max(0, begun - len(bills) - self._failed),
-                threads=threads,
-                time=sum_time(bills),
-                service_us=sum(bill.service_us for bill in bills),
-                prompt_tokens=sum(bill.prompt_tokens for bill in bills),
-                cached_tokens=sum(bill.cached_tokens for bill in bills),
-                output_tokens=sum(bill.output_tokens for bill in bills),
-                preemptions=sum(bill.preemptions for bill in bills),
-                elapsed_us=elapsed_ns // 1000,
-                tool_us=max(0, elapsed_ns - busy_ns) // 1000,
-            )
+            flown = [(flight.started_ns, flight.poll() or now_ns) for flight in self._flights]
+            busy_ns = self._busy_ns + sum(end - start for start, end in _union(self._intervals + flown))
+            bills, elapsed_ns = list(self._bills.values()), now_ns - self._started_ns
+            pending = max(0, begun - len(bills) - self._unbilled)
+        for error in errors:
+            faults.record("a time bill could not be read", error)
+        return ProgramBill(
+            program=program,
+            name=name,
+            calls=len(bills),
+            pending=pending,
+            threads=threads,
+            time=sum_time(bills),
+            service_us=sum(bill.service_us for bill in bills),
+            prompt_tokens=sum(bill.prompt_tokens for bill in bills),
+            cached_tokens=sum(bill.cached_tokens for bill in bills),
+            output_tokens=sum(bill.output_tokens for bill in bills),
+            preemptions=sum(bill.preemptions for bill in bills),
+            elapsed_us=elapsed_ns // 1000,
+            tool_us=max(0, elapsed_ns - busy_ns) // 1000,
+        )
 
     def after_fork(self) -> None:
-        """Continue in a forked process, where nobody is left to release the lock."""
-        self._lock = threading.Lock()
+        """Continue in a forked process: nobody there will release the lock, land what was in flight, or answer."""
+        self._lock = threading.RLock()
+        self._answered = threading.Condition(self._lock)
+        self._awaited = 0
+        for flight in self._flights:
+            if flight.poll() is None:
+                flight.close()
+                self.give_up(flight)
 
-    def _merge(self, now_ns: int) -> None:
+    def _merge(self) -> None:
         """Move what has landed into intervals, and those that nothing can overlap any more into one sum."""
-        looked_at, flying = len(self._flights), []
+        looked_at = len(self._flights)
+        self._merge_above = 2 * looked_at  # raised first: a call that interrupts this one is not to merge as well
+        landed, flying = list(self._intervals), []
         for flight in self._flights[:looked_at]:
             end_ns = flight.poll()
             if end_ns is None:
                 flying.append(flight)
             else:
-                self._intervals.append((flight.started_ns, end_ns))
-                self._last_ns = max(self._last_ns, end_ns)
-        self._flights[:looked_at] = flying
-        still_open_ns = min((flight.started_ns for flight in flying), default=now_ns)
-        merged = _union(self._intervals)
-        self._busy_ns += sum(end - start for start, end in merged if end <= still_open_ns)
-        self._intervals = [(start, end) for start, end in merged if end > still_open_ns]
+                landed.append((flight.started_ns, end_ns))
+        self._last_ns = max([self._last_ns, *(end for _, end in landed)])
+        merged = _union(landed)
+        still_open_ns = min(flight.started_ns for flight in flying)  # the call that is about to set out is among them
+        busy_ns = self._busy_ns + sum(end - start for start, end in merged if end <= still_open_ns)
+        intervals = [(start, end) for start, end in merged if end > still_open_ns]
+        self._busy_ns, self._intervals, self._flights[:looked_at] = busy_ns, intervals, flying
+        self._merge_above = max(_FLIGHTS_TO_MERGE, 2 * len(flying))
 
-    def _read_bills(self) -> None:
-        for call, text in self._unread:
+    def _read_bills(self) -> list[WireError]:
+        errors = []
+        while self._unread:
+            call, text = self._unread.popleft()
             try:
                 self._bills[call] = decode_bill(text)
             except WireError as error:
-                faults.record("a time bill could not be read", error)
-        self._unread.clear()
+                errors.append(error)
+        return errors
 
 
 def _union(intervals: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
+from heapq import heappop, heappush
+from itertools import count
 from time import monotonic
 from typing import Any, Literal, Protocol
 from urllib.error import HTTPError
@@ -23,11 +25,12 @@ from autellix_sdk.wire import ProgramId
 Status = Literal["ok", "error"]
 
 IMPLICIT_IDLE_S = 60.0
-"""An implicit program ends after this long without a call in flight."""
+"""A program that no scope will end is over after this long without a call in flight."""
 
 _PATH = "/autellix/v1/programs/end"
 _POST_TIMEOUT_S = 5.0
 _LINGER_S = 10.0
+_LOOK_EVERY_S = 1.0
 _MAX_QUEUE = 10_000
 _MAX_BATCH = 256
 
@@ -40,11 +43,12 @@ class Endable(Protocol):
     def settle(self, bill: ProgramBill | None) -> None:
         """The backend was told, or could not be; `bill` is the whole program's, where it sent one."""
 
-    def idle_s(self) -> float:
-        """Seconds without a call in flight."""
+    def end_if_idle(self, limit_s: float) -> float:
+        """End the program, by a call of `Reporter.end`, if no call was in flight for `limit_s` seconds.
 
-    def end(self, status: Status = "ok") -> None:
-        """End the program, which comes back as a call of `Reporter.end`."""
+        Returns:
+            Seconds until it is worth asking again; 0 when it never is.
+        """
 
 
 class _NoRedirect(HTTPRedirectHandler):
@@ -55,9 +59,10 @@ class _NoRedirect(HTTPRedirectHandler):
 
 
 class Reporter:
-    """Posts the ends of programs in batches, and ends implicit programs that have gone idle.
+    """Posts the ends of programs in batches, and ends those without a scope that have gone idle.
 
-    Its thread starts with the first thing to do and stops 10 s after the last.
+    Its thread starts with the first thing to do and stops 10 s after the last. The lock is held for moments only, and
+    nothing is called under it: user code waits for it, and may hold locks of its own.
 
     Args:
         origin: scheme, host and port of the backend.
@@ -78,58 +83,68 @@ class Reporter:
         """Forget, in a forked process, what the other process will report, and the thread that stayed there."""
         self._wake = threading.Condition()
         self._queue: deque[tuple[Endable, Status]] = deque()
-        self._implicit: set[Endable] = set()
+        self._watched: list[tuple[float, int, Endable]] = []
+        self._order = count()
         self._thread: threading.Thread | None = None
 
     def end(self, program: Endable, status: Status) -> None:
         """Queue the end of a program. Never blocks; beyond 10,000 waiting ends the oldest is given up."""
         with self._wake:
-            self._implicit.discard(program)
-            if self._off or self._closing:
-                program.settle(None)
-                return
-            if len(self._queue) == _MAX_QUEUE:
-                self._queue.popleft()[0].settle(None)
-                faults.record("too many ends of programs are waiting; the oldest is left to its lease")
-            self._queue.append((program, status))
-            self._awaken()
+            accepted = not (self._off or self._closing)
+            if accepted:
+                self._queue.append((program, status))
+                self._wake.notify()
+            crowded_out = self._queue.popleft()[0] if len(self._queue) > _MAX_QUEUE else None
+        if not accepted:
+            program.settle(None)
+            return
+        self._keep_running()
+        if crowded_out is not None:
+            faults.record("too many ends of programs are waiting; the oldest is left to its lease")
+            crowded_out.settle(None)
 
     def watch(self, program: Endable) -> None:
-        """End `program` once it has been idle for a minute."""
-        with self._wake:
-            self._implicit.add(program)
-            self._awaken()
+        """End `program` once it has been idle for a minute. Wakes nobody: there is nothing to do for a minute."""
+        self._watch(program, IMPLICIT_IDLE_S)
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """End the implicit programs, post what is queued, and stop; return after `timeout_s` at the latest."""
+        """End the programs that are watched, post what is queued, and stop; return after `timeout_s` at the latest."""
+        for program in self._take_due(float("inf")):
+            program.end_if_idle(0.0)
         with self._wake:
-            for program in list(self._implicit):
-                program.end()
             self._closing = True
             thread = self._thread
             self._wake.notify()
-        if thread is not None:
+        if thread is not None and thread.is_alive():
             thread.join(timeout_s)
         with self._wake:
-            if self._queue:
-                faults.record("the backend was too slow at exit; ends of programs are left to their leases")
-            while self._queue:
-                self._queue.popleft()[0].settle(None)
+            left, self._queue = self._queue, deque()
+        if left:
+            faults.record("the backend was too slow at exit; ends of programs are left to their leases")
+        for program, _ in left:
+            program.settle(None)
 
-    def _awaken(self) -> None:
-        if self._thread is None and not self._closing:
-            thread = threading.Thread(target=self._run, name="autellix-reporter", daemon=True)
-            try:
-                with detached():
-                    thread.start()
-            except RuntimeError as error:  # the interpreter is shutting down
-                faults.record("ends of programs can no longer be posted", error)
+    def _watch(self, program: Endable, for_s: float) -> None:
+        with self._wake:
+            heappush(self._watched, (monotonic() + for_s, next(self._order), program))
+        self._keep_running()
+
+    def _keep_running(self) -> None:
+        with self._wake:
+            if self._thread is not None or self._closing:
                 return
-            self._thread = thread
-        self._wake.notify()
+            thread = self._thread = threading.Thread(target=self._run, name="autellix-reporter", daemon=True)
+        try:
+            with detached():
+                thread.start()
+        except RuntimeError as error:  # the interpreter is shutting down
+            self._thread = None
+            faults.record("ends of programs can no longer be posted", error)
 
     def _run(self) -> None:
-        while batch := self._next_batch():
+        while self._wait():
+            self._end_idle()
+            batch = self._take_batch()
             bills: dict[str, ProgramBill] = {}
             try:
                 bills = self._post(batch)
@@ -138,36 +153,41 @@ class Reporter:
             for program, _ in batch:
                 program.settle(bills.get(program.id))
 
-    def _next_batch(self) -> list[tuple[Endable, Status]]:
-        """Wait for ends to post; empty when the thread shall stop."""
+    def _wait(self) -> bool:
+        """Wait until there are ends to post or programs to look at; false when the thread shall stop."""
         with self._wake:
             give_up_s = monotonic() + _LINGER_S
             while not self._queue:
-                wait_s = self._end_idle()
-                if self._queue:
+                wait_s = (self._watched[0][0] if self._watched else give_up_s) - monotonic()
+                if self._watched and wait_s <= 0:
                     break
-                if not self._implicit:
-                    wait_s = give_up_s - monotonic()
                 if self._closing or wait_s <= 0:
                     self._thread = None
-                    break
-                self._wake.wait(wait_s)
-            return [self._queue.popleft() for _ in range(min(len(self._queue), _MAX_BATCH))]
+                    return False
+                self._wake.wait(max(wait_s, _LOOK_EVERY_S))
+            return True
 
-    def _end_idle(self) -> float:
-        """End implicit programs that are idle; return how many seconds until the next one can be."""
-        next_s = IMPLICIT_IDLE_S
-        for program in list(self._implicit):
-            left_s = IMPLICIT_IDLE_S - program.idle_s()
-            if left_s <= 0:
-                program.end()
-            else:
-                next_s = min(next_s, left_s)
-        return next_s
+    def _end_idle(self) -> None:
+        """End the watched programs that are idle, of those whose time has come."""
+        for program in self._take_due(monotonic()):
+            again_s = program.end_if_idle(IMPLICIT_IDLE_S)
+            if again_s > 0:
+                self._watch(program, again_s)
+
+    def _take_due(self, now_s: float) -> list[Endable]:
+        with self._wake:
+            due = []
+            while self._watched and self._watched[0][0] <= now_s:
+                due.append(heappop(self._watched)[2])
+            return due
+
+    def _take_batch(self) -> list[tuple[Endable, Status]]:
+        with self._wake:
+            return [self._queue.popleft() for _ in range(min(len(self._queue), _MAX_BATCH))]
 
     def _post(self, batch: list[tuple[Endable, Status]]) -> dict[str, ProgramBill]:
         """Tell the backend; return the bills it sent, by program ID."""
-        if self._off:
+        if self._off or not batch:
             return {}
         body = json.dumps({"programs": [{"id": program.id, "status": status} for program, status in batch]})
         request = Request(self._url, body.encode(), self._headers, method="POST")

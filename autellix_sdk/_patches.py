@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from functools import update_wrapper
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+from autellix_sdk._faults import faults
 
 _ABSENT = object()
 
@@ -26,32 +28,45 @@ class Patches:
         self._undo.append((owner, name, vars(owner).get(name, _ABSENT), wrapper))
         setattr(owner, name, wrapper)
 
-    def when_imported(self, module: str, install: Callable[[ModuleType], None]) -> None:
-        """Call `install` with the module: now if it is imported, else right after it will have been."""
-        if module in sys.modules:
-            install(sys.modules[module])
+    def when_imported(self, name: str, install: Callable[[ModuleType], None]) -> None:
+        """Call `install` with the module of that name: now if it is imported, else right after it will have been.
+
+        A module that is not what `install` expects is left alone: that is a fault of ours, and not raised.
+        """
+        module = sys.modules.get(name)
+        if module is not None:
+            _install(module, install)
             return
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
-        self._waiting[module] = install
+        self._waiting[name] = install
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find modules that are waited for, as the import system asks; leave all others to the next finder."""
-        install = self._waiting.get(name)
-        spec = None if install is None else PathFinder.find_spec(name, path, target)
-        if install is None or spec is None or spec.loader is None:
+        """Find modules that are waited for, as the finders after this one do; leave all others to them."""
+        if name not in self._waiting:
             return None
-        execute = spec.loader.exec_module
+        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
+            if hasattr(finder, "find_spec") and (spec := finder.find_spec(name, path, target)) is not None:
+                self._watch(spec)
+                return spec
+        return None
+
+    def _watch(self, spec: ModuleSpec) -> None:
+        """Have the module of `spec` installed once its loader has executed it."""
 
         def execute_and_install(module: ModuleType) -> None:
             execute(module)
-            if self._waiting.pop(name, None) is not None:
-                install(module)
+            if module.__name__ == spec.name and (install := self._waiting.pop(spec.name, None)) is not None:
+                _install(module, install)
 
-        spec.loader.exec_module = execute_and_install  # type: ignore[method-assign]
-        return spec
+        try:
+            loader: Any = spec.loader
+            execute = loader.exec_module
+            loader.exec_module = execute_and_install
+        except AttributeError as error:  # a namespace package has no loader, and some loaders cannot be watched
+            faults.survive(f"the import of {spec.name} could not be followed", error)
 
     def undo(self) -> None:
         """Put everything back, except where somebody else has wrapped the same attribute on top since."""
@@ -66,3 +81,10 @@ class Patches:
                 delattr(owner, name)
             else:
                 setattr(owner, name, before)
+
+
+def _install(module: ModuleType, install: Callable[[ModuleType], None]) -> None:
+    try:
+        install(module)
+    except Exception as error:  # noqa: BLE001 must not break the user's import
+        faults.survive(f"{module.__name__} is not as expected, and is not followed", error)

@@ -1,15 +1,19 @@
-"""Programs: one run of an agent for one request. Explicit ones have a scope, implicit ones stand in where none is."""
+"""Programs: one run of an agent for one request. Explicit ones have a scope, implicit ones stand in where none is.
+
+The lock in here is reentrant, for the same reason as the graph's. Nothing that takes another lock is called under it.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
 from typing import ClassVar, Protocol
+from weakref import WeakValueDictionary
 
-from autellix_sdk._graph import Graph
+from autellix_sdk._graph import Branch, Graph
 from autellix_sdk._ledger import Ledger
 from autellix_sdk._lifecycle import IMPLICIT_IDLE_S, Status
-from autellix_sdk._runtime import new_program_id, runtime
+from autellix_sdk._runtime import new_program_id, new_salt, runtime
 from autellix_sdk.bill import ProgramBill
 from autellix_sdk.wire import ProgramId, encode_name
 
@@ -37,11 +41,14 @@ class Program:
         id: program ID, as the server sees it.
         name: name given by the user, or `None`.
         name_field: the name as its calls carry it, encoded once.
+        salt: tells its call IDs from those made under the same program ID by another process, or by an earlier object.
         graph: its call graph.
+        trunk: where its scopes branch off: each goes on from what those before it did.
         ledger: its books.
+        scopes: number of its scopes that are open. Changes under the lock.
     """
 
-    __slots__ = ("_process", "_settled", "graph", "id", "ledger", "name", "name_field")
+    __slots__ = ("__weakref__", "_process", "graph", "id", "ledger", "name", "name_field", "salt", "scopes", "trunk")
 
     explicit: ClassVar[bool] = True
 
@@ -49,13 +56,35 @@ class Program:
         self.id = program_id or new_program_id()
         self.name = name
         self.name_field = f";n={encode_name(name)}" if name else ""
+        self.salt = new_salt()
         self.graph = Graph()
+        self.trunk = Branch()
         self.ledger = Ledger()
+        self.scopes = 0
         self._process = os.getpid()
-        self._settled = threading.Event()
+        _living[self.id] = self
 
     def __repr__(self) -> str:
         return f"Program(id={self.id!r}, name={self.name!r})"
+
+    @classmethod
+    def enter(cls, name: str | None, program_id: ProgramId | None) -> Program:
+        """Return the program of a scope that opens: a new one, or the one that has this ID."""
+        with _lock:
+            known = None if program_id is None else _living.get(program_id)
+            program = known or cls(name, program_id)
+            program.scopes += 1
+        if known is not None:
+            known.ledger.reopen()
+        return program
+
+    def leave(self, status: Status) -> None:
+        """A scope was left; the last one ends the program."""
+        with _lock:
+            self.scopes -= 1
+            is_last = not self.scopes
+        if is_last:
+            self.end(status)
 
     def bill(self, wait_s: float = 0.0) -> ProgramBill:
         """Return where this program's time went.
@@ -68,36 +97,49 @@ class Program:
             wait_s: after the end, wait up to this many seconds for the acknowledgement. It blocks the thread: on an
                 event loop use ``await asyncio.to_thread(p.bill, wait_s)``. No effect while the program runs.
         """
-        if wait_s > 0 and self.ledger.ended:
-            self._settled.wait(wait_s)
+        if wait_s > 0:
+            self.ledger.wait(wait_s)
         return self.ledger.bill(self.id, self.name, self.graph.calls, self.graph.threads)
 
     def end(self, status: Status = "ok") -> None:
         """End the program: scopes and idleness do this. A later call reopens it."""
-        self.ledger.end()
-        reporter = runtime.reporter
         # A server that saw no call knows no program, and a forked copy does not speak for the original.
-        if reporter is not None and self.graph.calls and self._process == os.getpid():
-            self._settled.clear()
+        reporter = runtime.reporter if self.graph.calls and self._process == os.getpid() else None
+        self.ledger.end(answered=reporter is None)
+        if reporter is not None:
             reporter.end(self, status)
-        else:
-            self._settled.set()
+
+    def reopen(self) -> None:
+        """A call came after the end: go on, until no call was in flight for a while."""
+        self.ledger.reopen()
+        if runtime.reporter is not None:
+            runtime.reporter.watch(self)
+
+    def end_if_idle(self, limit_s: float) -> float:
+        """End the program if no call was in flight for `limit_s` seconds.
+
+        Returns:
+            Seconds until it is worth asking again; 0 when there is no need to, because the program has ended or its
+            scope will end it.
+        """
+        if self.ledger.ended or self.scopes:
+            return 0.0
+        left_s = limit_s - self.ledger.idle_s()
+        if left_s > 0:
+            return left_s
+        self.end()
+        return 0.0
 
     def settle(self, bill: ProgramBill | None) -> None:
-        """Take the backend's answer to the end, or learn that none will come."""
-        if bill is not None:
-            self.ledger.settle(bill)
-        self._settled.set()
-
-    def idle_s(self) -> float:
-        """Seconds without a call in flight."""
-        return self.ledger.idle_s()
+        """Take the backend's answer to an end, or learn that none will come."""
+        self.ledger.settle(bill)
 
     def after_fork(self) -> None:
-        """Continue in a forked process, where nobody is left to release a lock."""
+        """Continue in a forked process, under a salt of its own and where nobody is left to release a lock."""
+        self.trunk.after_fork(self.salt)
+        self.salt = new_salt()
         self.graph.after_fork()
         self.ledger.after_fork()
-        self._settled = threading.Event()
 
     def resolve(self) -> Program:
         """Return itself: an explicit program owns its calls."""
@@ -134,17 +176,26 @@ class ImplicitOwner:
         settings, reporter = runtime.settings, runtime.reporter
         if settings is None or settings.implicit == "off":
             return None
-        with _minting:
+        program = Program()
+        with _lock:
             if self._program is not old and self._program is not None:
                 return self._program
-            if old is not None:
-                old.graph.closed = True
-                if not old.ledger.ended:
-                    old.end()
-            self._program = program = Program()
+            self._program = program
+        if old is not None:
+            old.graph.closed = True
+            old.end_if_idle(0.0)
         if reporter is not None:
             reporter.watch(program)
         return program
 
 
-_minting = threading.Lock()
+def after_fork() -> None:
+    """Continue in a forked process, with every program of the other."""
+    global _lock
+    _lock = threading.RLock()
+    for program in list(_living.values()):
+        program.after_fork()
+
+
+_lock = threading.RLock()
+_living: WeakValueDictionary[ProgramId, Program] = WeakValueDictionary()

@@ -18,7 +18,8 @@ def new_program_id() -> ProgramId:
     return ProgramId(os.urandom(16).hex())
 
 
-def _new_salt() -> str:
+def new_salt() -> str:
+    """Return a salt for the call IDs of one program in one process."""
     return "".join(_ALPHABET[byte % len(_ALPHABET)] for byte in os.urandom(_SALT_LENGTH))
 
 
@@ -27,21 +28,18 @@ class Runtime:
     """State of the client in this process.
 
     Attributes:
-        salt: tells this process's calls from those of its forks.
         settings: what `init` was told; `None` before `init` and after `shutdown`.
         reporter: posts ends of programs; `None` without a backend.
     """
 
-    salt: str
     settings: Settings | None = None
     reporter: Reporter | None = None
 
     def after_fork(self) -> None:
-        """Continue in a forked process, under a salt of its own."""
-        self.salt = _new_salt()
+        """Continue in a forked process."""
         if self.reporter is not None:
             self.reporter.after_fork()
 
 
-runtime = Runtime(_new_salt())
+runtime = Runtime()
 """The state of this process."""

@@ -26,7 +26,7 @@ def program(name: str | None = None, *, id: str | None = None) -> Scope:  # noqa
     Args:
         name: what kind of program it is, for bills and dashboards; at most 128 bytes once percent-encoded.
         id: program ID, 1 to 64 characters of ``A-Z a-z 0-9 . _ -``; by default 128 random bits. An ID seen before
-            continues that program.
+            continues that program, under the name it has; scopes that share one end it when the last of them is left.
 
     Raises:
         UsageError: `name` or `id` is not fit to be sent; the message shows the value.
@@ -50,13 +50,12 @@ class Scope:
     its own code runs, not while its consumer works on what it yielded.
     """
 
-    __slots__ = ("_branch", "_entered", "_name", "_program", "_program_id")
+    __slots__ = ("_entered", "_name", "_program_id", "_run")
 
     def __init__(self, name: str | None, program_id: ProgramId | None) -> None:
         self._name = name
         self._program_id = program_id
-        self._program: Program | None = None
-        self._branch = Branch()
+        self._run: tuple[Program, Branch] | None = None
         self._entered: tuple[Strand, Frame] | None = None
 
     def __enter__(self) -> Program:
@@ -106,15 +105,20 @@ class Scope:
 
     def start(self) -> Program:
         """Start the program's clock without entering the scope; raise `UsageError` the second time."""
-        if self._program is not None:
+        if self._run is not None:
             raise UsageError(f"the scope of program {self._name!r} is entered twice; make one per run")
-        self._program = Program(self._name, self._program_id)
-        return self._program
+        program = Program.enter(self._name, self._program_id)
+        self._run = program, program.trunk.fork()
+        return program
 
     def end(self, error: BaseException | None) -> None:
-        """End the program; `error` is what it ended with. A closed generator ended well."""
-        if self._program is not None:
-            self._program.end("ok" if error is None or isinstance(error, GeneratorExit) else "error")
+        """Leave the program; `error` is what the scope ended with. A closed generator ended well."""
+        if self._run is None:
+            return
+        program, branch = self._run
+        if not branch.finished:
+            branch.finish()
+            program.leave("ok" if error is None or isinstance(error, GeneratorExit) else "error")
 
     @contextmanager
     def lifetime(self) -> Iterator[None]:
@@ -138,8 +142,8 @@ class Scope:
 
     def _resume(self) -> tuple[Strand, Frame]:
         strand = current_strand()
-        assert self._program is not None
-        return strand, strand.enter(self._program, self._branch)
+        assert self._run is not None
+        return strand, strand.enter(*self._run)
 
 
 def _function(scope: Scope, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ import os
 import threading
 from typing import Any, TypeVar
 
-from autellix_sdk import _intercept, _spawns
+from autellix_sdk import _intercept, _programs, _spawns
 from autellix_sdk._calls import begin_call
 from autellix_sdk._faults import faults
 from autellix_sdk._lifecycle import Reporter
@@ -16,7 +16,7 @@ from autellix_sdk._local import local
 from autellix_sdk._patches import Patches
 from autellix_sdk._programs import Program
 from autellix_sdk._runtime import runtime
-from autellix_sdk._settings import Endpoint, Implicit, read_settings
+from autellix_sdk._settings import Endpoint, Implicit, read_settings, without_password
 from autellix_sdk._strands import current_strand, known_strand
 from autellix_sdk.errors import UsageError
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER
@@ -59,12 +59,16 @@ def init(
         if settings == runtime.settings:
             return
         shutdown()
+        try:
+            _intercept.install(_patches)
+            _spawns.install(_patches, threads=threads)
+            _register_process_hooks()
+        except BaseException:
+            _patches.undo()
+            raise
         if settings.endpoint is not None:
             runtime.reporter = Reporter(settings.endpoint.origin, settings.api_key)
         runtime.settings = settings
-        _intercept.install(_patches)
-        _spawns.install(_patches, threads=threads)
-        _register_process_hooks()
 
 
 def shutdown() -> None:
@@ -93,11 +97,11 @@ def wrap(client: T) -> T:
     if runtime.settings is None:
         init()
     base_url = _base_url(client)
-    if base_url and not _is_covered(base_url) and base_url not in _warned:
-        _warned.add(base_url)
+    shown = without_password(base_url)
+    if base_url and not _is_covered(base_url) and shown not in _warned:
+        _warned.add(shown)
         _log.warning(
-            "calls to %s are not stamped: it is not the backend; see init(base_url=...) and AUTELLIX_BASE_URL",
-            base_url,
+            "calls to %s are not stamped: it is not the backend; see init(base_url=...) and AUTELLIX_BASE_URL", shown
         )
     return client
 
@@ -111,8 +115,10 @@ def current() -> Program | None:
 def headers() -> dict[str, str]:
     """Return the headers of one call that starts now, for transports that are not seen, such as websockets.
 
-    Each result is for one call. Empty where there is no scope and no `init`.
+    Each result is for one call. Empty while the client is off or knows no backend, and where a call would go unstamped.
     """
+    if runtime.settings is None or runtime.settings.endpoint is None:
+        return {}
     try:
         stamp = begin_call(current_strand())
     except Exception as error:  # noqa: BLE001 must not break the user's call
@@ -162,9 +168,9 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     global _lock
     _lock = threading.RLock()
-    salt = runtime.salt
     runtime.after_fork()
     strand = local.forking
     local.strand, local.handed, local.unborn, local.forking = strand, None, None, None
     if strand is not None:
-        strand.after_fork(salt)
+        strand.after_fork()
+    _programs.after_fork()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Literal, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from autellix_sdk.errors import ConfigurationError, UsageError
 
@@ -22,8 +23,8 @@ class Url(Protocol):
         """Scheme, lower case."""
 
     @property
-    def host(self) -> str:
-        """Host, lower case, without brackets, port or user information."""
+    def raw_host(self) -> bytes:
+        """Host as it is looked up: lower case, ASCII, without brackets, port or user information."""
 
     @property
     def port(self) -> int | None:
@@ -40,34 +41,39 @@ class Endpoint:
 
     Attributes:
         scheme: ``http`` or ``https``.
-        host: lower case, without brackets.
+        host: lower case, ASCII (``xn--`` where it was not), without brackets, an IPv6 address in its shortest form.
         port: effective port.
-        path: path prefix without a trailing slash; empty for the root.
+        path: path prefix, percent-decoded, without a trailing slash; empty for the root.
     """
 
     scheme: str
-    host: str
+    host: bytes
     port: int
     path: str
 
     @classmethod
     def parse(cls, text: str) -> Endpoint:
         """Parse a base URL such as ``http://127.0.0.1:8700/v1``; raise `ValueError` when it is not one."""
-        parts = urlsplit(text)
-        if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+        try:
+            parts = urlsplit(text)
+            name, port = parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
+            host = _shortest(name.encode("ascii" if name.isascii() else "idna"))
+        except ValueError:  # not passed on: it may quote a password
+            host = b""
+        if not host or parts.scheme not in _DEFAULT_PORTS:
             raise ValueError("it must be an http or https URL with a host")
-        return cls(parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS[parts.scheme], parts.path.rstrip("/"))
+        return cls(parts.scheme, host, port, unquote(parts.path).rstrip("/"))
 
     @property
     def origin(self) -> str:
         """Scheme, host and port as a URL, without a path."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
+        host = self.host.decode()
+        return f"{self.scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     def covers(self, url: Url) -> bool:
         """Whether a request to `url` goes to this endpoint. Called for every request, so cheap tests come first."""
         return (
-            url.host == self.host
+            ((host := url.raw_host) == self.host or _shortest(host) == self.host)
             and url.scheme == self.scheme
             and (url.port or _DEFAULT_PORTS[self.scheme]) == self.port
             and self._holds(url.path)
@@ -84,6 +90,17 @@ class Endpoint:
         # A path that climbs out with dot segments, encoded or not, is not under the prefix.
         climbs = "/." in path and not {".", ".."}.isdisjoint(path.split("/"))
         return not climbs and (path.startswith(self.path + "/") or path == self.path)
+
+
+def without_password(url: str) -> str:
+    """Return what may be a URL for people to read: without anything that may be a user name and password in it."""
+    _, at, rest = url.rpartition("@")
+    return f"***@{rest}" if at else url
+
+
+def _shortest(host: bytes) -> bytes:
+    """Return a host with an IPv6 address in its one shortest form."""
+    return str(ip_address(host.decode())).encode() if b":" in host else host
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +142,15 @@ def read_settings(
         try:
             endpoint = Endpoint.parse(base_url)
         except ValueError as error:
-            raise UsageError(f"base_url={base_url!r}: {error}") from error
+            raise UsageError(f"base_url={without_password(base_url)!r}: {error}") from error
     else:
         variable = "AUTELLIX_BASE_URL" if environ.get("AUTELLIX_BASE_URL") else "OPENAI_BASE_URL"
         if text := environ.get(variable):
             try:
                 endpoint = Endpoint.parse(text)
             except ValueError as error:
-                raise ConfigurationError(f"{variable}={text!r}: {error}; correct or unset it") from error
+                shown = without_password(text)
+                raise ConfigurationError(f"{variable}={shown!r}: {error}; correct or unset it") from error
             if variable == "OPENAI_BASE_URL":
                 key = key or environ.get("OPENAI_API_KEY") or None
     return Settings(endpoint, key, threads, implicit)

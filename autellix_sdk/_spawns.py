@@ -1,7 +1,7 @@
 """Where work is handed over: class-level wraps that link a new task, job or thread to the strand that made it.
 
-Tasks built by hand (``asyncio.Task(...)``) and plain event loop callbacks are not seen. gevent and trio are not
-supported.
+Worker threads of pools are detached: they outlive the job that they were started for. Tasks built by hand
+(``asyncio.Task(...)``) and plain event loop callbacks are not seen. gevent and trio are not supported.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from autellix_sdk._runtime import runtime
 from autellix_sdk._strands import HandedCallback, Job, Strand, attach, fork_job, fork_task
 
 _Function = Callable[..., Any]
+_ABSENT = object()
 
 
 def install(patches: Patches, *, threads: bool) -> None:
@@ -36,12 +37,20 @@ def install(patches: Patches, *, threads: bool) -> None:
     def wrap_anyio(to_thread: ModuleType) -> None:
         patches.wrap(to_thread, "run_sync", _run_sync)
 
+    def wrap_anyio_workers(backend: ModuleType) -> None:
+        patches.wrap(backend.WorkerThread, "start", _start_detached)
+
+    def wrap_thread_pool(pool: ModuleType) -> None:
+        patches.wrap(pool.ThreadPool, "__init__", _start_detached)
+
     wrap_loop(asyncio.base_events.BaseEventLoop)
     patches.when_imported("uvloop", wrap_uvloop)
     if threads:
         patches.wrap(ThreadPoolExecutor, "submit", _submit)
         patches.wrap(threading.Thread, "start", _start)
         patches.when_imported("anyio.to_thread", wrap_anyio)
+        patches.when_imported("anyio._backends._asyncio", wrap_anyio_workers)
+        patches.when_imported("multiprocessing.pool", wrap_thread_pool)
 
 
 def _fork(fork: Callable[[], Strand | None]) -> Strand | None:
@@ -88,30 +97,42 @@ def _call_soon_threadsafe(original: _Function) -> _Function:
 
 def _submit(original: _Function) -> _Function:
     def submit(pool: Any, fn: _Function, /, *args: Any, **kwargs: Any) -> Any:
-        # The job is linked, the worker thread that may be started for it is not: it outlives the job.
+        # The job is linked, the worker thread that may be started for it is not.
         with detached():
             return original(pool, Job(_fork(fork_job), fn), *args, **kwargs)
 
     return submit
 
 
+def _start_detached(original: _Function) -> _Function:
+    def start_detached(*args: Any, **kwargs: Any) -> Any:
+        with detached():
+            return original(*args, **kwargs)
+
+    return start_detached
+
+
 def _start(original: _Function) -> _Function:
     def start(thread: Any) -> Any:
-        fresh = thread.ident is None and not local.detached
-        strand = _fork(fork_job) if fresh else None
+        strand = None if local.detached else _fork(fork_job)
         if strand is None:
             return original(thread)
-        run = Job(strand, thread.run)
+        run, own_run = Job(strand, thread.run), vars(thread).get("run", _ABSENT)
+
+        def put_back() -> None:
+            vars(thread).pop("run", None)
+            if own_run is not _ABSENT:
+                thread.run = own_run
 
         def run_once() -> None:
-            del thread.run  # the instance's; else the thread would refer to itself
+            put_back()  # else the thread would refer to itself
             run()
 
         thread.run = run_once
         try:
             return original(thread)
         except BaseException:
-            vars(thread).pop("run", None)
+            put_back()
             raise
 
     return start

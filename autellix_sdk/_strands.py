@@ -43,16 +43,18 @@ class Strand:
         owner: whom its calls belong to.
         branch: where it stands in the owner's call graph.
         last: its latest call, which a retry repeats.
+        sending: what began during the `send` that it is in; `None` outside.
         is_root: it was handed over by nobody.
     """
 
-    __slots__ = ("_frames", "branch", "is_root", "last", "owner")
+    __slots__ = ("_frames", "branch", "is_root", "last", "owner", "sending")
 
     def __init__(self, owner: Owner, branch: Branch, is_root: bool = False) -> None:
         self.owner = owner
         self.branch = branch
         self.is_root = is_root
         self.last: Flight | None = None
+        self.sending: list[Flight] | None = None
         self._frames: Frame | None = None
 
     def fork(self) -> Strand:
@@ -83,17 +85,16 @@ class Strand:
         if inner is not None:
             inner.owner, inner.branch, inner.outer = frame.owner, frame.branch, frame.outer
 
-    def after_fork(self, salt: str) -> None:
-        """Continue in a forked process; `salt` is the other process's."""
+    def after_fork(self) -> None:
+        """Continue in a forked process, before its programs get their new salts."""
         places = [(self.owner, self.branch)]
         frame = self._frames
         while frame is not None:
             places.append((frame.owner, frame.branch))
             frame = frame.outer
         for owner, branch in places:
-            branch.after_fork(salt)
-            if (program := owner.peek()) is not None:
-                program.after_fork()
+            program = owner.peek()
+            branch.after_fork("" if program is None else program.salt)
 
 
 def new_root() -> Strand:

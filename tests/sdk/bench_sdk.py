@@ -15,6 +15,7 @@ from typing import Any
 import autellix_sdk as autellix
 from autellix_sdk import _intercept
 from autellix_sdk._runtime import runtime
+from autellix_sdk._strands import current_strand
 
 BASE_URL = "http://127.0.0.1:8700/v1"
 ROUNDS = 150
@@ -55,12 +56,13 @@ def _hook_us(library: Any) -> float:
     best_s = float("inf")
     for _ in range(ROUNDS):
         requests = [client.build_request("POST", BASE_URL + "/chat/completions") for _ in range(CALLS)]
+        current_strand().sending = flights = []
         start_s = time.perf_counter()
         for request in requests:
             _intercept._on_request(request)
         best_s = min(best_s, time.perf_counter() - start_s)
-        for request in requests:
-            request.extensions[_intercept._FLIGHT].close()
+        for flight in flights:
+            flight.close()
     return best_s / CALLS * 1e6
 
 

@@ -203,6 +203,16 @@ def clean_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     autellix.shutdown()
 
 
+def finishes(function: Callable[[], Any]) -> Any:
+    """Return what `function` returns; fail, rather than hang, if it waits for itself."""
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(function()), daemon=True)
+    thread.start()
+    thread.join(WAIT_S)
+    assert results, "it raised or hangs"
+    return results[0]
+
+
 @pytest.fixture
 def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Faults are counted, as in production."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from autellix_sdk import _graph
 from autellix_sdk._graph import Branch, Graph
 from autellix_sdk.wire import CallContext, CallId, ProgramId, decode_call, encode_call
+from tests.sdk.conftest import finishes
 
 
 def test_sequential_calls_form_one_thread() -> None:
@@ -152,6 +153,59 @@ def test_a_frontier_is_bounded_and_written_as_joins_all() -> None:
     assert (thread, len(parents)) == (0, _graph.MAX_FRONTIER)
     text = encode_call(CallContext(ProgramId("p"), "s", thread, call, parents))
     assert decode_call("p", text).parents is None
+
+
+class _Interrupted(Graph):
+    """A graph in the middle of which a finalizer starts a task that makes a call, once at each of its steps."""
+
+    def __init__(self, branch: Branch) -> None:
+        super().__init__()
+        self.branch = branch
+        self.interrupted: list[str] = []
+        self.interrupting = False
+        self.calls_made: list[CallId] = []
+
+    def _interrupt(self, step: str) -> None:
+        if step not in self.interrupted and not self.interrupting:
+            self.interrupted.append(step)
+            self.interrupting = True
+            child = self.branch.fork()
+            self.calls_made.append(self.begin(child)[1])
+            child.finish()
+            self.interrupting = False
+
+    def _adopt(self, branch: Branch) -> None:
+        self._interrupt("adopt")
+        super()._adopt(branch)
+
+    def _settle(self, branch: Branch) -> tuple[CallId, ...]:
+        self._interrupt("settle")
+        return super()._settle(branch)
+
+    def _open_thread(self) -> int:
+        self._interrupt("open")
+        return super()._open_thread()
+
+
+def test_the_garbage_collector_may_call_and_spawn_from_inside() -> None:
+    """Code that runs in the middle of ours, in our own thread, neither hangs nor gets a call ID twice."""
+
+    def history() -> tuple[_Interrupted, list[CallId]]:
+        parent = Branch()
+        graph = _Interrupted(parent)
+        calls = []
+        for _ in range(3):
+            children = [parent.fork(), parent.fork()]
+            calls += [graph.begin(child)[1] for child in children]
+            for child in children:
+                child.finish()
+            calls.append(graph.begin(parent)[1])
+        return graph, calls
+
+    graph, calls = finishes(history)
+    assert set(graph.interrupted) == {"adopt", "settle", "open"}
+    calls += graph.calls_made
+    assert len(set(calls)) == len(calls) == graph.calls == 12
 
 
 class _Reference:

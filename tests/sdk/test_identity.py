@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
+from types import FrameType
 from typing import Any
 
 import anyio
@@ -17,9 +21,11 @@ import pytest
 import uvloop
 
 import autellix_sdk as autellix
+from autellix_sdk import _programs
+from autellix_sdk._graph import Graph
 from autellix_sdk._local import local
-from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, CallContext, decode_call
-from tests.sdk.conftest import WAIT_S
+from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, CallContext, CallId, decode_call
+from tests.sdk.conftest import WAIT_S, finishes
 
 BASE_URL = "http://127.0.0.1:9/v1"
 
@@ -211,6 +217,87 @@ def test_a_pool_outlives_the_program_that_started_its_worker(agent: Agent) -> No
         assert pool.submit(lambda: local.strand).result(WAIT_S) is None
     assert agent.programs("1", "2") == [first.id, second.id]
     assert agent.programs("3")[0] not in (first.id, second.id)
+
+
+def test_a_thread_pool_serves_nobody_in_particular(agent: Agent) -> None:
+    """Workers of `multiprocessing.pool.ThreadPool` outlive the program that they were started in."""
+    with autellix.program() as first:
+        pool = ThreadPool(1)
+        pool.apply(agent.ask, ("1",))
+    with autellix.program() as second, pool:
+        pool.apply(agent.ask, ("2",))
+    pool.join()
+    assert not {first.id, second.id} & set(agent.programs("1", "2"))
+
+
+def test_anyio_workers_serve_nobody_in_particular(agent: Agent) -> None:
+    """Not even where `run_sync` was imported before `init`, and is not seen."""
+    autellix.shutdown()
+    early_run_sync = anyio.to_thread.run_sync
+    autellix.init(BASE_URL)
+
+    async def main() -> None:
+        async with autellix.program() as first:
+            await early_run_sync(agent.ask, "1")
+        async with autellix.program() as second:
+            await early_run_sync(agent.ask, "2")
+            await anyio.to_thread.run_sync(agent.ask, "3")
+        assert agent.programs("3") == [second.id]
+        assert not {first.id, second.id} & set(agent.programs("1", "2"))
+
+    asyncio.run(main())
+
+
+def test_starting_a_thread_is_as_ever(agent: Agent) -> None:
+    """A thread that cannot start says so as Python does, and an instance keeps its own `run`."""
+
+    class Forgetful(threading.Thread):
+        def __init__(self) -> None:
+            """Leave the base class out."""
+
+    def run() -> None:
+        agent.ask("run")
+
+    with autellix.program() as p:
+        with pytest.raises(RuntimeError, match=r"__init__\(\) not called"):
+            Forgetful().start()
+        thread = threading.Thread()
+        thread.run = run  # type: ignore[method-assign]
+        thread.start()
+        thread.join(WAIT_S)
+        with pytest.raises(RuntimeError, match="once"):
+            thread.start()
+    assert vars(thread)["run"] is run
+    assert agent.programs("run") == [p.id]
+
+
+def test_the_garbage_collector_may_close_clients_at_any_time(agent: Agent) -> None:
+    """OpenAI's async client starts a task when it is collected, which may be in the middle of our own work."""
+
+    class Dropped(httpx.AsyncClient):
+        def __del__(self) -> None:
+            asyncio.get_running_loop().create_task(self.aclose())
+
+    def collect(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code is Graph._settle.__code__:
+            sys.setprofile(None)
+            gc.collect()
+            collected.append(True)
+
+    async def main() -> str:
+        async with autellix.program():
+            await asyncio.gather(agent.aask("1"), agent.aask("2"))
+            client: Any = Dropped()
+            client.itself = client
+            del client
+            sys.setprofile(collect)
+            await asyncio.create_task(asyncio.sleep(0))
+            return await agent.aask("3")
+
+    collected: list[bool] = []
+    assert finishes(lambda: asyncio.run(main())) == "3"
+    assert collected == [True]
+    assert agent.parents("3") == {"1", "2"}
 
 
 def test_a_subclass_of_thread_keeps_its_run(agent: Agent) -> None:
@@ -478,3 +565,34 @@ def test_a_fork_continues_the_program_under_its_own_salt(agent: Agent) -> None:
     assert (program, call, parents) == (p.id, "1.0", f"{mine.salt}.0.0")
     assert salt != mine.salt
     assert (mine.call, mine.parents) == ("0.1", ("0.0",))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_fork_waits_for_none_of_the_threads_that_stayed_behind(agent: Agent) -> None:
+    """Neither for their locks nor for their calls in flight."""
+    forked, holding = threading.Event(), threading.Barrier(2, timeout=WAIT_S)
+    with autellix.program(id="forked") as p:
+
+        def hold() -> None:
+            p.ledger.begin((0, CallId("9.0"), ()))
+            with _programs._lock, p.graph._lock, p.ledger._lock:
+                holding.wait()
+                forked.wait(WAIT_S)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        holding.wait()
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(int(WAIT_S))  # ends a child that hangs
+            status = 1
+            try:
+                with autellix.program(id="forked") as same:
+                    agent.ask("child")
+                status = int(not (same is p and p.ledger.idle_s() > 0 and agent.programs("child") == ["forked"]))
+            finally:
+                os._exit(status)
+        forked.set()
+        thread.join(WAIT_S)
+        assert os.waitpid(pid, 0)[1] == 0

@@ -14,8 +14,8 @@ import pytest
 import autellix_sdk as autellix
 from autellix_sdk import _calls
 from autellix_sdk._faults import faults
-from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER
-from tests.sdk.conftest import Backend
+from autellix_sdk.wire import BILL_HEADER, CALL_HEADER, PROGRAM_HEADER, decode_call
+from tests.sdk.conftest import Backend, call_bill
 
 QUESTION: Any = {"model": "m", "messages": [{"role": "user", "content": "is it?"}]}
 
@@ -144,6 +144,125 @@ def test_redirects_within_the_backend_stay_one_call(library: Any) -> None:
 
 
 @libraries
+def test_a_redirect_into_the_backend_is_a_call_that_lands(library: Any) -> None:
+    """What began at a hop is over when `send` returns, or raises."""
+
+    def answer(request: Any) -> Any:
+        if request.url.host == "front":
+            return library.Response(307, headers={"location": "http://127.0.0.1:9/v1/there"})
+        if request.url.path == "/v1/there":
+            return library.Response(307, headers={"location": "http://elsewhere/"})
+        raise library.ConnectError("refused", request=request)
+
+    autellix.init("http://127.0.0.1:9/v1")
+    with library.Client(transport=library.MockTransport(answer), follow_redirects=True) as client:
+        with autellix.program() as p, pytest.raises(library.ConnectError):
+            client.get("http://front/")
+        client.max_redirects = 1
+        with autellix.program() as q, pytest.raises(library.TooManyRedirects):
+            client.get("http://front/")
+        client.follow_redirects = False
+        with autellix.program() as r:
+            client.send(client.get("http://front/").next_request)
+    for program in (p, q, r):
+        assert program.graph.calls == 1
+        assert program.ledger.idle_s() > 0
+    assert [program.bill().pending for program in (p, q, r)] == [0, 0, 1]
+
+
+@libraries
+async def test_calls_made_for_authentication_are_calls_that_land(library: Any) -> None:
+    """A token fetched from the backend, then the request: two calls. The same request once more: the same call."""
+
+    class Token(library.Auth):  # type: ignore[misc]
+        token: Any = None
+
+        def auth_flow(self, request: Any) -> Any:
+            self.token = self.token or library.Request("GET", "http://127.0.0.1:9/v1/token")
+            yield self.token
+            response = yield request
+            if response.status_code == 401:
+                yield request
+
+    def answer(request: Any) -> Any:
+        refused = request.url.path == "/v1/models" and len(asked) == 1
+        asked.append(request.headers[CALL_HEADER])
+        bill = call_bill(request.headers[PROGRAM_HEADER], request.headers[CALL_HEADER]).encode()
+        return library.Response(401 if refused else 200, headers={BILL_HEADER: bill})
+
+    asked: list[str] = []
+    autellix.init("http://127.0.0.1:9/v1")
+    transport, auth = library.MockTransport(answer), Token()
+    with autellix.program() as p:
+        with library.Client(transport=transport, auth=auth) as client:
+            client.get("http://127.0.0.1:9/v1/models")
+        async with library.AsyncClient(transport=transport, auth=auth) as aclient:
+            await aclient.get("http://127.0.0.1:9/v1/models")
+    assert [decode_call(p.id, call).call for call in asked] == ["0.0", "0.1", "0.1", "0.2", "0.3"]
+    assert p.ledger.idle_s() > 0
+    assert (p.bill().calls, p.bill().pending) == (4, 0)
+
+
+@libraries
+def test_a_request_sent_again_is_a_new_call(library: Any) -> None:
+    """Whatever it carried belongs to its first trip, also where the second one is not stamped."""
+    seen = []
+    transport = library.MockTransport(lambda request: library.Response(200, json=dict(request.headers)))
+    autellix.init("http://127.0.0.1:9/v1", implicit="off")
+    with library.Client(transport=transport) as client:
+        request = client.build_request("GET", "http://127.0.0.1:9/v1/models")
+        with autellix.program() as first:
+            seen += [client.send(request).json(), client.send(request).json()]
+        with autellix.program() as second:
+            seen.append(client.send(request).json())
+        seen.append(client.send(request).json())
+    assert [headers.get(PROGRAM_HEADER) for headers in seen] == [first.id, first.id, second.id, None]
+    assert [program.graph.calls for program in (first, second)] == [2, 1]
+    assert CALL_HEADER not in seen[3]
+
+
+@libraries
+def test_our_hook_stays_the_last(library: Any) -> None:
+    """A hook that the user adds later may change the URL; one that is running when ours moves is not skipped."""
+    sent = []
+
+    def leave(request: Any) -> None:
+        request.url = library.URL("http://elsewhere/")
+
+    def add_leave(request: Any) -> None:
+        if request.url.path == "/v1/first":
+            client.event_hooks["request"].append(leave)
+            client.get("http://127.0.0.1:9/v1/second")
+
+    autellix.init("http://127.0.0.1:9/v1")
+    transport = library.MockTransport(lambda request: sent.append(request) or library.Response(200))
+    with library.Client(transport=transport) as client, autellix.program() as p:
+        client.event_hooks["request"].append(add_leave)
+        client.get("http://127.0.0.1:9/v1/first")
+        assert len(client.event_hooks["request"]) == 3
+        autellix.shutdown()
+        assert client.event_hooks["request"] == [add_leave, leave]
+    assert [request.url.host for request in sent] == ["elsewhere", "elsewhere"]
+    assert not {PROGRAM_HEADER, CALL_HEADER} & sent[0].headers.keys()
+    assert p.ledger.idle_s() > 0
+
+
+@libraries
+def test_a_plain_body_read_as_a_stream_is_billed(library: Any, backend: Backend) -> None:
+    """The bill is in the headers, whoever reads the body and when."""
+    autellix.init(backend.base_url)
+    url = backend.base_url + "/chat/completions"
+    with (
+        library.Client() as client,
+        autellix.program() as p,
+        client.stream("POST", url, json=QUESTION) as response,
+    ):
+        assert p.bill().calls == 1
+        response.read()
+    assert (p.bill().calls, p.bill().pending) == (1, 0)
+
+
+@libraries
 def test_manual_headers_never_reach_another_host(library: Any) -> None:
     """Even headers that the user copied are stripped where they do not belong."""
     sent = []
@@ -242,11 +361,11 @@ async def test_failed_calls_raise_what_they_always_raised(library: Any, backend:
         async with library.AsyncClient(transport=library.MockTransport(hang)) as client:
             task = asyncio.ensure_future(client.get("http://127.0.0.1:9/v1/models"))
             await started.wait()
-            assert p.idle_s() == 0
+            assert p.ledger.idle_s() == 0
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-        assert p.idle_s() > 0
+        assert p.ledger.idle_s() > 0
     assert (p.bill().calls, p.bill().pending) == (0, 0)
 
 

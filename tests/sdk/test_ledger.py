@@ -13,7 +13,7 @@ from autellix_sdk._faults import faults
 from autellix_sdk._ledger import Flight, Ledger
 from autellix_sdk.bill import ProgramBill
 from autellix_sdk.wire import BILL_HEADER, CallId, ProgramId
-from tests.sdk.conftest import call_bill, program_bill
+from tests.sdk.conftest import WAIT_S, call_bill, finishes, program_bill
 
 NODE = (0, CallId("0.0"), ())
 
@@ -78,7 +78,7 @@ def test_time_without_a_call_is_tool_time(clock: Clock) -> None:
     clock.us += 5
     _fly(ledger, clock, 40)
     assert (_bill(ledger).elapsed_us, _bill(ledger).tool_us) == (175, 105)
-    ledger.end()
+    ledger.end(answered=True)
     clock.us += 1000
     assert (_bill(ledger).elapsed_us, _bill(ledger).tool_us) == (175, 105)
 
@@ -122,16 +122,17 @@ def test_a_failed_attempt_awaits_no_bill_until_it_is_retried(clock: Clock) -> No
     ledger = Ledger()
     flight = ledger.begin(NODE)
     assert _bill(ledger).pending == 1
-    ledger.fail(flight)
+    flight.fail()
+    flight.fail()
     assert (flight.retryable, _bill(ledger).pending) == (True, 0)
     again = ledger.begin_again(flight)
     assert (again.node, _bill(ledger).pending) == (NODE, 1)
     again.land(FakeResponse(503))
-    assert again.retryable
+    assert (again.retryable, _bill(ledger).pending) == (True, 0)
     last = ledger.begin_again(again)
     text = call_bill("p", f"v1;s=a;t=0;c={NODE[1]}").encode()
     last.land(FakeResponse(bill=text))
-    ledger.fail(last)  # as when the user interrupts right after the response came
+    last.fail()  # as when the user interrupts right after the response came
     assert not last.retryable
     assert (_bill(ledger).calls, _bill(ledger).pending) == (1, 0)
 
@@ -151,6 +152,71 @@ def test_long_programs_keep_short_books(clock: Clock) -> None:
     assert len(ledger._flights) + len(ledger._intervals) < 300
 
 
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_refused_calls_await_no_bill_and_billed_streams_neither(clock: Clock, is_closed: bool) -> None:
+    """What the headers of a response say is said, whether or not its body was read."""
+    ledger = Ledger()
+    responses = [
+        FakeResponse(429, is_closed),
+        FakeResponse(200, is_closed),
+        FakeResponse(200, is_closed, call_bill("p", "v1;s=a;t=0;c=0.2").encode()),
+        FakeResponse(500, is_closed, call_bill("p", "v1;s=a;t=0;c=0.3").encode()),
+    ]
+    for number, response in enumerate(responses):
+        ledger.begin((0, CallId(f"0.{number}"), ())).land(response)
+    assert (_bill(ledger, begun=4).calls, _bill(ledger, begun=4).pending) == (2, 1)
+
+
+def test_books_are_whole_for_code_that_interrupts_them(clock: Clock) -> None:
+    """A finalizer or signal handler that asks for the bill, or makes a call, in the middle of our own work."""
+    ledger = Ledger()
+    seen = []
+
+    class Interrupting(FakeResponse):
+        armed = False
+
+        @property
+        def is_closed(self) -> bool:
+            if self.armed:
+                self.armed = False
+                seen.append((_bill(ledger).tool_us, ledger.idle_s()))
+                ledger.begin(NODE).land(FakeResponse())
+            return False
+
+        @is_closed.setter
+        def is_closed(self, _: bool) -> None:
+            """Stay open."""
+
+    def history() -> int:
+        clock.us += 5
+        for _ in range(600):
+            clock.us += 3
+            _fly(ledger, clock, 7)
+        stream = Interrupting()
+        ledger.begin(NODE).land(stream)
+        stream.armed = True
+        for _ in range(600):
+            clock.us += 10
+            _fly(ledger, clock, 10)
+        return _bill(ledger).tool_us
+
+    assert finishes(history) == 1805
+    assert seen == [(1805, 0.0)]
+
+
+def test_a_forked_process_does_not_wait_for_what_the_other_has_in_flight(clock: Clock) -> None:
+    """Nobody will land it there, nor answer an end."""
+    ledger = Ledger()
+    ledger.begin(NODE)
+    ledger.end(answered=False)
+    clock.us += 10
+    ledger.after_fork()
+    clock.us += 20
+    assert ledger.idle_s() == pytest.approx(20e-6)
+    assert _bill(ledger).pending == 0
+    finishes(lambda: ledger.wait(2 * WAIT_S))
+
+
 def test_unreadable_call_bills_are_counted(clock: Clock) -> None:
     """They stay pending."""
     ledger = Ledger()
@@ -163,14 +229,30 @@ def test_the_servers_bill_stands_until_the_program_goes_on(clock: Clock) -> None
     """It replaces the client's after the end, and not before."""
     ledger = Ledger()
     final = program_bill("p")
+    ledger.end(answered=False)
+    ledger.reopen()
     ledger.settle(final)
-    assert _bill(ledger) != final
-    ledger.end()
+    assert (ledger.ended, _bill(ledger) == final) == (False, False)
+    ledger.end(answered=False)
     ledger.settle(final)
-    assert _bill(ledger) == final
-    ledger.begin(NODE)
-    assert not ledger.ended
-    assert _bill(ledger) != final
+    assert (ledger.ended, _bill(ledger) == final) == (True, True)
+    ledger.reopen()
+    assert (ledger.ended, _bill(ledger) == final) == (False, False)
+
+
+def test_the_bill_of_an_earlier_end_is_not_the_last_word(clock: Clock) -> None:
+    """A program that was reopened and ended again waits for the answer to its last end."""
+    ledger = Ledger()
+    for _ in range(2):
+        ledger.end(answered=False)
+        ledger.reopen()
+    ledger.end(answered=False)
+    first, last = program_bill("first"), program_bill("last")
+    ledger.settle(first)
+    ledger.settle(None)
+    assert _bill(ledger) != first
+    ledger.settle(last)
+    assert _bill(ledger) == last
 
 
 def test_idleness_is_cheap_to_ask_about(clock: Clock) -> None:

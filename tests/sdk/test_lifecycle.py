@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+from time import monotonic
 from typing import Any
 
 import httpx
@@ -16,15 +17,65 @@ import pytest
 import autellix_sdk as autellix
 from autellix_sdk import _lifecycle, _programs
 from autellix_sdk._faults import faults
+from autellix_sdk._ledger import Ledger
 from autellix_sdk._lifecycle import Reporter
 from autellix_sdk._runtime import runtime
+from autellix_sdk._strands import Job, fork_job
+from autellix_sdk.bill import ProgramBill
+from autellix_sdk.wire import ProgramId
 from tests.sdk.conftest import WAIT_S, Backend, program_bill
 
 QUESTION: Any = {"model": "m", "messages": [{"role": "user", "content": "is it?"}]}
 
 
+class FakeClock:
+    """The reporter's clock, which the test turns."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.s = 0.0
+        monkeypatch.setattr(_lifecycle, "monotonic", lambda: self.s)
+        monkeypatch.setattr(FakeProgram, "clock", self)
+
+
+class FakeProgram:
+    """A program that counts what it is asked and told, and sees that no lock is held meanwhile."""
+
+    clock: FakeClock | None = None
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.id = ProgramId("p")
+        self.asked = self.settled = 0
+        self.ended = False
+        self.idle_since_s = 0.0 if self.clock is None else self.clock.s
+        self._reporter = reporter
+
+    def settle(self, _: ProgramBill | None) -> None:
+        """Count."""
+        assert not self._reporter._wake._is_owned()  # type: ignore[attr-defined]
+        self.settled += 1
+
+    def end_if_idle(self, limit_s: float) -> float:
+        """End if that long ago."""
+        assert self.clock is not None
+        assert not self._reporter._wake._is_owned()  # type: ignore[attr-defined]
+        self.asked += 1
+        left_s = self.idle_since_s + limit_s - self.clock.s
+        self.ended = left_s <= 0
+        return max(0.0, left_s)
+
+
 def _ask(backend: Backend) -> None:
     httpx.post(backend.base_url + "/chat/completions", json=QUESTION)
+
+
+def _let_a_minute_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the reporter look at every program that it watches, as it would after a minute without a call."""
+    reporter = runtime.reporter
+    assert reporter is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(_lifecycle, "monotonic", lambda: monotonic() + 61)
+        patch.setattr(Ledger, "idle_s", lambda _: 61.0)
+        reporter._end_idle()
 
 
 def test_the_end_is_posted_with_its_status_and_key(backend: Backend) -> None:
@@ -175,13 +226,14 @@ def test_the_queue_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest end gives way; nobody waits."""
     monkeypatch.setattr(_lifecycle, "_MAX_QUEUE", 2)
     reporter = Reporter("http://127.0.0.1:9", None)
-    monkeypatch.setattr(reporter, "_awaken", lambda: None)
-    programs = [_programs.Program() for _ in range(3)]
+    monkeypatch.setattr(reporter, "_keep_running", lambda: None)
+    programs = [FakeProgram(reporter) for _ in range(3)]
     for program in programs:
         reporter.end(program, "ok")
-    assert [program._settled.is_set() for program in programs] == [True, False, False]
+    assert [program.settled for program in programs] == [1, 0, 0]
     assert len(faults.counts) == 1
     reporter.close()
+    assert [program.settled for program in programs] == [1, 1, 1]
 
 
 def test_threads_cannot_start_at_interpreter_exit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,9 +244,10 @@ def test_threads_cannot_start_at_interpreter_exit(monkeypatch: pytest.MonkeyPatc
         raise RuntimeError("can't start new thread at interpreter shutdown")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    reporter.end(_programs.Program(), "ok")
+    program = FakeProgram(reporter)
+    reporter.end(program, "ok")
     reporter.close()
-    assert list(faults.counts.values()) == [1, 1]
+    assert (list(faults.counts.values()), program.settled) == ([1, 1], 1)
 
 
 def test_the_thread_stops_when_there_is_nothing_to_do(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,17 +271,60 @@ def test_an_idle_implicit_program_is_ended(backend: Backend, monkeypatch: pytest
     _ask(backend)
     first = autellix.current()
     assert first is not None
-    reporter = runtime.reporter
-    assert reporter is not None
-    assert 59 < reporter._end_idle() <= 60
-    monkeypatch.setattr(_programs.Program, "idle_s", lambda _: 61.0)
-    reporter._end_idle()
-    monkeypatch.undo()
+    assert 59 < first.end_if_idle(60.0) <= 60
+    _let_a_minute_pass(monkeypatch)
     backend.wait_for_end()
     assert backend.ended() == {first.id: "ok"}
     _ask(backend)
     assert backend.contexts[1].program != first.id
     assert (backend.contexts[1].call, backend.contexts[1].parents) == ("0.0", ())
+
+
+def test_a_reopened_program_is_ended_again(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it has gone idle, though no scope will be left any more; a scope that is open keeps it."""
+    autellix.init(backend.base_url)
+    with autellix.program(id="again") as p:
+        _ask(backend)
+        late_child = Job(fork_job(), autellix.headers)
+    backend.wait_for_end()
+    late_child()
+    assert not p.ledger.ended
+    with autellix.program(id="again"):
+        _let_a_minute_pass(monkeypatch)
+        assert not p.ledger.ended
+    backend.wait_for_end()
+    late_child()
+    _let_a_minute_pass(monkeypatch)
+    backend.wait_for_end()
+    assert p.ledger.ended
+
+
+def test_ten_thousand_programs_cost_a_call_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adding one wakes nobody, and a look asks only those whose minute is over, under no lock."""
+    clock = FakeClock(monkeypatch)
+    reporter = Reporter("http://127.0.0.1:9", None)
+    monkeypatch.setattr(reporter, "_keep_running", lambda: None)
+    monkeypatch.setattr(reporter._wake, "notify", lambda: pytest.fail("woke the reporter"))
+    programs = []
+    for _ in range(10_000):
+        programs.append(FakeProgram(reporter))
+        reporter.watch(programs[-1])
+        clock.s += 0.01
+    busy, idle = programs[:3], programs[3:]
+    for program in busy:
+        program.idle_since_s = clock.s
+    clock.s = 60.095
+    reporter._end_idle()
+    assert [program.asked for program in programs[:11]] == [1] * 10 + [0]
+    assert [program.ended for program in programs[:11]] == [False] * 3 + [True] * 7 + [False]
+    clock.s = 159.995
+    reporter._end_idle()
+    assert all(program.ended for program in idle)
+    assert {program.asked for program in idle} == {1}
+    assert [(program.asked, program.ended) for program in busy] == [(1, False)] * 3
+    clock.s = 161
+    reporter._end_idle()
+    assert [(program.asked, program.ended) for program in busy] == [(2, True)] * 3
 
 
 def test_a_call_after_a_minute_opens_a_new_program_by_itself(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:

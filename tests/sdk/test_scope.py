@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import autellix_sdk as autellix
-from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, decode_call
+from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, CallContext, decode_call
 
 BASE_URL = "http://127.0.0.1:9/v1"
 
@@ -48,6 +50,64 @@ def test_ids_are_random_unless_given() -> None:
         assert len(bytes.fromhex(first.id)) == 16
     with autellix.program("chat", id="session-7") as third:
         assert repr(third) == "Program(id='session-7', name='chat')"
+
+
+def _call() -> CallContext:
+    headers = autellix.headers()
+    return decode_call(headers[PROGRAM_HEADER], headers[CALL_HEADER])
+
+
+def test_an_id_seen_before_continues_that_program() -> None:
+    """One call graph, one bill, from one scope to the next; the name is the first one's."""
+    with autellix.program("chat", id="session-7") as first:
+        turn = [_call(), _call()]
+    assert first.ledger.ended
+    with autellix.program(id="session-7") as again:
+        assert again is first
+        assert not first.ledger.ended
+        turn.append(_call())
+    assert [(call.name, call.call, call.parents) for call in turn] == [
+        ("chat", "0.0", ()),
+        ("chat", "0.1", ("0.0",)),
+        ("chat", "0.2", ("0.1",)),
+    ]
+    assert first.bill().pending == 3
+
+
+def test_scopes_side_by_side_under_one_id() -> None:
+    """They fork and join like tasks, and the last one that is left ends the program."""
+    outer, left, right = (autellix.program(id="session-8") for _ in range(3))
+    with outer as p:
+        start = _call()
+    calls = []
+    left.__enter__()
+    with ThreadPoolExecutor(1) as pool:
+
+        def other_turn() -> None:
+            with right:
+                calls.append(_call())
+
+        pool.submit(other_turn).result()
+    calls.append(_call())
+    assert not p.ledger.ended
+    left.__exit__(None, None, None)
+    left.__exit__(None, None, None)
+    assert p.ledger.ended
+    with autellix.program(id="session-8"):
+        end = _call()
+    assert [call.parents for call in calls] == [(start.call,)] * 2
+    assert set(end.parents or ()) == {call.call for call in calls}
+    assert p.ledger.ended
+
+
+def test_an_id_whose_program_is_forgotten_makes_no_call_id_twice() -> None:
+    """Nothing is kept of programs that nobody holds; call IDs stay unique within program and salt."""
+    calls = []
+    for _ in range(3):
+        with autellix.program(id="session-9"):
+            calls.append(_call())
+        gc.collect()
+    assert len({(call.salt, call.call) for call in calls}) == 3
 
 
 @pytest.mark.parametrize(

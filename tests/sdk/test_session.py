@@ -14,7 +14,8 @@ import openai
 import pytest
 
 import autellix_sdk as autellix
-from autellix_sdk import _session
+from autellix_sdk import _session, _spawns
+from autellix_sdk._runtime import runtime
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER
 from tests.sdk.conftest import Backend
 
@@ -70,7 +71,9 @@ def test_without_a_base_url_nothing_is_stamped() -> None:
     transport = httpx.MockTransport(lambda request: httpx.Response(200, json=dict(request.headers)))
     with httpx.Client(transport=transport) as client, autellix.program():
         for url in ("https://api.openai.com/v1/models", "http://127.0.0.1:9/v1/models"):
-            assert not {PROGRAM_HEADER, CALL_HEADER} & client.get(url, headers=autellix.headers()).json().keys()
+            ours = {PROGRAM_HEADER: "p", CALL_HEADER: "v1;s=s;t=0;c=0.0"}
+            assert not ours.keys() & client.get(url, headers=ours).json().keys()
+        assert autellix.headers() == {}
 
 
 def test_before_init_calls_pass_untouched() -> None:
@@ -79,7 +82,7 @@ def test_before_init_calls_pass_untouched() -> None:
     with httpx.Client(transport=transport) as client, autellix.program() as p:
         assert CALL_HEADER not in client.get(BASE_URL + "/models").json()
         assert autellix.current() is p
-    assert autellix.headers() == {}
+        assert autellix.headers() == {}
 
 
 def test_headers_are_those_of_one_call_each() -> None:
@@ -92,6 +95,63 @@ def test_headers_are_those_of_one_call_each() -> None:
     assert ";c=0.0;" in first[CALL_HEADER]
     assert second[CALL_HEADER].endswith(";c=0.1;p=0.0;n=socket")
     assert (bill.pending, bill.threads) == (2, 1)
+
+
+def test_an_init_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client is off, and what was wrapped is put back."""
+    before = httpx.Client.send
+    monkeypatch.setattr(_spawns, "install", lambda *_, **__: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        autellix.init(BASE_URL)
+    assert httpx.Client.send is before
+    assert (runtime.settings, runtime.reporter) == (None, None)
+
+
+def test_modules_that_are_not_what_we_expect_are_left_alone(tmp_path: Path) -> None:
+    """Blocked ones are absent; foreign ones of the same name break neither `init` nor the user's import."""
+    (tmp_path / "httpx2.py").write_text("x = 1")
+    _run(f"""
+import sys, types
+sys.modules["uvloop"] = None
+sys.modules["httpx"] = types.ModuleType("httpx")
+sys.path.insert(0, {str(tmp_path)!r})
+import autellix_sdk
+from autellix_sdk._faults import faults
+autellix_sdk.init({BASE_URL!r})
+import httpx2
+assert httpx2.x == 1
+assert sorted(faults.counts) == [f"{{name}} is not as expected, and is not followed" for name in ("httpx", "httpx2")]
+""")
+
+
+def test_modules_found_by_other_finders_are_followed() -> None:
+    """Whoever finds a module, and even where one loader serves several, it is wrapped once it was executed."""
+    _run(f"""
+import sys
+from importlib.util import spec_from_loader
+import autellix_sdk
+
+class Finder:
+    sources = {{
+        "httpx2": "import httpx2_part\\nclass Client:\\n    def send(self): 'ours'\\nAsyncClient = Client",
+        "httpx2_part": "",
+    }}
+
+    def find_spec(self, name, path=None, target=None):
+        return spec_from_loader(name, self) if name in self.sources else None
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        exec(self.sources[module.__name__], vars(module))
+
+sys.meta_path.insert(0, Finder())
+autellix_sdk.init({BASE_URL!r})
+import httpx2
+assert httpx2.Client.send.__doc__ == "ours"
+assert hasattr(httpx2.Client.send, "__wrapped__")
+""")
 
 
 def test_headers_survive_an_error_of_ours(monkeypatch: pytest.MonkeyPatch, lenient: None) -> None:
@@ -131,6 +191,14 @@ def test_wrap_warns_once_of_clients_outside_the_backend(
     for _ in range(2):
         assert autellix.wrap(client) is client
     assert len(caplog.records) == int(warned)
+
+
+def test_wrap_shows_no_password(caplog: pytest.LogCaptureFixture) -> None:
+    """A URL may hold one; logs may not."""
+    autellix.init(BASE_URL)
+    autellix.wrap(httpx.Client(base_url="http://user:secret@127.0.0.1:13/v1"))
+    assert "127.0.0.1:13/v1" in caplog.text
+    assert "secret" not in caplog.text
 
 
 def test_wrap_refuses_what_is_no_client() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 from typing import Any
 
 import pytest
@@ -36,6 +37,16 @@ libraries = pytest.mark.parametrize("library", [importlib.import_module(name) fo
         ("http://host:8700/v1", "http://host:8700/v1/./models", True),
         ("http://host:8700/v1", "http://host:8700/v1/..models", True),
         ("http://host:8700/v1", "http://host:8700/admin", False),
+        ("http://host/my%20llm/v1", "http://host/my%20llm/v1/models", True),
+        ("http://host/my llm/v1", "http://host/my%20llm/v1/models", True),
+        ("http://host/v%31", "http://host/v1/models", True),
+        ("http://bücher.example/v1", "http://bücher.example/v1/models", True),
+        ("http://bücher.example/v1", "http://xn--bcher-kva.example/v1/models", True),
+        ("http://xn--bcher-kva.example/v1", "http://Bücher.example/v1/models", True),
+        ("http://xn--bcher-kva.example/v1", "http://bucher.example/v1/models", False),
+        ("http://[0:0:0:0:0:0:0:1]:9/v1", "http://[::1]:9/v1/models", True),
+        ("http://[::ABCD]:9/v1", "http://[0::abcd]:9/v1/models", True),
+        ("http://[::1]:9/v1", "http://[::2]:9/v1/models", False),
     ],
 )
 def test_the_allow_list_compares_parsed_urls(library: Any, base_url: str, url: str, covered: bool) -> None:
@@ -61,10 +72,11 @@ def test_a_clients_base_url_may_be_above_or_below(base_url: str, may: bool) -> N
 def test_the_programs_api_is_at_the_origin() -> None:
     """Without the path, with brackets where the host needs them."""
     assert Endpoint.parse("http://127.0.0.1:8700/v1").origin == "http://127.0.0.1:8700"
-    assert Endpoint.parse("https://[::1]/v1").origin == "https://[::1]:443"
+    assert Endpoint.parse("https://[0::1]/v1").origin == "https://[::1]:443"
+    assert Endpoint.parse("http://user:secret@Bücher.example/v1").origin == "http://xn--bcher-kva.example:80"
 
 
-LOCAL = Endpoint("http", "local", 80, "/v1")
+LOCAL = Endpoint("http", b"local", 80, "/v1")
 
 
 @pytest.mark.parametrize(
@@ -101,6 +113,19 @@ def test_a_base_url_that_is_none_is_refused(base_url: str) -> None:
     if base_url:
         with pytest.raises(ConfigurationError, match=r"AUTELLIX_BASE_URL='.*correct or unset it"):
             read_settings(None, None, True, "root", {"AUTELLIX_BASE_URL": base_url})
+
+
+@pytest.mark.parametrize(
+    "base_url", ["ftp://user:secret@host/v1", "user:secret@host", "http://user:secret/x@host", "http://user:secret@"]
+)
+def test_a_refused_base_url_is_shown_without_its_password(base_url: str) -> None:
+    """Neither in the message nor in the errors behind it."""
+    with pytest.raises(UsageError) as caught:
+        read_settings(base_url, None, True, "root", {})
+    assert "secret" not in "".join(traceback.format_exception(caught.value)).replace(repr(base_url), "")
+    with pytest.raises(ConfigurationError) as caught_too:
+        read_settings(None, None, True, "root", {"OPENAI_BASE_URL": base_url})
+    assert "secret" not in str(caught_too.value)
 
 
 def test_an_unknown_implicit_mode_is_refused() -> None:
