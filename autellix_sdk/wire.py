@@ -8,7 +8,7 @@ Request headers::
 Grammar (ABNF-like; every field at most once, order free after ``v1``, unknown fields ignored)::
 
     program = 1*64( ALPHA / DIGIT / "." / "_" / "-" )
-    salt    = 1*8( DIGIT / "a"-"z" )                ; one per client process
+    salt    = 1*8( DIGIT / "a"-"z" )                ; tells client processes of one program apart
     thread  = 1*6DIGIT                              ; chain in the call graph
     call    = 1*20( DIGIT / "a"-"z" / "." )         ; unique within program and salt
     parents = "*" / [ call *( "," call ) ]          ; at most 512 bytes; "*" joins all calls; empty = root
