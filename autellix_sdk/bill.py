@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from autellix_sdk.errors import WireError
@@ -90,9 +90,7 @@ class CallBill:
 
     def encode(self) -> str:
         """Encode as one line of ASCII JSON, fit for a header value and for an SSE comment."""
-        record: dict[str, Any] = asdict(self)
-        time = record.pop("time")
-        return json.dumps({**record, **time, "wall_us": self.time.wall_us}, separators=(",", ":"))
+        return json.dumps(_flat(self), separators=(",", ":"))
 
 
 def decode_bill(text: str | bytes) -> CallBill:
@@ -142,6 +140,12 @@ _PROGRAM_COUNTS = (
     "elapsed_us",
     "tool_us",
 )
+
+
+def _flat(bill: CallBill | ProgramBill) -> dict[str, Any]:
+    """Return the bill's fields with those of its time split beside them, and the wall time."""
+    fields = {name: getattr(bill, name) for name in bill.__slots__ if name != "time"}
+    return fields | {name: getattr(bill.time, name) for name in TimeSplit.__slots__} | {"wall_us": bill.time.wall_us}
 
 
 def _time_from_json(record: Mapping[str, Any]) -> TimeSplit:
@@ -201,9 +205,7 @@ class ProgramBill:
 
     def to_json(self) -> dict[str, Any]:
         """JSON object of the programs API: the fields above, the time split flattened, and ``wall_us``."""
-        record: dict[str, Any] = asdict(self)
-        time = record.pop("time")
-        return {**record, **time, "wall_us": self.time.wall_us}
+        return _flat(self)
 
 
 def program_bill_from_json(record: Mapping[str, Any]) -> ProgramBill:
