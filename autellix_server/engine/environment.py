@@ -112,16 +112,8 @@ class EngineEnvironment:
         Raises:
             EnvironmentFailure: a file cannot be deleted.
         """
-        if not self.path.exists():
-            return False
-        try:
-            with self._home.lock(progress.say):
-                # The record first: a removal cut short must not leave a broken environment that passes for ready.
-                Record(self.path).forget(self._stages[0])
-                shutil.rmtree(self.path)
-        except OSError as error:
-            raise EnvironmentFailure(f"cannot remove {self.path}: {error.strerror or error}") from error
-        return True
+        # The record first: a removal cut short must not leave a broken environment that passes for ready.
+        return self._home.delete(self.path, progress.say, first=lambda: Record(self.path).forget(self._stages[0]))
 
     def _pending(self) -> tuple[Stage, ...]:
         """Return the stages still to do: all of them when the first is not done or its Python is gone."""

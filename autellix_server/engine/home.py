@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from autellix_server.errors import EnvironmentFailure
 
 Device = Literal["cpu", "cuda"]
 """What an engine computes on."""
@@ -58,6 +61,27 @@ class Home:
     def log(self, name: str) -> Path:
         """Return the path of the log file called `name` (without suffix)."""
         return self.path / "logs" / f"{name}.log"
+
+    def delete(self, folder: Path, say: Callable[[str], None], first: Callable[[], None] = lambda: None) -> bool:
+        """Delete a folder of this home, under its lock, and return whether there was one.
+
+        Args:
+            folder: what to delete.
+            say: as for `lock`.
+            first: done under the lock before anything is deleted.
+
+        Raises:
+            EnvironmentFailure: a file cannot be deleted.
+        """
+        if not folder.exists():
+            return False
+        try:
+            with self.lock(say):
+                first()
+                shutil.rmtree(folder)
+        except OSError as error:
+            raise EnvironmentFailure(f"cannot remove {folder}: {error.strerror or error}") from error
+        return True
 
     @contextmanager
     def lock(self, say: Callable[[str], None]) -> Iterator[int]:

@@ -127,14 +127,7 @@ class BundledModel:
         Raises:
             EnvironmentFailure: a file cannot be deleted.
         """
-        if not self.path.exists():
-            return False
-        try:
-            with self._home.lock(progress.say):
-                shutil.rmtree(self.path)
-        except OSError as error:
-            raise EnvironmentFailure(f"cannot remove {self.path}: {error.strerror or error}") from error
-        return True
+        return self._home.delete(self.path, progress.say)
 
     def _make(self, python: Path, runner: Runner, progress: Progress) -> None:
         for leftover in self._home.models.glob(f".{self._package.name}-*"):
