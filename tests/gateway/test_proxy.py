@@ -53,6 +53,7 @@ async def test_the_bill_is_the_engines_with_the_gateways_wall_time(engine: FakeE
         assert bill.time.wall_us == 500_000
         row = gateway.program("p1")
         assert (row.completed, row.time, row.service_s, row.wait_s) == (1, bill.time, 0.005, 0.001)
+        assert gateway.ledger.counters.uncharged == 0
 
 
 async def test_the_program_is_charged_before_the_client_sees_the_end(engine: FakeEngine) -> None:
@@ -137,7 +138,7 @@ async def test_a_bill_that_is_not_this_calls_is_dropped(
     async with running_gateway(engine) as gateway:
         bill, _ = await chat(gateway, identity(), stream=stream)
         assert bill is None
-        assert gateway.ledger.counters.distrusted_bills == 1
+        assert gateway.ledger.counters.distrusted_bills == gateway.ledger.counters.uncharged == 1
         assert gateway.program("p1").service_us == 0
 
 
@@ -230,7 +231,7 @@ async def test_a_short_answer_whose_engine_dies_is_a_503(engine: FakeEngine, gat
     engine.behave = half_an_answer(1000)
     status, reply = await gateway.json("POST", COMPLETIONS, json=CHAT)
     assert (status, reply["error"]["code"]) == (503, "engine_unavailable")
-    assert gateway.ledger.counters.engine_failures == 1
+    assert gateway.ledger.counters.engine_failures == gateway.ledger.counters.uncharged == 1
 
 
 async def test_a_long_answer_whose_engine_dies_is_visibly_cut_short(engine: FakeEngine, gateway: Gateway) -> None:
