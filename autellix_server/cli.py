@@ -18,10 +18,13 @@ COMMANDS = {
     "engine": "install, inspect or remove the environments that engines run in",
     "trace": "generate, convert, describe and validate traces of agent programs",
     "simulate": "compare policies on model engines in virtual time",
+    "bench": "compare servers under real load: programs arrive, whatever the server manages",
+    "calibrate": "measure a running engine and write the engine model that `simulate` takes",
+    "mock-engine": "an engine model behind an OpenAI-compatible server, with faults on demand",
 }
 """Each is a module of `autellix_server.commands`, imported only when it is the one that was asked for."""
 
-SERVER_EXTRA = {"aiohttp", "pydantic", "pydantic_settings", "rich"}
+SERVER_EXTRA = {"aiohttp", "matplotlib", "numpy", "pydantic", "pydantic_settings", "rich"}
 """Top-level modules that come with the extra `server`."""
 
 EPILOG = """\
@@ -87,7 +90,7 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name, summary in COMMANDS.items():
         if name == chosen:
-            importlib.import_module(f"autellix_server.commands.{name}").register(subparsers)
+            importlib.import_module(f"autellix_server.commands.{name.replace('-', '_')}").register(subparsers)
         else:
             subparsers.add_parser(name, help=summary)
     return parser

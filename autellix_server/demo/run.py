@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.live import Live
 
 from autellix_server.demo.agents import AGENTS, Finished, examples_folder, run_agent
-from autellix_server.demo.server import running_server
 from autellix_server.demo.view import Row, programs_table, status_line
 from autellix_server.errors import ServerError
+from autellix_server.local_server import running_server
 
 _DRAW_PERIOD_S = 0.5
 _LINE_PERIOD_S = 5.0

@@ -1,4 +1,4 @@
-"""The demo's own server: `autellix serve` as a child process on a free port."""
+"""`autellix serve` as a child process on a free port, for what runs against a server of its own."""
 
 from __future__ import annotations
 

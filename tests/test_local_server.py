@@ -1,4 +1,4 @@
-"""The demo's server process: ready, refused, and never left behind."""
+"""The server as a child process: ready, refused, and never left behind."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from autellix_server.demo import agents, server
-from autellix_server.demo.agents import Agent, run_agent
-from autellix_server.demo.server import running_server
+from autellix_server import local_server
 from autellix_server.errors import EngineFailure
+from autellix_server.local_server import running_server
 
 SERVE = """
 import json, signal, sys
@@ -28,7 +27,7 @@ def serve_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str) -> 
     (tmp_path / "serve.py").write_text(script)
     stand_in.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path / "serve.py"}" "$@"\n')
     stand_in.chmod(0o755)
-    monkeypatch.setattr(server.sys, "executable", str(stand_in))
+    monkeypatch.setattr(local_server.sys, "executable", str(stand_in))
 
 
 async def test_server_runs_for_the_context_and_its_progress_is_passed_on(
@@ -53,15 +52,3 @@ async def test_server_that_ends_early_is_an_error_with_its_last_words(
     with pytest.raises(EngineFailure, match=r"^the server did not start: port 1 is in use$"):
         async with running_server([], lambda line: None):
             pytest.fail("the context was entered")
-
-
-async def test_agent_that_fails_is_reported_with_its_last_line(tmp_path: Path) -> None:
-    """One agent's failure does not end the demo; its exit status tells."""
-    (tmp_path / "agent.py").write_text("import sys; print('found'); print('a\\nno luck', file=sys.stderr); sys.exit(3)")
-    finished = await run_agent(Agent("agent.py", ()), tmp_path, "http://127.0.0.1:1/v1")
-    assert (finished.status, finished.output, finished.complaint) == (3, "found\n", "no luck")
-
-
-def test_examples_are_there() -> None:
-    """In a checkout beside the package; in an installed package inside it."""
-    assert all((agents.examples_folder() / agent.script).is_file() for agent in agents.AGENTS)
