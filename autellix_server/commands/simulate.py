@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autellix_sdk.errors import ConfigurationError, UsageError
+from autellix_server.commands.arguments import count, names, over_one, rates
+from autellix_server.commands.engine_model import add_model_arguments, chosen_model
 from autellix_server.commands.output import Subparsers, add_command, print_json, print_table, progress_display
 
 if TYPE_CHECKING:
@@ -27,12 +28,14 @@ what you get:
   generated), completion time, the longest wait of a call, Jain's fairness index, and where time went.
   Without --rates, the throughput of every policy at equal latency: the arrival rate at which the mean token
   latency is --slowdown times that of an unloaded engine, with its 95 % bootstrap interval over programs.
-  The engine is a model: presets are derived from published figures, not measured on your machine.
+  The engine is a model: presets are derived from published figures, not measured on your machine; measure
+  yours with `autellix calibrate --output FILE` and simulate it with --engine-model FILE.
 
 examples:
   autellix simulate --workload chat --programs 300 --policies fcfs,plas,auto
   autellix simulate --workload mixed --programs 200 --rates 0.2,0.4 --json
   autellix simulate --trace mine.jsonl --rates 2 --engines 4 --balancer autellix
+  autellix simulate --trace mine.jsonl --engine-model here.json
   autellix simulate --workload react --rates inf           all programs arrive at once: see the makespan
 """
 DEFAULT_PROGRAMS = 200
@@ -53,18 +56,18 @@ def register(subparsers: Subparsers) -> None:
     source.add_argument("--workload", metavar="NAME", help="generated programs: chat, react, mcts, mixed, ...")
     parser.add_argument(
         "--programs",
-        type=_count,
+        type=count,
         metavar="N",
         help=f"how many (default: all of a trace, {DEFAULT_PROGRAMS} of a workload)",
     )
-    parser.add_argument("--policies", type=_names, default="fcfs,mlfq,plas,auto", help="default: %(default)s")
-    parser.add_argument("--rates", type=_rates, help="programs per second, such as 0.5,1; inf: all at once")
+    parser.add_argument("--policies", type=names, default="fcfs,mlfq,plas,auto", help="default: %(default)s")
+    parser.add_argument("--rates", type=rates, help="programs per second, such as 0.5,1; inf: all at once")
     parser.add_argument(
-        "--slowdown", type=_over_one, default=2.0, metavar="X", help="without --rates, see above (default: %(default)s)"
+        "--slowdown", type=over_one, default=2.0, metavar="X", help="without --rates, see above (default: %(default)s)"
     )
-    parser.add_argument("--engines", type=_count, default=1, metavar="N", help="default: %(default)s")
+    parser.add_argument("--engines", type=count, default=1, metavar="N", help="default: %(default)s")
     parser.add_argument("--balancer", default="autellix", metavar="NAME", help="default: %(default)s")
-    parser.add_argument("--preset", default="a100-8b", metavar="NAME", help="engine model (default: %(default)s)")
+    add_model_arguments(parser, default="a100-8b")
     parser.add_argument("--seed", type=int, default=0, help="other arrivals for another seed (default: %(default)s)")
     parser.add_argument("--no-class-names", action="store_true", help="do not tell policies what kind a program is")
     parser.set_defaults(run=run)
@@ -74,11 +77,9 @@ def run(args: argparse.Namespace) -> int:
     """Simulate and print; exit status 0."""
     from autellix_server.balancing.balancer import make_balancer
     from autellix_server.scheduling.policies import make_policy
-    from autellix_server.simulator.model import make_model
     from autellix_server.simulator.run import SimulationSettings, levels_for
 
-    with _naming("--preset"):
-        model = make_model(args.preset)
+    model = chosen_model(args)
     with _naming("--balancer"):
         make_balancer(args.balancer)
     programs = _programs(args)
@@ -96,7 +97,8 @@ def run(args: argparse.Namespace) -> int:
         "seed": args.seed,
         "engines": args.engines,
         "balancer": args.balancer,
-        "preset": args.preset,
+        "preset": args.preset if args.engine_model is None else None,
+        "engine_model": None if args.engine_model is None else str(args.engine_model),
         "slowdown": args.slowdown if args.rates is None else None,
         "model": asdict(model),
     }
@@ -112,7 +114,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(result)
         return 0
-    print(f"{len(programs)} programs of {result['source']}, {args.engines} x {args.preset} ({model.source})")
+    engine = args.engine_model or args.preset
+    print(f"{len(programs)} programs of {result['source']}, {args.engines} x {engine} ({model.source})")
     if args.rates is None:
         _show_throughput(found, args.slowdown)
     else:
@@ -250,36 +253,3 @@ def _naming(flag: str) -> Iterator[None]:
         yield
     except (ConfigurationError, UsageError) as error:
         raise UsageError(f"{flag}: {error}") from error
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if not all(names):
-        raise argparse.ArgumentTypeError(f"{text!r} has an empty name; separate names by single commas")
-    return names
-
-
-def _rates(text: str) -> list[float]:
-    try:
-        rates = [float(part) for part in text.split(",")]
-    except ValueError:
-        rates = []
-    if not rates or not all(0 < rate <= inf for rate in rates):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of rates above 0, such as 0.5,1,inf")
-    return rates
-
-
-def _over_one(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 1 < number < inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number over 1")
-    return number
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)

@@ -1,0 +1,1 @@
+"""Measuring a running engine and fitting the engine model of the simulator to it."""
