@@ -38,8 +38,8 @@ policies:
 
 environment (arguments win):
   AUTELLIX_HOST, AUTELLIX_PORT, AUTELLIX_MODEL, AUTELLIX_POLICY, AUTELLIX_DEVICE, AUTELLIX_FIRST_BOUND_S,
-  AUTELLIX_LEASE_S, AUTELLIX_MAX_BODY_BYTES, AUTELLIX_ALLOWED_ORIGINS: web pages that may use the server
-  from a browser, separated by commas; AUTELLIX_ALLOWED_HOSTS: names, separated by commas, that
+  AUTELLIX_LEASE_S, AUTELLIX_RECORD_TRACE, AUTELLIX_MAX_BODY_BYTES, AUTELLIX_ALLOWED_ORIGINS: web pages that
+  may use the server from a browser, separated by commas; AUTELLIX_ALLOWED_HOSTS: names, separated by commas, that
   requests may carry in their Host header beside localhost and addresses in digits
 
 examples:
@@ -47,6 +47,7 @@ examples:
   autellix serve --model ~/models/Qwen3-8B --device cuda
   autellix serve --policy fcfs --port 9000
   autellix serve -- --max-running-requests 16     everything after -- goes to SGLang
+  autellix serve --record-trace today.jsonl       then: autellix simulate --trace today.jsonl
   autellix serve --json                           one JSON line when ready, for scripts
 
 Ctrl-C, SIGTERM and the end of its terminal stop it with exit status 0.
@@ -71,6 +72,11 @@ def register(subparsers: Subparsers) -> None:
         "--first-bound-s", type=float, metavar="S", help="service after which a program leaves the best level"
     )
     parser.add_argument("--lease-s", type=float, metavar="S", help="idle time after which a program ends")
+    parser.add_argument(
+        "--record-trace",
+        metavar="FILE",
+        help="record programs as a trace: structure and counts, never text (see: autellix trace)",
+    )
     parser.add_argument(
         "--until-stdin-ends",
         action="store_true",
@@ -120,13 +126,19 @@ def refuse_early(settings: ServeSettings, arguments: list[str]) -> None:
 
     Raises:
         RefusedFlag: an argument for SGLang that cannot be given.
-        ConfigurationError: the environment or the model cannot be used.
+        ConfigurationError: the environment, the model or the file to record to cannot be used.
     """
-    from autellix_server.engine.command import check_arguments, check_model
+    from autellix_sdk.errors import ConfigurationError
+    from autellix_server.engine.command import POLICY_OFF, check_arguments, check_model
+    from autellix_server.gateway.recording import open_trace
 
     check_arguments(arguments, os.environ, settings.policy)
     if settings.model is not None:
         check_model(settings.model)
+    if settings.record_trace is not None:
+        if settings.policy == POLICY_OFF:
+            raise ConfigurationError("--record-trace needs what the plugin measures, and --policy off leaves it out")
+        open_trace(settings.record_trace).close()
 
 
 def warn_if_open(settings: ServeSettings) -> None:

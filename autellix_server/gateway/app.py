@@ -17,6 +17,7 @@ from autellix_server.gateway.calls import CallLedger
 from autellix_server.gateway.guard import HostGuard, OriginGuard
 from autellix_server.gateway.programs import ProgramsApi
 from autellix_server.gateway.proxy import Engine, Proxy, drop_added_headers
+from autellix_server.gateway.recording import Recording, open_trace
 from autellix_server.gateway.replies import RETRY_AFTER_S, error_reply
 from autellix_server.gateway.settings import ServeSettings
 from autellix_server.scheduling.levels import geometric_levels
@@ -29,10 +30,18 @@ _DRAIN_S = 2.0
 
 
 def make_ledger(settings: ServeSettings, clock: Callable[[], float] = time.monotonic) -> CallLedger:
-    """Return an empty ledger; with the policy off the table still counts calls."""
+    """Return an empty ledger; with the policy off the table still counts calls.
+
+    Raises:
+        ConfigurationError: the trace to record cannot be written, see `open_trace`.
+    """
     levels = geometric_levels(first_bound_s=settings.first_bound_s)
     policy = make_policy("fcfs" if settings.policy == POLICY_OFF else settings.policy, levels)
-    return CallLedger(ProgramTable(policy, TableLimits(lease_s=settings.lease_s)), clock)
+    limits = TableLimits(lease_s=settings.lease_s)
+    if settings.record_trace is None:
+        return CallLedger(ProgramTable(policy, limits), clock)
+    recording = Recording(open_trace(settings.record_trace))
+    return CallLedger(ProgramTable(policy, limits, recording.ended), clock, recording)
 
 
 def make_app(settings: ServeSettings, engine: Engine, ledger: CallLedger) -> web.Application:
@@ -55,7 +64,7 @@ def make_app(settings: ServeSettings, engine: Engine, ledger: CallLedger) -> web
 
     proxy = Proxy(engine, ledger)
     app.router.add_route(hdrs.METH_ANY, "/v1/{path:.*}", proxy.handle)
-    app.cleanup_ctx.extend((proxy.lifetime, _expiry(ledger)))
+    app.cleanup_ctx.extend((proxy.lifetime, _upkeep(ledger)))
     app.on_response_prepare.append(drop_added_headers)
     return app
 
@@ -71,8 +80,8 @@ def make_runner(settings: ServeSettings, engine: Engine, ledger: CallLedger) -> 
     )
 
 
-def _expiry(ledger: CallLedger) -> Callable[[web.Application], AsyncIterator[None]]:
-    """Return what ends programs by lease while the application runs; for its `cleanup_ctx`."""
+def _upkeep(ledger: CallLedger) -> Callable[[web.Application], AsyncIterator[None]]:
+    """Return what ends programs by lease while the application runs, and closes the ledger; for its `cleanup_ctx`."""
 
     async def expire() -> None:
         while True:
@@ -83,6 +92,7 @@ def _expiry(ledger: CallLedger) -> Callable[[web.Application], AsyncIterator[Non
         expiry = asyncio.create_task(expire())
         yield
         expiry.cancel()
+        ledger.close()
 
     return lifetime
 
@@ -129,7 +139,7 @@ class _Status:
 
     async def health(self, request: web.Request) -> web.Response:
         """Say that the gateway is alive, and how its engine is. Always 200."""
-        status = self._engine.status
+        status, recording = self._engine.status, self._ledger.recording
         return web.json_response(
             {
                 "status": "ok",
@@ -142,6 +152,7 @@ class _Status:
                 },
                 "programs": len(self._ledger.table),
                 "counters": asdict(self._ledger.counters),
+                "recording": None if recording is None else asdict(recording.counts),
             }
         )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from autellix_sdk.bill import CallBill, decode_bill
 from autellix_sdk.errors import WireError
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER, encode_call
+from autellix_server.gateway.recording import Recording
 from autellix_server.identity import identify
 from autellix_server.scheduling.table import ActiveCall, ProgramTable
 from autellix_server.stamp import Stamp
@@ -49,11 +50,13 @@ class CallLedger:
     Args:
         table: the program table.
         clock: seconds, never going back.
+        recording: told of calls, `None` when they are not recorded; the table tells it of programs that end.
     """
 
-    def __init__(self, table: ProgramTable, clock: Callable[[], float]) -> None:
+    def __init__(self, table: ProgramTable, clock: Callable[[], float], recording: Recording | None = None) -> None:
         self.table = table
         self.clock = clock
+        self.recording = recording
         self.counters = Counters()
 
     def arrive(self, headers: Mapping[str, str], arrived_s: float) -> OpenCall:
@@ -68,11 +71,25 @@ class CallLedger:
             self.counters.malformed_identity += 1
             _log.warning("a call runs as its own program: %s", found.error)
         self.counters.calls += 1
-        return OpenCall(self, self.table.arrive(found.context, self.clock(), single_call=found.single_call), arrived_s)
+        active = self.table.arrive(found.context, self.clock(), single_call=found.single_call)
+        if self.recording is not None:
+            self.recording.arrived(active.context, active.arrived_s)
+        return OpenCall(self, active, arrived_s)
+
+    def complete(self, call: ActiveCall, bill: CallBill | None, now: float) -> None:
+        """Take a call out of the table, charged with `bill`; `None` charges nothing."""
+        if self.recording is not None and bill is not None:
+            self.recording.completed(call.context, bill, now)
+        self.table.complete(call, bill, now)
 
     def expire(self) -> None:
         """End programs whose lease is over and forget old ones; to be called about once a second."""
         self.table.expire(self.clock())
+
+    def close(self) -> None:
+        """Write what is recorded of programs that have not ended; the last thing to be called."""
+        if self.recording is not None:
+            self.recording.close(row.id for row in self.table)
 
 
 class OpenCall:
@@ -115,7 +132,7 @@ class OpenCall:
 
     def _complete(self, bill: CallBill | None, now: float) -> None:
         self._open = False
-        self._ledger.table.complete(self._active, bill, now)
+        self._ledger.complete(self._active, bill, now)
 
     def _believed(self, text: bytes) -> CallBill | None:
         context = self._active.context

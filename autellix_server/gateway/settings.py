@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
@@ -35,6 +36,7 @@ class ServeSettings(BaseSettings):
         device: what the engine computes on; ``auto`` takes a CUDA device where there is one.
         first_bound_s: upper bound of the best priority level, in seconds of attained service.
         lease_s: a program without a call ends this many seconds after its last one.
+        record_trace: file that programs are recorded to as a trace, new or empty; `None` records nothing.
     """
 
     model_config = SettingsConfigDict(env_prefix=_ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
@@ -49,16 +51,17 @@ class ServeSettings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     first_bound_s: float = Field(DEFAULT_FIRST_BOUND_S, gt=0, allow_inf_nan=False)
     lease_s: float = Field(TableLimits().lease_s, gt=0, allow_inf_nan=False)
+    record_trace: Path | None = None
 
     @field_validator("allowed_hosts", "allowed_origins", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
-    @field_validator("model")
+    @field_validator("model", "record_trace", mode="before")
     @classmethod
-    def _expand_user(cls, value: str | None) -> str | None:
-        return value and os.path.expanduser(value)
+    def _expand_user(cls, value: object) -> object:
+        return os.path.expanduser(value) if isinstance(value, str) else value
 
     @field_validator("policy")
     @classmethod

@@ -7,7 +7,7 @@ ended program is kept for a while as its tombstone, so that leaving and coming b
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from autellix_sdk.bill import CallBill, ProgramBill, TimeSplit
@@ -127,11 +127,15 @@ class ProgramTable:
     Args:
         policy: decides how a completion changes attained service.
         limits: leases and bounds.
+        on_end: told of every program that ends, whatever ended it.
     """
 
-    def __init__(self, policy: Policy, limits: TableLimits | None = None) -> None:
+    def __init__(
+        self, policy: Policy, limits: TableLimits | None = None, on_end: Callable[[Program], None] = lambda row: None
+    ) -> None:
         self.policy = policy
         self.limits = limits or TableLimits()
+        self._on_end = on_end
         # Both in order of last activity, stalest first.
         self._programs: OrderedDict[ProgramId, Program] = OrderedDict()
         self._tombstones: OrderedDict[ProgramId, Program] = OrderedDict()
@@ -254,6 +258,7 @@ class ProgramTable:
             self._tombstones[row.id] = row
             if len(self._tombstones) > self.limits.max_programs:
                 self._tombstones.popitem(last=False)
+        self._on_end(row)
 
     def _make_room(self, now: float) -> None:
         """Before a row is added: end the stalest idle program when the table is full."""
