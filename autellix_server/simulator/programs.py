@@ -10,10 +10,11 @@ from typing import Protocol
 from autellix_sdk.wire import ProgramId
 from autellix_server.scheduling.call import Call
 from autellix_server.scheduling.table import ActiveCall
+from autellix_server.simulator.call_graph import PendingCalls
 
 
 class CallTrace(Protocol):
-    """One call of a recorded or generated program; `autellix_server.bench.traces.TraceCall` is one."""
+    """One call of a recorded or generated program; `autellix_server.traces.model.TraceCall` is one."""
 
     @property
     def id(self) -> str:
@@ -45,7 +46,7 @@ class CallTrace(Protocol):
 
 
 class ProgramTrace(Protocol):
-    """One program; `autellix_server.bench.traces.TraceProgram` is one."""
+    """One program; `autellix_server.traces.model.TraceProgram` is one."""
 
     @property
     def program_id(self) -> str:
@@ -213,6 +214,7 @@ class SimProgram:
         arrived_s: when it arrived.
         calls: calls that it makes in all.
         open_calls: of these, those that are not done yet.
+        pending: of these, those that wait for others.
         remaining_s: estimated service of those, for oracles.
         engine: its engine, set by balancers that pin.
         tokens: tokens generated.
@@ -227,6 +229,7 @@ class SimProgram:
     arrived_s: float
     calls: int
     open_calls: int
+    pending: PendingCalls[CallTrace]
     remaining_s: float = 0.0
     engine: str | None = None
     tokens: int = 0
@@ -235,42 +238,16 @@ class SimProgram:
     longest_wait_s: float = 0.0
     times: CallTimes = field(default_factory=CallTimes)
     counts: Counts = field(default_factory=Counts)
-    # What its call graph still waits for: children of a call, and how many parents of a call are not done.
-    _children: dict[str, list[CallTrace]] = field(default_factory=dict)
-    _missing: dict[str, int] = field(default_factory=dict)
-    _ready: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
     def start(cls, program: ProgramId, trace: ProgramTrace, now: float) -> tuple[SimProgram, list[CallTrace]]:
         """Return the program and those of its calls that wait for nothing."""
-        calls = trace.calls
-        started = cls(program, trace.kind, now, len(calls), len(calls))
-        roots = []
-        for call in calls:
-            if not call.parents:
-                roots.append(call)
-                continue
-            started._missing[call.id] = len(call.parents)
-            for parent in call.parents:
-                started._children.setdefault(parent, []).append(call)
-        return started, roots
+        pending = PendingCalls(trace.calls)
+        return cls(program, trace.kind, now, len(trace.calls), len(trace.calls), pending), pending.roots
 
     def released_by(self, call: SimCall, now: float) -> Iterator[tuple[float, float, CallTrace]]:
-        """Yield the calls that may start because `call` was the last they waited for.
-
-        Each comes with the time at which it may start, the latest ``end + tool_seconds`` of its parents, and with the
-        response time along the path of that latest parent.
-        """
-        path_s = call.path_s + now - call.arrived_s
-        ready = (now + (call.trace.tool_seconds or 0.0), path_s)
-        for child in self._children.pop(call.trace.id, ()):
-            latest = max(ready, self._ready.pop(child.id, ready))
-            self._missing[child.id] -= 1
-            if self._missing[child.id]:
-                self._ready[child.id] = latest
-            else:
-                del self._missing[child.id]
-                yield (*latest, child)
+        """Yield the calls that may start because `call` was the last they waited for; see `PendingCalls`."""
+        return self.pending.released_by(call.trace, call.path_s + now - call.arrived_s, now)
 
     def account(self, call: SimCall, now: float) -> None:
         """Book a call that is done."""

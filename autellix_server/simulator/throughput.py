@@ -89,7 +89,7 @@ def throughput_at_equal_latency(
 
     def crossing(picks: Sequence[int]) -> float:
         limit_s = slowdown * mean([unloaded[pick] for pick in picks])
-        return _crossing([(rate, mean([runs[rate][pick] for pick in picks])) for rate in sorted(runs)], limit_s)
+        return crossing_rate([(rate, mean([runs[rate][pick] for pick in picks])) for rate in sorted(runs)], limit_s)
 
     return Throughput(
         rate=crossing(range(len(traces))),
@@ -113,8 +113,13 @@ def _mean_tokens(traces: Sequence[ProgramTrace]) -> float:
     return mean([sum(call.output_tokens for call in trace.calls) for trace in traces])
 
 
-def _crossing(points: Sequence[tuple[float, float]], limit_s: float) -> float:
-    """Return the rate at which latency first reaches the limit, interpolated; the nearest rate when none crosses."""
+def crossing_rate(points: Sequence[tuple[float, float]], limit_s: float) -> float:
+    """Return the rate at which latency first reaches the limit, interpolated; the nearest rate when none crosses.
+
+    Args:
+        points: rates, ascending, each with its latency in seconds; at least one.
+        limit_s: the limit.
+    """
     for (low, below_s), (high, above_s) in pairwise(points):
         if below_s < limit_s <= above_s:
             return low + (high - low) * (limit_s - below_s) / (above_s - below_s)

@@ -1,0 +1,1 @@
+"""Comparing servers under real load: programs arrive by the clock, whatever the server manages; reports."""
