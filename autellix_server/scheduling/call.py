@@ -53,8 +53,7 @@ class Call:
         program_ticket: place in the order of arrival of programs.
         in_flight_s: service so far of its program's other calls in flight, when it last entered a level.
         overtaken: how often a call that came later was admitted while this one waited.
-        overtaken_from: number of the admission up to which `overtaken` is counted.
-        overtaken_to: number of the admission before its own.
+        overtaken_mark: the guard's count of such admissions up to which `overtaken` goes.
     """
 
     context: CallContext
@@ -78,8 +77,7 @@ class Call:
     program_ticket: int = 0
     in_flight_s: float = 0.0
     overtaken: int = 0
-    overtaken_from: int = 0
-    overtaken_to: int = 0
+    overtaken_mark: int = 0
 
     @property
     def key(self) -> tuple[int, float, int]:

@@ -149,7 +149,7 @@ class Planner:
         self._running = Line()
         self._programs = LivePrograms(self.settings.max_idle_programs)
         self._wait_guard = WaitGuard(self.settings.beta, self._programs)
-        self._overtaking_guard = OvertakingGuard(self.settings.max_overtakes)
+        self._overtaking_guard = OvertakingGuard(self.settings.max_overtakes, self._waiting, self._running)
         self._working_set = WorkingSet(self.settings.working_set_share, self.settings.working_set_idle_s)
         self._sequence = 0
 
@@ -170,6 +170,7 @@ class Planner:
         self._enter_level(call, self.policy.start(call))
         call.ticket = call.sequence
         self._begin_wait(call, now)
+        self._overtaking_guard.enter(call)
 
     def credit(self, call: Call, service_s: float, now: float) -> None:
         """Add service to a call; when its quantum is spent it moves (Algorithm 1, step 3).
@@ -247,6 +248,7 @@ class Planner:
             self._running.remove(call)
             call.running = False
             self._begin_wait(call, now)
+            self._overtaking_guard.watch(call)
         self._overtaking_guard.admitted(admit)
         for call in admit:
             self._waiting.remove(call)
@@ -270,7 +272,7 @@ class Planner:
             if not self._welcome(call, capacity, now):
                 continue
             victims: list[Call] = []
-            while worst is not None and call.key < worst.key and not room.fits(call):
+            while not room.fits(call) and worst is not None and call.key < worst.key:
                 victims.append(room.take(worst))
                 worst = next(worst_first, None)
             if not room.fits(call) or (victims and room.host_tokens < 0):
@@ -310,7 +312,6 @@ class Planner:
         call.waits_from_s = now
         self._waiting.add(call)
         self._wait_guard.watch(call)
-        self._overtaking_guard.watch(call)
 
     def _end_wait(self, call: Call, now: float) -> None:
         if call.waits_from_s is not None:

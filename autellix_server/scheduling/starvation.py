@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from math import inf
 
 from autellix_server.scheduling.call import Call
+from autellix_server.scheduling.line import Line
 from autellix_server.scheduling.live import LivePrograms
+from autellix_server.scheduling.tally import Tally
 
 _MIN_SWEEP = 1024
+_LEAST_PLACES = 1024
 
 
 class WaitGuard:
@@ -85,46 +89,64 @@ class OvertakingGuard:
     seconds of service, and where slots are what is short, all of them serve: it waits that long divided by the slots.
     Every call is taken to fit the engine alone.
 
-    Counting is lazy: a call that waits for fewer than `limit` admissions costs one push and one pop of a heap, which
-    holds on to calls for `limit` admissions at most.
+    Counting is lazy: what a call was overtaken is looked up when it is admitted and, while it waits, whenever it could
+    have reached the limit. A call that waits for n admissions is looked up about ``n / limit * log(limit)`` times at
+    most, not at all below `limit`. A look-up and an admission take the logarithm of the number of live calls, and what
+    calls leave behind is dropped after a few times as many arrivals.
 
     Args:
         limit: how often a call may be overtaken, 1 or more; `None`: without bound.
+        waiting: the calls that wait.
+        running: the calls that run.
     """
 
-    def __init__(self, limit: int | None) -> None:
-        self._limit = limit
+    def __init__(self, limit: int | None, waiting: Line, running: Line) -> None:
+        self._limit = inf if limit is None else limit
+        self._waiting = waiting
+        self._running = running
+        # Admissions at which somebody stayed behind, and by their number the calls to look at then.
         self._admitted = 0
-        self._log: list[int] = []
-        """Tickets of the latest admissions, the last of them number `_admitted`."""
-        self._checks: list[tuple[int, int, float, Call]] = []
+        self._checks: list[tuple[float, int, float | None, Call]] = []
         self._pushes = 0
+        # Tickets in order, those of all live calls among them, and admissions by place in that row. Begun anew when the
+        # row is full, so that what is gone does not pile up.
+        self._tickets: list[int] = []
+        self._places = 0
+        self._tally = Tally(0)
+
+    def enter(self, call: Call) -> None:
+        """Watch a call that arrived and waits."""
+        if self._limit < inf:
+            if len(self._tickets) == self._places:
+                self._begin_row()
+            else:
+                self._tickets.append(call.ticket)
+            self._schedule(call)
 
     def watch(self, call: Call) -> None:
-        """Watch a call that begins to wait, before the plan that preempts it admits others."""
-        self._count(call, call.overtaken_to)  # Its last wait; few calls have had one.
-        call.overtaken_from = self._admitted
-        self._schedule(call)
+        """Watch a call that was preempted, before the plan that preempts it admits others."""
+        if self._limit < inf:
+            call.overtaken_mark = self._later(call)
+            self._schedule(call)
 
     def admitted(self, calls: Sequence[Call]) -> None:
-        """Note that a plan admitted `calls`."""
-        if self._limit is None or not calls:
+        """Note that a plan admits `calls`, which wait until now."""
+        if self._limit == inf:
             return
         for call in calls:
-            call.overtaken_to = self._admitted
-        self._log.extend(call.ticket for call in calls)
-        self._admitted += len(calls)
-        keep = self._limit + len(calls)
-        if len(self._log) > 2 * keep:
-            del self._log[:-keep]
+            self._count(call)
+        if len(calls) < len(self._waiting):  # Else nobody stays behind to be overtaken.
+            for call in calls:
+                self._tally.add(bisect_left(self._tickets, call.ticket))
+            self._admitted += len(calls)
 
     def overtaken(self) -> Iterator[Call]:
         """Yield waiting calls that were overtaken `limit` times."""
-        while self._limit is not None and self._checks and self._checks[0][0] <= self._admitted:
+        while self._checks and self._checks[0][0] <= self._admitted:
             _, _, waits_from_s, call = heappop(self._checks)
             if call.waits_from_s != waits_from_s:
                 continue  # It has run since, or is gone.
-            self._count(call, self._admitted)
+            self._count(call)
             if call.overtaken >= self._limit:
                 yield call
             else:
@@ -132,16 +154,27 @@ class OvertakingGuard:
 
     def _schedule(self, call: Call) -> None:
         """Look at a waiting call when it has been overtaken too often at the soonest: if all admitted came later."""
-        if self._limit is not None and call.waits_from_s is not None:
-            self._pushes += 1
-            check_at = call.overtaken_from + self._limit - call.overtaken
-            heappush(self._checks, (check_at, self._pushes, call.waits_from_s, call))
+        self._pushes += 1
+        check_at = self._admitted + self._limit - call.overtaken
+        heappush(self._checks, (check_at, self._pushes, call.waits_from_s, call))
 
-    def _count(self, call: Call, until: int) -> None:
-        """Count admissions up to number `until`; those no longer in the log count as overtaking, to be safe."""
-        if until > call.overtaken_from:
-            first = self._admitted - len(self._log)
-            begin = max(call.overtaken_from, first)
-            call.overtaken += min(begin, until) - call.overtaken_from
-            call.overtaken += sum(ticket > call.ticket for ticket in self._log[begin - first : max(0, until - first)])
-            call.overtaken_from = until
+    def _count(self, call: Call) -> None:
+        """Bring `overtaken` of a waiting call up to now."""
+        later = self._later(call)
+        call.overtaken += later - call.overtaken_mark
+        call.overtaken_mark = later
+
+    def _later(self, call: Call) -> int:
+        """Return how many admissions of calls that came later than `call` the row has seen."""
+        return self._tally.from_place(bisect_right(self._tickets, call.ticket))
+
+    def _begin_row(self) -> None:
+        """Begin a new row with the live calls in it, and drop checks of calls that wait no more."""
+        for call in self._waiting:
+            self._count(call)
+            call.overtaken_mark = 0
+        self._tickets = sorted(call.ticket for line in (self._waiting, self._running) for call in line)
+        self._places = max(_LEAST_PLACES, 4 * len(self._tickets))
+        self._tally = Tally(self._places)
+        self._checks = [check for check in self._checks if check[3].waits_from_s == check[2]]
+        heapify(self._checks)

@@ -54,6 +54,10 @@ class DecodeBatch:
             heappop(self._finishes)
         return self._finishes[0][0] - self._step
 
+    def generated(self, call: SimCall) -> int:
+        """Return how many tokens `call`, which decodes, has had by now."""
+        return call.generated + self._step - call.joined_step
+
     def join(self, call: SimCall) -> None:
         """Let `call` take part from the next step on."""
         self._calls[call] = None

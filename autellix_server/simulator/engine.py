@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from math import inf
 from typing import cast
 
@@ -64,6 +65,7 @@ class SimEngine:
         self._batch = DecodeBatch(model)
         self._waiting = 0
         self._waiting_tokens = 0
+        self._aborted: list[SimCall] = []
         self._plan_at_once = False
         self._steps_since_plan = 0
 
@@ -71,6 +73,14 @@ class SimEngine:
     def calls(self) -> int:
         """Calls in the engine, waiting and running."""
         return self.planner.waiting + self.planner.running
+
+    def generated(self, call: SimCall, now: float) -> int:
+        """Return how many tokens `call` has had by `now`, which is no later than `next_s`."""
+        return self._batch.generated(call) + self._steps_ended(now) if call in self._batch else call.generated
+
+    def step_ends_s(self, now: float) -> float:
+        """Return when the first step ends that has not ended by `now`; `next_s` where no calls decode."""
+        return self._now_s + self._batch.steps_s(self._steps_ended(now) + 1) if self._steps else self.next_s
 
     def arrive(self, call: SimCall, now: float) -> None:
         """Queue a call. It is planned at the end of the step under way if nobody waits before it, else with the queue.
@@ -90,9 +100,20 @@ class SimEngine:
             self.next_s = now
         if first:
             self._plan_at_once = True
-            if self._steps > 1:
-                self._steps = 1
-                self.next_s = self._now_s + self._batch.steps_s(1)
+            self._stop_after_step()
+
+    def abort(self, call: SimCall, now: float) -> None:
+        """Take out a call at the end of the step under way, and drop its KV; `on_complete` is not called for it.
+
+        If that step completes it, it completes as if it had not been aborted.
+
+        Args:
+            call: one that arrived, is not done, and was not aborted before.
+            now: no later than `next_s`.
+        """
+        self._catch_up(now)
+        self._stop_after_step()
+        self._aborted.append(call)
 
     def proceed(self) -> None:
         """End the steps under way or, when there are none, plan and begin the next.
@@ -108,6 +129,8 @@ class SimEngine:
             self._begin()
 
     def _begin(self) -> None:
+        if self._aborted:
+            self._drop_aborted()
         if self._plan_is_due():
             self._now_s += self._plan()
         if self._prefilling:
@@ -134,6 +157,20 @@ class SimEngine:
             steps = min(self._steps, self._batch.steps_in(now - self._now_s)) - 1
             self._now_s += self._batch.steps_s(steps)
             self._take_steps(steps)
+
+    def _steps_ended(self, now: float) -> int:
+        """Return how many of the decode steps under way have ended by `now`; never the last of them."""
+        if self._steps <= 1:
+            return 0
+        steps = self._batch.steps_in(now - self._now_s)
+        ended = steps if self._now_s + self._batch.steps_s(steps) <= now else steps - 1
+        return min(ended, self._steps - 1)
+
+    def _stop_after_step(self) -> None:
+        """Let the steps under way end with the first of them."""
+        if self._steps > 1:
+            self._steps = 1
+            self.next_s = self._now_s + self._batch.steps_s(1)
 
     def _end_decode(self) -> None:
         for call in self._take_steps(self._steps):
@@ -163,12 +200,9 @@ class SimEngine:
     def _end_prefill(self) -> None:
         chunks, self._chunks = self._chunks, []
         self._steps_since_plan += 1
-        step_s = self._model.prefill_step_s(
-            sum(tokens for _, tokens in chunks), sum(call.computed for call, _ in chunks)
-        )
         for call, tokens in chunks:
-            call.times.prefill_s += step_s
-            call.owed_s += step_s
+            call.times.prefill_s += self._step_s
+            call.owed_s += self._step_s
             call.computed += tokens
             if call.computed < call.context_tokens:
                 continue
@@ -176,6 +210,7 @@ class SimEngine:
             self._prefilling.popleft()
             call.generated += 1
             call.computed += 1
+            call.kv_tokens += 1
             self.kv.grow(1)
             if call.generated == call.output_tokens:
                 self._complete(call)
@@ -226,9 +261,9 @@ class SimEngine:
         for call in self._batch.quantum_spent():
             self._credit(call)
             self._batch.watch(call)
-        for call in (*self._prefilling, *self._ready):
+        # Of the calls whose prompts are not computed, only the first can have been served since it was credited.
+        for call in (*islice(self._prefilling, 1), *self._ready):
             self._credit(call)
-            call.kv_tokens = call.context_tokens - call.hit
         self._batch.refresh_kv_tokens()
 
     def _credit(self, call: SimCall) -> None:
@@ -236,8 +271,8 @@ class SimEngine:
             owed_s, call.owed_s = call.owed_s, 0.0
             self.planner.credit(call, owed_s, self._now_s)
 
-    def _preempt(self, call: SimCall) -> None:
-        """Take `call` out of wherever it is; what it computed stays cached."""
+    def _stop(self, call: SimCall) -> None:
+        """Take a running call out of wherever it is."""
         if call in self._batch:
             self._batch.leave(call)
         elif call in self._ready:
@@ -245,12 +280,33 @@ class SimEngine:
         else:
             self._prefilling.remove(call)
         self._credit(call)
+
+    def _preempt(self, call: SimCall) -> None:
+        """Let a running call wait; what it computed stays cached."""
+        self._stop(call)
         own = call.context_tokens - call.hit
         self.kv.park(call, call.program.id, call.hit, own, call.computed - call.hit)
         self._enqueue(call)
         call.preempted_s = self._now_s
         call.queued_at = call.level, call.rank
         call.counts.preemptions += 1
+
+    def _drop_aborted(self) -> None:
+        """Forget the aborted calls that the last step did not complete; who waits is planned for their places."""
+        for call in self._aborted:
+            if call.generated == call.output_tokens:
+                continue
+            if call.running:
+                self._stop(call)
+                self.kv.park(call, call.program.id, call.hit, call.context_tokens - call.hit, computed_tokens=0)
+            else:
+                self._waiting -= 1
+                self._waiting_tokens -= call.kv_tokens
+                self.kv.unpark(call)
+            self.planner.remove(call, self._now_s)
+            self._plan_at_once = self._waiting > 0
+        self._aborted.clear()
+        self._fill_slots()
 
     def _enqueue(self, call: SimCall) -> None:
         """Count a call that begins to wait, with all the memory it may need: what it shares may be evicted before."""

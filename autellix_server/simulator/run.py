@@ -162,7 +162,7 @@ class Simulation:
 
     def _call_done(self, call: SimCall, now: float) -> None:
         program = call.program
-        self._table.complete(call.active, _bill(call), now)
+        self._table.complete(call.active, bill_of(call), now)
         program.account(call, now)
         program.remaining_s -= self._cost_s(call.trace)
         for at_s, path_s, child in program.released_by(call, now):
@@ -206,16 +206,19 @@ def _check_sizes(settings: SimulationSettings, arrivals: Iterable[Arrival]) -> N
                 )
 
 
-def _bill(call: SimCall) -> CallBill:
+def bill_of(call: SimCall) -> CallBill:
     """Return what an engine would have reported for `call`."""
     times, counts = call.times, call.counts
-    queued = {"admission": times.admission_s, "retraction": times.retraction_s, "batch": times.batch_s}
     return CallBill(
         call.context.program,
         call.context.call,
         call.engine,
         TimeSplit(
-            {cause: round(wait_s * _US) for cause, wait_s in queued.items()},
+            {
+                "admission": round(times.admission_s * _US),
+                "retraction": round(times.retraction_s * _US),
+                "batch": round(times.batch_s * _US),
+            },
             prefill_us=round(times.prefill_s * _US),
             decode_us=round(times.decode_s * _US),
             swap_us=round(times.swap_s * _US),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from math import inf
+from random import Random
 
 import pytest
 from small_engine import make_call
 
+from autellix_server.scheduling import starvation
 from autellix_server.scheduling.call import Call
 from autellix_server.scheduling.levels import geometric_levels
 from autellix_server.scheduling.planner import PROTECTED_RANK, Capacity, Planner, PlannerSettings
@@ -135,6 +138,51 @@ def test_wait_is_bounded_in_overload(policy: str) -> None:
             before = found[int(call.context.call.removeprefix("0."))]
             assert call.wait_s <= (before + limit + slots - 1) / slots + 1
     assert not live
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "plas", "srpt"])
+def test_overtaking_is_counted_exactly(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a long run with preemptions, calls are protected at the very plan by which they were overtaken too often."""
+    monkeypatch.setattr(starvation, "_LEAST_PLACES", 32)
+    limit, random = 60, Random(policy)
+    at = planner(policy, max_overtakes=limit)
+    live: list[Call] = []
+    overtaken: Counter[Call] = Counter()
+    protected = 0
+    for number in range(1500):
+        call = make_call(f"p{number}", number, random.expovariate(0.5), remaining_s=random.expovariate(0.5))
+        live.append(call)
+        at.arrive(call, float(number))
+        if number < 40:
+            continue
+        waiting = [call for call in live if not call.running]
+        due = {call for call in waiting if overtaken[call] >= limit}
+        plan = at.plan(Capacity(3, 10**6, 10**6), float(number))
+        assert {call for call in waiting if call.rank == PROTECTED_RANK} == due
+        protected += len(due)
+        for call in live:
+            if not call.running:
+                overtaken[call] += sum(later.ticket > call.ticket for later in plan.admit)
+        running = [call for call in live if call.running]
+        for call in running:
+            at.credit(call, random.random(), float(number))
+        done = random.choice(running)
+        live.remove(done)
+        at.remove(done, float(number))
+    assert (protected > 0) == (policy != "fcfs")
+
+
+def test_checks_of_calls_that_are_gone_do_not_pile_up() -> None:
+    """Nor do their tickets: a server that runs for years remembers the live ones and some thousand more."""
+    at = planner(max_overtakes=1 << 14)
+    for number in range(5000):
+        call = make_call(number=number)
+        at.arrive(call, float(number))
+        at.plan(ONE, float(number))
+        at.remove(call, float(number))
+    guard = at._overtaking_guard
+    assert len(guard._checks) <= 1024
+    assert len(guard._tickets) <= 1024
 
 
 def test_protected_calls_run_by_arrival_and_are_not_preempted_by_later_ones() -> None:
