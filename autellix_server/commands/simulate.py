@@ -148,20 +148,14 @@ def _search(
     settings: Sequence[SimulationSettings], programs: Sequence[TraceProgram], args: argparse.Namespace
 ) -> list[tuple[str, Throughput]]:
     """Return the throughput at equal latency of every policy."""
-    from autellix_server.simulator.throughput import throughput_at_equal_latency
+    from autellix_server.simulator.throughput import LatencyCurve
 
     found = []
     with progress_display() as progress:
         for one in settings:
             progress.stage(f"searching the rate of {one.policy}")
-            throughput = throughput_at_equal_latency(
-                one,
-                programs,
-                args.seed,
-                slowdown=args.slowdown,
-                on_run=lambda rate: progress.step(f"{rate:.3g} programs/s"),
-            )
-            found.append((one.policy, throughput))
+            curve = LatencyCurve(one, programs, args.seed, lambda rate: progress.step(f"{rate:.3g} programs/s"))
+            found.append((one.policy, curve.throughput(args.slowdown)))
     return found
 
 
@@ -211,11 +205,12 @@ def _show_throughput(found: Sequence[tuple[str, Throughput]], slowdown: float) -
             f"{one.rate:.3g}",
             f"{one.interval.low:.3g} to {one.interval.high:.3g}",
             f"{one.rate / first:.2f}",
+            f"{one.offline_rate:.3g}",
             f"{1e3 * one.unloaded_s:.1f}",
         )
         for policy, one in found
     ]
-    columns = ("policy", "programs/s", "95 % interval", f"x {found[0][0]}", "unloaded ms/token")
+    columns = ("policy", "programs/s", "95 % interval", f"x {found[0][0]}", "offline/s", "unloaded ms/token")
     print_table(columns, rows, f"arrival rate at {slowdown:g} times the unloaded mean token latency")
 
 

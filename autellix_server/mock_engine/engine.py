@@ -228,5 +228,6 @@ class MockEngine:
     def _program_ended(self, row: Program) -> None:
         self._prefixes.forget(row.id)
         # Of a call whose client left there is nothing to learn.
-        if row.service_us and row.ended_s is not None:
-            self._planner.program_ended(row.id, row.name or "", row.service_us / _US, row.ended_s)
+        if row.service_us:
+            now = self._driver.settle().virtual_s
+            self._driver.engine.program_ended(row.id, row.name or "", row.service_us / _US, now)

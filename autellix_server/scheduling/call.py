@@ -79,6 +79,9 @@ class Call:
     overtaken: int = 0
     overtaken_mark: int = 0
 
+    def __str__(self) -> str:
+        return f"call {self.context.call} of program {self.context.program}"
+
     @property
     def key(self) -> tuple[int, float, int]:
         """Place in line: calls run in ascending order of it. No two calls of a planner have the same."""

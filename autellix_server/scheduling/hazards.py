@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from math import inf, sqrt
+from typing import cast
+
 from autellix_server.scheduling.levels import Levels
 
 _PRIOR_WEIGHT = 2.0
@@ -44,8 +47,8 @@ class Hazards:
     def effort_s(self, service_s: float) -> float:
         """Return the inverse of the Gittins index of a program that has attained `service_s` seconds.
 
-        That is the service to be spent per completion, in seconds, when one goes on with programs like it as far as
-        pays best; the smaller, the sooner it should run. Constant within a bin.
+        That is the service to be spent for a completion when one goes on with programs like it as far as pays best; the
+        smaller, the sooner it should run. Constant within a bin.
         """
         # One pass over the bins costs as much as a few hundred observations: wait for news worth it.
         if self._unused > _STALE_SHARE * self._observed:
@@ -63,15 +66,19 @@ class Hazards:
         return [self._best_effort_s(start) for start in range(len(self._share))]
 
     def _best_effort_s(self, start: int) -> float:
-        """Minimize, over all ends of the run of bins from `start`, expected service over probability of completion.
+        """Minimize, over all ends of the run of bins from `start`, expected service over expected reward.
 
-        A program that ends in a bin is taken to end in the middle of it.
+        A program that ends in a bin is taken to end in the middle of it. Its reward is 1 over the square root of its
+        size: half way from completion time, where every program counts alike, to token latency, where it counts by the
+        inverse of its size. The result is brought back to seconds, which changes no order.
         """
-        alive, ending, spent_s, best = 1.0, 0.0, 0.0, float("inf")
+        alive, reward, spent_s, best = 1.0, 0.0, 0.0, inf
+        low_s = sum(self._widths_s[:start])
         for share, width_s in zip(self._share[start:], self._widths_s[start:], strict=True):
-            ending += alive * share
+            reward += alive * share / sqrt(low_s + width_s / 2)
             spent_s += alive * width_s * (1 - share / 2)
             alive *= 1 - share
-            if spent_s < best * ending:
-                best = spent_s / ending
-        return best
+            low_s += width_s
+            if spent_s < best * reward:
+                best = spent_s / reward
+        return cast("float", best ** (2 / 3))

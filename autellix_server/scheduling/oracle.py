@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from autellix_server.scheduling.call import Call
-from autellix_server.scheduling.planner import Capacity, Plan
+from autellix_server.scheduling.draft import Capacity
+from autellix_server.scheduling.planner import Plan
 
 
 def oracle_plan(calls: Iterable[Call], capacity: Capacity) -> Plan:

@@ -8,11 +8,12 @@ from math import inf
 from autellix_sdk.errors import ConfigurationError
 from autellix_sdk.wire import ProgramId
 from autellix_server.scheduling.call import Call, Place
+from autellix_server.scheduling.draft import Capacity, Draft
+from autellix_server.scheduling.holds import Holds
 from autellix_server.scheduling.line import Line
 from autellix_server.scheduling.live import LivePrograms
 from autellix_server.scheduling.policy import Policy
 from autellix_server.scheduling.starvation import OvertakingGuard, WaitGuard
-from autellix_server.scheduling.working_set import WorkingSet
 
 PROTECTED_RANK = -inf
 """Rank in level 0 of a call that was overtaken too often; no policy gives it."""
@@ -26,9 +27,8 @@ class PlannerSettings:
         beta: a program that waited this many times as long as it was served is promoted; ``inf``: none is.
         max_overtakes: a call overtaken this often goes first; `None`: without bound.
         max_idle_programs: programs without a call in flight that are remembered.
-        working_set_share: share of the device tokens that the working sets of admitted programs may take together,
-            which keeps the KV of a program from being pushed out between its calls; `None`: no limit.
-        working_set_idle_s: a program without a call for this long gives up its share.
+        hold_s: seconds that the KV of a program is held between its calls, see `Holds`, if the policy is aware of
+            programs; 0: not at all.
         steps_between_plans: the driver plans every so many steps, and whenever a call arrives that could run at once.
         spares: calls that the driver admits beyond the plan, to take the place of one that finishes between plans.
 
@@ -39,8 +39,7 @@ class PlannerSettings:
     beta: float = 30.0
     max_overtakes: int | None = 1 << 14
     max_idle_programs: int = 1 << 16
-    working_set_share: float | None = None
-    working_set_idle_s: float = 30.0
+    hold_s: float = 5.0
     steps_between_plans: int = 8
     spares: int = 1
 
@@ -49,73 +48,17 @@ class PlannerSettings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigurationError(f"{name} must be at least {least}, got {value}")
-        for name in ("beta", "working_set_share"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigurationError(f"{name} must be positive, got {value}")
+        if not self.beta > 0:
+            raise ConfigurationError(f"beta must be positive, got {self.beta}")
 
 
 _LEAST = {
     "max_overtakes": 1,
     "max_idle_programs": 0,
-    "working_set_idle_s": 0,
+    "hold_s": 0,
     "steps_between_plans": 1,
     "spares": 0,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """What the engine can hold.
-
-    Attributes:
-        slots: calls that may run at a time.
-        kv_tokens: device tokens that running calls may hold together.
-        host_tokens: tokens of preempted KV that the host can take in now. A call whose KV would be lost is not
-            preempted for a better one; it is when the device runs out of memory. A driver for which recomputing is
-            cheap passes as much as it likes.
-    """
-
-    slots: int
-    kv_tokens: int
-    host_tokens: int
-
-
-class Room:
-    """What is left of a capacity while a plan is made.
-
-    Args:
-        capacity: what the engine can hold.
-        running: the calls that run.
-    """
-
-    __slots__ = ("_kv_tokens", "_slots", "host_tokens")
-
-    def __init__(self, capacity: Capacity, running: Line) -> None:
-        self._slots = capacity.slots - len(running)
-        self._kv_tokens = capacity.kv_tokens - sum([call.kv_tokens for call in running])
-        self.host_tokens = capacity.host_tokens
-
-    @property
-    def overfull(self) -> bool:
-        """More runs than the device can hold."""
-        return self._slots < 0 or self._kv_tokens < 0
-
-    def fits(self, call: Call) -> bool:
-        """Return whether one more call fits."""
-        return self._slots >= 1 and self._kv_tokens >= call.kv_tokens
-
-    def give(self, call: Call) -> None:
-        """Let a call in."""
-        self._slots -= 1
-        self._kv_tokens -= call.kv_tokens
-
-    def take(self, call: Call) -> Call:
-        """Send a call out, its KV to the host, and return it."""
-        self._slots += 1
-        self._kv_tokens += call.kv_tokens
-        self.host_tokens -= call.kv_tokens
-        return call
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +68,12 @@ class Plan:
     Attributes:
         admit: waiting calls that begin to run, best first.
         preempt: running calls that leave, worst first.
+        release: idle programs whose KV is held no longer; it is the cache's to evict.
     """
 
     admit: tuple[Call, ...]
     preempt: tuple[Call, ...]
+    release: tuple[ProgramId, ...] = ()
 
 
 class Planner:
@@ -145,12 +90,12 @@ class Planner:
     def __init__(self, policy: Policy, settings: PlannerSettings | None = None) -> None:
         self.policy = policy
         self.settings = settings or PlannerSettings()
-        self._waiting = Line()
-        self._running = Line()
+        self._waiting: Line[Call] = Line()
+        self._running: Line[Call] = Line()
         self._programs = LivePrograms(self.settings.max_idle_programs)
         self._wait_guard = WaitGuard(self.settings.beta, self._programs)
         self._overtaking_guard = OvertakingGuard(self.settings.max_overtakes, self._waiting, self._running)
-        self._working_set = WorkingSet(self.settings.working_set_share, self.settings.working_set_idle_s)
+        self._holds = Holds(self.settings.hold_s if policy.program_aware else 0.0)
         self._sequence = 0
 
     @property
@@ -171,6 +116,7 @@ class Planner:
         call.ticket = call.sequence
         self._begin_wait(call, now)
         self._overtaking_guard.enter(call)
+        self._holds.arrived(call)
 
     def credit(self, call: Call, service_s: float, now: float) -> None:
         """Add service to a call; when its quantum is spent it moves (Algorithm 1, step 3).
@@ -203,8 +149,16 @@ class Planner:
             call.level, call.rank, call.quantum_s = place.level, place.rank, place.quantum_s
             line.add(call)
 
-    def remove(self, call: Call, now: float) -> None:
-        """Take out a call that finished or was aborted.
+    def remove(self, call: Call, now: float, program_kv_tokens: int = 0) -> bool:
+        """Take out a call that finished or was aborted; return whether the KV of its program is to be held.
+
+        It is, from the program's last call in flight on, until a plan releases it, admits a call of the program, or the
+        program ends. Meanwhile the driver must not evict it.
+
+        Args:
+            call: one that arrived and was not removed.
+            now: seconds.
+            program_kv_tokens: device tokens that there are of its program, this call's included.
 
         Raises:
             ValueError: it is not here.
@@ -214,8 +168,8 @@ class Planner:
             call.running = False
         else:
             self._end_wait(call, now)
-        if self._programs.leave(call.context.program, call.service_s):
-            self._working_set.rest(call.context.program, call.kv_tokens, now)
+        idle = self._programs.leave(call.context.program, call.service_s)
+        return idle and self._holds.make(call, program_kv_tokens, now)
 
     def program_ended(self, program: ProgramId, program_class: str, service_s: float, now: float) -> None:
         """Let the policy learn from a program that ended, and forget the program.
@@ -228,14 +182,16 @@ class Planner:
         """
         self.policy.ended(program, program_class, service_s)
         self._programs.forget(program)
-        self._working_set.forget(program)
+        self._holds.drop(program)
 
     def plan(self, capacity: Capacity, now: float) -> Plan:
         """Decide which calls run from now on, and mark them (Algorithm 1, steps 4 and 5).
 
-        Calls are admitted in order, up to the first that does not fit even if every worse running call left. Running
-        calls leave from the worst up when a better call needs their room, or when what runs outgrew the device. The
-        cost follows what changes, but for one sum over the running calls.
+        Calls are admitted in order, up to the first that does not fit even if every worse running call left and no
+        worse program's KV were held. Running calls and holds leave from the worst up when a better call needs their
+        room, or when what runs outgrew the device. Behind that first call go on only those of programs whose KV is
+        held, as far as they fit: nobody else could use the room. The cost follows what changes, but for a sum over the
+        running calls.
 
         Args:
             capacity: what the engine can hold. A call that does not fit it alone blocks those behind it; such calls
@@ -243,51 +199,34 @@ class Planner:
             now: seconds.
         """
         self._promote(now)
-        admit, preempt = self._walk(capacity, now)
-        for call in preempt:
+        draft = Draft(capacity, self._running, self._holds, now)
+        draft.shrink()
+        self._fill(draft)
+        for call in draft.preempt:
             self._running.remove(call)
             call.running = False
             self._begin_wait(call, now)
             self._overtaking_guard.watch(call)
-        self._overtaking_guard.admitted(admit)
-        for call in admit:
+        self._overtaking_guard.admitted(draft.admit)
+        for call in draft.admit:
             self._waiting.remove(call)
             self._end_wait(call, now)
             call.running = True
             self._running.add(call)
-        return Plan(tuple(admit), tuple(preempt))
+        return Plan(tuple(draft.admit), tuple(draft.preempt), tuple(draft.release))
 
-    def _walk(self, capacity: Capacity, now: float) -> tuple[list[Call], list[Call]]:
-        """Return the calls to admit, best first, and those to preempt, worst first."""
-        admit: list[Call] = []
-        preempt: list[Call] = []
-        worst_first = reversed(self._running)
-        room = Room(capacity, self._running)
-        while room.overfull:
-            preempt.append(room.take(next(worst_first)))
-        worst = next(worst_first, None)
-        for call in self._waiting:
-            if preempt and preempt[-1].key < call.key:
-                break  # The preempted call waits too now, and goes before this one.
-            if not self._welcome(call, capacity, now):
-                continue
-            victims: list[Call] = []
-            while not room.fits(call) and worst is not None and call.key < worst.key:
-                victims.append(room.take(worst))
-                worst = next(worst_first, None)
-            if not room.fits(call) or (victims and room.host_tokens < 0):
-                break
-            preempt += victims
-            admit.append(call)
-            room.give(call)
-            self._working_set.join(call.context.program, call.kv_tokens)
-        return admit, preempt
-
-    def _welcome(self, call: Call, capacity: Capacity, now: float) -> bool:
-        """Return whether the working sets leave room for the call's program; a protected call is always welcome."""
-        return call.rank == PROTECTED_RANK or self._working_set.admits(
-            call.context.program, call.kv_tokens, capacity.kv_tokens, now
-        )
+    def _fill(self, draft: Draft) -> None:
+        """Let waiting calls in."""
+        refused = (call for call in self._waiting if _waits_behind(call, draft) or not draft.displace_for(call))
+        blocked = next(refused, None)
+        if blocked is None:
+            return
+        if blocked.rank != PROTECTED_RANK:
+            for call in self._holds.awaited():
+                if blocked.key < call.key and not _waits_behind(call, draft):
+                    draft.fit_in(call)
+        if draft.idle:
+            draft.force_in(blocked)
 
     def _promote(self, now: float) -> None:
         """Move starved calls to the best level, and calls overtaken too often before all others."""
@@ -305,7 +244,7 @@ class Planner:
         self._sequence += 1
         call.level, call.rank, call.quantum_s, call.sequence = place.level, place.rank, place.quantum_s, self._sequence
 
-    def _line(self, call: Call) -> Line:
+    def _line(self, call: Call) -> Line[Call]:
         return self._running if call.running else self._waiting
 
     def _begin_wait(self, call: Call, now: float) -> None:
@@ -317,3 +256,8 @@ class Planner:
         if call.waits_from_s is not None:
             call.wait_s += now - call.waits_from_s
             call.waits_from_s = None
+
+
+def _waits_behind(call: Call, draft: Draft) -> bool:
+    """Return whether a call that is preempted goes before `call`."""
+    return bool(draft.preempt) and draft.preempt[-1].key < call.key

@@ -29,6 +29,13 @@ class Policy(Protocol):
     def promotion_s(self) -> float:
         """Seconds of service after which a call that was promoted to the best level moves."""
 
+    @property
+    def program_aware(self) -> bool:
+        """Whether it goes by programs, so that their KV is held between calls and dropped when they end.
+
+        Policies that do not are those of engines which know of calls only, kept as they are for comparison.
+        """
+
     def inherited_s(self, context: CallContext, service_s: float) -> float:
         """Return the attained service, in seconds, that an arriving call is scheduled by.
 

@@ -70,10 +70,12 @@ class WaitGuard:
     def _due_s(self, call: Call) -> float:
         """Return when `call` will be starved if it goes on waiting; ``inf``: never."""
         row = self._programs[call.context.program]
-        service_s = call.base_service_s + call.service_s - row.service_mark_s
+        # To the microsecond: of calls that ran and waited together, errors of rounding must not choose one.
+        service_s = round(call.base_service_s + call.service_s - row.service_mark_s, 6)
         if service_s <= 0 or self._beta == inf or call.waits_from_s is None:
             return inf
-        return call.waits_from_s + self._beta * service_s - (call.base_wait_s + call.wait_s - row.wait_mark_s)
+        due_s = call.waits_from_s + self._beta * service_s - (call.base_wait_s + call.wait_s - row.wait_mark_s)
+        return round(due_s, 6)
 
 
 class OvertakingGuard:
@@ -100,7 +102,7 @@ class OvertakingGuard:
         running: the calls that run.
     """
 
-    def __init__(self, limit: int | None, waiting: Line, running: Line) -> None:
+    def __init__(self, limit: int | None, waiting: Line[Call], running: Line[Call]) -> None:
         self._limit = inf if limit is None else limit
         self._waiting = waiting
         self._running = running

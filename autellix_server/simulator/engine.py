@@ -12,7 +12,9 @@ from itertools import islice
 from math import inf
 from typing import cast
 
-from autellix_server.scheduling.planner import Capacity, Planner, PlannerSettings
+from autellix_sdk.wire import ProgramId
+from autellix_server.scheduling.draft import Capacity
+from autellix_server.scheduling.planner import Planner, PlannerSettings
 from autellix_server.simulator.batch import DecodeBatch
 from autellix_server.simulator.memory import KvPool
 from autellix_server.simulator.model import EngineModel
@@ -27,8 +29,8 @@ def usable_kv_tokens(model: EngineModel, settings: PlannerSettings) -> int:
 class SimEngine:
     """One engine in virtual time. Whoever drives it calls `proceed` when the time is `next_s`, and `arrive` before.
 
-    A preempted call's KV stays in the prefix cache, goes to the host when a plan needs the room, and is computed again
-    if the host is full. Transfers hold up the whole engine.
+    What is evicted, preempted calls' KV and histories, goes to the host beside the computation, as in SGLang's HiCache;
+    what comes back holds up the whole engine, and what the host had no room for is computed again.
 
     Args:
         name: of the engine.
@@ -115,6 +117,20 @@ class SimEngine:
         self._stop_after_step()
         self._aborted.append(call)
 
+    def program_ended(self, program: ProgramId, program_class: str, service_s: float, now: float) -> None:
+        """Let the planner know that `program` ended and, if it goes by programs, drop its KV.
+
+        Args:
+            program: it need not have been here.
+            program_class: see `Planner.program_ended`.
+            service_s: the service it attained in all.
+            now: no later than `next_s`.
+        """
+        self.planner.program_ended(program, program_class, service_s, now)
+        if self.planner.policy.program_aware:
+            self._catch_up(now)
+            self.kv.forget(program)
+
     def proceed(self) -> None:
         """End the steps under way or, when there are none, plan and begin the next.
 
@@ -146,7 +162,7 @@ class SimEngine:
     def _steps_to_event(self) -> int:
         """Return after how many decode steps a call is done, a plan is due, or memory runs short."""
         steps = self._batch.steps_to_finish()
-        steps = min(steps, max(0, self._usable - self.kv.pinned) // len(self._batch) + 1)
+        steps = min(steps, max(0, self._usable - self.kv.pinned - self.kv.held) // len(self._batch) + 1)
         if self._waiting:
             steps = min(steps, max(1, self._plan_every - self._steps_since_plan))
         return steps
@@ -224,14 +240,20 @@ class SimEngine:
 
     def _complete(self, call: SimCall) -> None:
         self._credit(call)
-        self.planner.remove(call, self._now_s)
         self.kv.finish(call.program.id, call.hit, call.context_tokens - call.hit)
+        self._remove(call)
         # What is left of the call's time is that of steps and transfers without it.
         call.times.batch_s = self._now_s - call.arrived_s - call.times.total_s
         self._on_complete(call, self._now_s)
 
+    def _remove(self, call: SimCall) -> None:
+        """Let the planner forget `call`, whose memory is no longer pinned, and hold its program's if it says so."""
+        program = call.program.id
+        if self.planner.remove(call, self._now_s, self.kv.history_tokens(program)):
+            self.kv.hold(program)
+
     def _plan_is_due(self) -> bool:
-        if self._plan_at_once or self.kv.pinned > self._usable:
+        if self._plan_at_once or self.kv.pinned + self.kv.held > self._usable:
             return True
         if not self._waiting:
             return False
@@ -241,18 +263,20 @@ class SimEngine:
         """Let the planner decide and do what it says; return the seconds that transfers take."""
         self._plan_at_once = False
         self._steps_since_plan = 0
-        if self.calls > self._places or self.kv.pinned + self._waiting_tokens > self._usable:
+        if self.calls > self._places or self.kv.pinned + self.kv.held + self._waiting_tokens > self._usable:
             self._tell_planner()
         # A preempted call's KV may stay on the device too, as long as nobody needs the room.
-        parking = self.kv.host_tokens - self.kv.on_host + self._usable - self.kv.pinned - self.kv.parked
+        on_host = self.kv.host.tokens - self.kv.host.calls_tokens
+        parking = on_host + self._usable - self.kv.pinned - self.kv.held - self.kv.parked
         capacity = Capacity(self._places, self._usable - self.kv.shared, max(0, parking))
         plan = self.planner.plan(capacity, self._now_s)
         for victim in cast("tuple[SimCall, ...]", plan.preempt):
             self._preempt(victim)
+        for program in plan.release:
+            self.kv.release(program)
         moved = sum(map(self._admit, cast("tuple[SimCall, ...]", plan.admit)))
         for parked, tokens in self.kv.evict(self._usable):
             parked.counts.swapped_tokens += tokens
-            moved += tokens
         self._fill_slots()
         return self._model.transfer_s(moved)
 
@@ -303,7 +327,7 @@ class SimEngine:
                 self._waiting -= 1
                 self._waiting_tokens -= call.kv_tokens
                 self.kv.unpark(call)
-            self.planner.remove(call, self._now_s)
+            self._remove(call)
             self._plan_at_once = self._waiting > 0
         self._aborted.clear()
         self._fill_slots()
@@ -324,9 +348,8 @@ class SimEngine:
         if call.preempted_s is None:
             call.times.admission_s = self._now_s - call.arrived_s
             # The last prompt token is always computed: it gives the first output token.
-            call.hit = self.kv.pin(call.program.id, min(call.trace.shared_prefix_tokens, context - 1), context)
+            moved = self._pin(call, min(call.trace.shared_prefix_tokens, context - 1))
             call.computed = call.counts.cached_tokens = call.hit
-            moved = 0
         else:
             call.times.retraction_s += self._now_s - call.preempted_s
             moved = self._restore(call)
@@ -340,11 +363,18 @@ class SimEngine:
     def _restore(self, call: SimCall) -> int:
         """Give a preempted call back what is left of its KV; return the tokens to bring back from the host."""
         parked = self.kv.unpark(call)
-        hit = self.kv.pin(call.program.id, call.hit, call.context_tokens)
-        computed = hit + parked.tokens
-        call.counts.recomputed_tokens += call.computed - computed
-        call.hit, call.computed = hit, computed
-        if not parked.on_host:
-            return 0
-        call.times.swap_s += self._model.transfer_s(parked.tokens)
-        return parked.tokens
+        computed, call.computed = call.computed, parked.tokens
+        moved = self._pin(call, call.hit)
+        call.computed += call.hit
+        call.counts.recomputed_tokens += computed - call.computed
+        if parked.on_host:
+            call.times.swap_s += self._model.transfer_s(parked.tokens)
+            moved += parked.tokens
+        return moved
+
+    def _pin(self, call: SimCall, shared_tokens: int) -> int:
+        """Pin the memory of `call`, up to `shared_tokens` of it shared; return the tokens to bring back."""
+        moved = self.kv.bring_back(call.program.id, shared_tokens)
+        call.times.swap_s += self._model.transfer_s(moved)
+        call.hit = self.kv.pin(call.program.id, shared_tokens, call.context_tokens)
+        return moved

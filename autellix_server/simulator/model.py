@@ -23,9 +23,9 @@ class EngineModel:
         slots: calls that can decode together, 1 or more.
         kv_tokens: KV pool on the device: running calls, cached histories and preempted calls not yet moved.
         chunk_tokens: prompt tokens that one step computes at most, over all calls in it.
-        host_tokens: KV pool on the host, 0 for none; a preempted call that does not fit is computed again.
+        host_tokens: KV pool on the host, 0 for none, for preempted calls and, as far as they leave room, histories.
         kv_bytes_per_token: size of one token's KV.
-        link_bytes_per_s: rate between device and host; a transfer holds the engine up.
+        link_bytes_per_s: rate between device and host; what comes back to the device holds the engine up.
         source: where the numbers are from.
 
     Raises:

@@ -172,7 +172,7 @@ class Simulation:
             service_s = row.service_us / _US if row is not None else 0.0
             for engine in self._engines.values():
                 kind = program.kind if self._settings.class_names else ""
-                engine.planner.program_ended(program.id, kind, service_s, now)
+                engine.program_ended(program.id, kind, service_s, now)
             self._ended.append(program)
 
     def _cost_s(self, trace: CallTrace) -> float:

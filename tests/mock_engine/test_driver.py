@@ -190,6 +190,6 @@ async def _leave_at_random(random: Random) -> None:
         await clock.sleep_until(clock.now_s() + 5.0)
         pool = inner(engine).kv
         assert engine.counters.completed == stay
-        assert (pool.pinned, pool.shared, pool.parked, pool.on_host) == (0, 0, 0, 0)
+        assert (pool.pinned, pool.shared, pool.parked, pool.host.calls_tokens) == (0, 0, 0, 0)
         assert (engine.running, engine.waiting, engine.programs <= 4) == (0, 0, True)
         assert (inner(engine)._waiting, inner(engine)._waiting_tokens) == (0, 0)

@@ -15,8 +15,9 @@ from statistics import quantiles
 
 from small_engine import make_call
 
+from autellix_server.scheduling.draft import Capacity
 from autellix_server.scheduling.levels import geometric_levels
-from autellix_server.scheduling.planner import Capacity, Planner, PlannerSettings
+from autellix_server.scheduling.planner import Planner, PlannerSettings
 from autellix_server.scheduling.policies import POLICIES, make_policy
 
 LIVE = 1_000

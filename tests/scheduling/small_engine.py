@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from autellix_sdk.bill import CallBill, TimeSplit
 from autellix_sdk.wire import CallContext, CallId, ProgramId
 from autellix_server.scheduling.call import Call
-from autellix_server.scheduling.planner import Capacity, Planner, PlannerSettings
+from autellix_server.scheduling.draft import Capacity
+from autellix_server.scheduling.planner import Planner, PlannerSettings
 from autellix_server.scheduling.policy import Policy
 from autellix_server.scheduling.table import ActiveCall, ProgramTable
 

@@ -127,15 +127,15 @@ def test_prior_gives_even_odds_to_double() -> None:
     assert [high / low for low, high in pairwise(efforts_s)] == pytest.approx([2.0] * 4)
 
 
-def test_effort_of_certain_completion_is_what_is_left() -> None:
-    """Programs that all end in the bin from 8 to 16 s cost, from its start, the 4 s to its middle."""
+def test_effort_of_certain_completion_is_a_mean_of_what_is_left_and_the_whole() -> None:
+    """Programs that all end around 12 s; what is left counts twice: half way from the least time to the least ratio."""
     hazards = Hazards(BINS, 2.0)
     for _ in range(5000):
         for index in range(4):
             hazards.survived(index)
         hazards.ended(4)
-    assert hazards.effort_s(8.0) == pytest.approx(4.0, rel=0.02)
-    assert hazards.effort_s(0.0) == pytest.approx(8.0 + 4.0, rel=0.05)
+    assert hazards.effort_s(8.0) == pytest.approx((4.0 * 4.0 * 12.0) ** (1 / 3), rel=0.02)
+    assert hazards.effort_s(0.0) == pytest.approx(12.0, rel=0.05)
 
 
 @given(st.lists(st.tuples(st.integers(0, 11), st.booleans()), max_size=200))

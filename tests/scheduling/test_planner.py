@@ -8,8 +8,9 @@ from small_engine import make_call
 from autellix_sdk.errors import ConfigurationError
 from autellix_sdk.wire import ProgramId
 from autellix_server.scheduling.call import Call
+from autellix_server.scheduling.draft import Capacity
 from autellix_server.scheduling.levels import geometric_levels
-from autellix_server.scheduling.planner import Capacity, Plan, Planner, PlannerSettings
+from autellix_server.scheduling.planner import Plan, Planner, PlannerSettings
 from autellix_server.scheduling.policies import make_policy
 
 LEVELS = geometric_levels(count=4, first_bound_s=1.0)
@@ -207,8 +208,7 @@ def test_service_in_flight_is_known_to_the_next_call_of_a_program() -> None:
         ("beta", 0.0),
         ("max_overtakes", 0),
         ("max_idle_programs", -1),
-        ("working_set_share", 0.0),
-        ("working_set_idle_s", -1.0),
+        ("hold_s", -1.0),
         ("steps_between_plans", 0),
         ("spares", -1),
     ],

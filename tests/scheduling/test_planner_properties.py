@@ -13,9 +13,10 @@ from small_engine import make_call
 
 from autellix_sdk.wire import ProgramId
 from autellix_server.scheduling.call import Call
+from autellix_server.scheduling.draft import Capacity
 from autellix_server.scheduling.levels import geometric_levels
 from autellix_server.scheduling.oracle import oracle_plan
-from autellix_server.scheduling.planner import PROTECTED_RANK, Capacity, Plan, Planner, PlannerSettings
+from autellix_server.scheduling.planner import PROTECTED_RANK, Plan, Planner, PlannerSettings
 from autellix_server.scheduling.policies import POLICIES, make_policy
 
 MAX_OVERTAKES = 3
@@ -139,22 +140,32 @@ def test_everything_finishes_in_the_end(name: str, sequence: list[Event]) -> Non
 
 
 @every_policy
-@given(events, st.floats(0.01, 1.0))
-def test_working_set_admission_joins_any_order(name: str, sequence: list[Event], share: float) -> None:
-    """It only ever delays: what is admitted fits, and what runs alone is let in."""
-    settings = PlannerSettings(working_set_share=share, working_set_idle_s=0.0, max_overtakes=None)
-    planner = Planner(make_policy(name, geometric_levels(4, 1.0)), settings)
+@given(events, st.sampled_from([0.0, 3.0, inf]))
+def test_working_set_admission_joins_any_order(name: str, sequence: list[Event], hold_s: float) -> None:
+    """What runs and what is held fits together, something always runs, and who is held is told as it changes."""
+    planner = Planner(make_policy(name, geometric_levels(4, 1.0)), PlannerSettings(hold_s=hold_s))
     live: list[Call] = []
+    held: dict[str, int] = {}
     for number, (kind, which, seconds, tokens) in enumerate(sequence):
         if kind == "arrive":
             live.append(make_call(f"p{which}", number, seconds, tokens))
             planner.arrive(live[-1], float(number))
         elif kind == "plan":
-            planner.plan(Capacity(3, TOKENS, 0), float(number))
-            assert sum(call.kv_tokens for call in live if call.running) <= TOKENS
-            assert not live or planner.running
+            plan = planner.plan(Capacity(3, TOKENS, tokens), float(number))
+            for program in (*plan.release, *(call.context.program for call in plan.admit)):
+                held.pop(program, None)
+            running = [call for call in live if call.running]
+            assert sum(call.kv_tokens for call in running) + sum(held.values()) <= TOKENS
+            assert not live or running
         elif kind == "finish" and live:
-            planner.remove(live.pop(which % len(live)), float(number))
+            call = live.pop(which % len(live))
+            if planner.remove(call, float(number), call.kv_tokens):
+                assert hold_s
+                held[call.context.program] = call.kv_tokens
+        elif kind == "end":
+            planner.program_ended(ProgramId(f"p{which}"), "", seconds, float(number))
+            held.pop(f"p{which}", None)
+        assert planner._holds.kv_tokens == sum(held.values())
 
 
 @pytest.mark.parametrize("settings", [PlannerSettings(), PlannerSettings(beta=inf, max_overtakes=None)])

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf
 
-from autellix_server.scheduling.planner import Capacity, Planner
+from autellix_sdk.wire import ProgramId
+from autellix_server.scheduling.draft import Capacity
+from autellix_server.scheduling.planner import Planner
 from autellix_server.simulator.engine import usable_kv_tokens
 from autellix_server.simulator.memory import KvPool
 from autellix_server.simulator.model import EngineModel
@@ -48,6 +50,12 @@ class StepEngine:
         if self.next_s == inf:
             self.next_s = now
 
+    def program_ended(self, program: ProgramId, program_class: str, service_s: float, now: float) -> None:
+        """Learn, and drop the KV of a program that nobody comes back for."""
+        self.planner.program_ended(program, program_class, service_s, now)
+        if self.planner.policy.program_aware:
+            self.kv.forget(program)
+
     def proceed(self) -> None:
         """End the step under way, or begin the next."""
         self.now = self.next_s
@@ -59,7 +67,7 @@ class StepEngine:
     def _begin(self) -> None:
         idle = not (self.prefilling or self.decoding)
         queue_due = self.waiting and (self.since_plan >= self.planner.settings.steps_between_plans or idle)
-        if self.at_once or queue_due or self.kv.pinned > self.usable:
+        if self.at_once or queue_due or self.kv.pinned + self.kv.held > self.usable:
             self._plan()
         model = self.model
         if self.prefilling:
@@ -107,8 +115,10 @@ class StepEngine:
     def _finish(self, call: SimCall) -> None:
         self._leave(call)
         self._credit(call)
-        self.planner.remove(call, self.now)
-        self.kv.finish(call.program.id, call.hit, call.prompt_tokens + call.generated - call.hit)
+        program = call.program.id
+        self.kv.finish(program, call.hit, call.prompt_tokens + call.generated - call.hit)
+        if self.planner.remove(call, self.now, self.kv.history_tokens(program)):
+            self.kv.hold(program)
         call.times.batch_s = self.now - call.arrived_s - call.times.total_s
         self.on_complete(call, self.now)
 
@@ -129,7 +139,7 @@ class StepEngine:
     def _plan(self) -> None:
         self.since_plan, self.at_once = 0, False
         running = [*self.prefilling, *self.ready, *self.decoding]
-        needs = self.kv.pinned + sum(call.kv_tokens for call in self.waiting)
+        needs = self.kv.pinned + self.kv.held + sum(call.kv_tokens for call in self.waiting)
         places = self.model.slots + self.planner.settings.spares
         if len(running) + len(self.waiting) > places or needs > self.usable:
             for call in [call for call in self.decoding if call.owed_s >= call.quantum_s]:
@@ -138,14 +148,16 @@ class StepEngine:
                 self._credit(call)
             for call in running:
                 call.kv_tokens = call.prompt_tokens + call.generated - call.hit
-        parking = self.kv.host_tokens - self.kv.on_host + self.usable - self.kv.pinned - self.kv.parked
+        on_host = self.kv.host.tokens - self.kv.host.calls_tokens
+        parking = on_host + self.usable - self.kv.pinned - self.kv.held - self.kv.parked
         plan = self.planner.plan(Capacity(places, self.usable - self.kv.shared, max(0, parking)), self.now)
         for victim in plan.preempt:
             self._preempt(victim)
+        for program in plan.release:
+            self.kv.release(program)
         moved = sum(self._admit(call) for call in plan.admit)  # type: ignore[arg-type]
         for parked, tokens in self.kv.evict(self.usable):
             parked.counts.swapped_tokens += tokens
-            moved += tokens
         self._fill()
         self.now += moved * self.model.kv_bytes_per_token / self.model.link_bytes_per_s
 
@@ -163,19 +175,23 @@ class StepEngine:
         self.waiting.remove(call)
         call.counts.promotions += call.queued_at != (call.level, call.rank)
         context = call.prompt_tokens + call.generated
+        back = 0
         if call.preempted_s is None:
             call.times.admission_s = self.now - call.arrived_s
-            call.hit = self.kv.pin(call.program.id, min(call.trace.shared_prefix_tokens, context - 1), context)
-            call.computed = call.counts.cached_tokens = call.hit
-            back = 0
+            shared = min(call.trace.shared_prefix_tokens, context - 1)
         else:
             call.times.retraction_s += self.now - call.preempted_s
             parked = self.kv.unpark(call)
-            hit = self.kv.pin(call.program.id, call.hit, context)
-            call.counts.recomputed_tokens += call.computed - hit - parked.tokens
-            call.hit, call.computed = hit, hit + parked.tokens
             back = parked.tokens if parked.on_host else 0
-            call.times.swap_s += back * self.model.kv_bytes_per_token / self.model.link_bytes_per_s
+            shared = call.hit
+        back += self.kv.bring_back(call.program.id, shared)
+        call.hit = self.kv.pin(call.program.id, shared, context)
+        if call.preempted_s is None:
+            call.computed = call.counts.cached_tokens = call.hit
+        else:
+            call.counts.recomputed_tokens += call.computed - call.hit - parked.tokens
+            call.computed = call.hit + parked.tokens
+        call.times.swap_s += back * self.model.kv_bytes_per_token / self.model.link_bytes_per_s
         call.kv_tokens = context - call.hit
         (self.prefilling if call.computed < context else self.ready).append(call)
         return back

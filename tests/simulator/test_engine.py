@@ -102,13 +102,36 @@ def test_next_call_reuses_the_history_of_its_program() -> None:
     assert program.times.prefill_s == pytest.approx(2 * (1.0 + 1.0))
 
 
-def test_history_is_lost_to_those_used_later() -> None:
-    """A pool of 42 tokens: while the first program is away, another one's 35 tokens leave 7 of its history."""
-    model = replace(MODEL, kv_tokens=42, slots=1)
+@pytest.mark.parametrize(("host_tokens", "found", "swap_s"), [(0, 7, 0.0), (100, 14, 3.5)])
+def test_history_is_lost_to_those_used_later(host_tokens: int, found: int, swap_s: float) -> None:
+    """A pool of 42 tokens: while the first program is away, another one's 35 tokens leave 7 of its history of 14.
+
+    Where there is a host, the others come back from it, at 2 tokens a second.
+    """
+    model = replace(MODEL, kv_tokens=42, slots=1, host_tokens=host_tokens, kv_bytes_per_token=1, link_bytes_per_s=2.0)
     away = chain("a", 4, 4, tool_s=50.0)
     programs = run([Arrival(0.0, away), Arrival(10.0, chain("b", 5, prompt=30))], model)
-    assert programs["a"].counts.cached_tokens == 7
+    assert programs["a"].counts.cached_tokens == found
+    assert programs["a"].times.swap_s == swap_s
     assert run(at_once(away), model)["a"].counts.cached_tokens == 14
+
+
+@pytest.mark.parametrize(
+    ("policy", "hold_s", "held"), [("program-fcfs", 60.0, True), ("program-fcfs", 5.0, False), ("fcfs", 60.0, False)]
+)
+def test_history_is_held_from_calls_that_are_not_better(policy: str, hold_s: float, held: bool) -> None:
+    """While a is away, b's 60 tokens fit beside c only without a's history.
+
+    A policy that goes by programs lets b wait, for as long as it is told; b came later.
+    """
+    model = replace(MODEL, kv_tokens=130, host_tokens=0)
+    arrivals = [
+        *at_once(chain("c", 60, prompt=50), chain("a", 2, 2, tool_s=50.0)),
+        Arrival(10.0, chain("b", 5, prompt=60)),
+    ]
+    programs = run(arrivals, model, policy, replace(EVERY_STEP, hold_s=hold_s))
+    assert (programs["a"].counts.cached_tokens == 12) is held
+    assert (programs["b"].ended_s > 54.0) is held
 
 
 def test_better_call_preempts_and_the_victim_resumes_where_it_was() -> None:
@@ -131,12 +154,11 @@ def preempted(host_tokens: int) -> dict[str, SimProgram]:
 
 
 def test_victim_moves_to_the_host_when_its_room_is_needed() -> None:
-    """13 tokens out and back are 6.5 s each way: out holds b up, back is a's swap time."""
+    """13 tokens go out beside the computation; to bring them back takes 6.5 s, which is a's swap time."""
     programs = preempted(host_tokens=100)
     assert programs["a"].counts.swapped_tokens == 13
     assert programs["a"].counts.recomputed_tokens == 0
-    assert programs["b"].ended_s == 3.0 + 6.5 + 2.0
-    assert programs["b"].times.batch_s == 6.5
+    assert programs["b"].ended_s == 3.0 + 2.0
     assert programs["a"].times.swap_s == 6.5
     assert programs["a"].ended_s == programs["b"].ended_s + 6.5 + 3.0
 

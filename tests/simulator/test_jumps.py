@@ -52,7 +52,11 @@ def test_jumps_change_nothing(policy: str, seed: int) -> None:
         levels=levels_for(model, traces),
         engines=random.randint(1, 3),
         balancer=random.choice(["autellix", "least-used", "round-robin"]),
-        planner=PlannerSettings(beta=random.choice([0.5, 4.0]), max_overtakes=random.choice([None, 3])),
+        planner=PlannerSettings(
+            beta=random.choice([0.5, 4.0]),
+            max_overtakes=random.choice([None, 3]),
+            hold_s=random.choice([0.0, 0.5, 50.0]),
+        ),
     )
     arrivals = poisson_arrivals(traces, random.uniform(0.2, 20), random)
     jumps = Simulation(simulated, arrivals, make_engine=uneven(SimEngine)).run()

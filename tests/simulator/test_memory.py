@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autellix_sdk.wire import ProgramId
-from autellix_server.simulator.memory import KvPool, Parked
+from autellix_server.simulator.memory import HostPool, KvPool, Parked
 
 A, B = ProgramId("a"), ProgramId("b")
 
@@ -66,10 +66,64 @@ def test_parked_call_moves_to_the_host_as_a_whole() -> None:
     assert (pool.pinned, pool.cached, pool.parked) == (0, 16, 16)
     assert pool.evict(10) == [(0, 8)]
     assert pool.evict(0) == []  # the host has room for one of them
-    assert (pool.parked, pool.on_host) == (0, 8)
+    assert (pool.parked, pool.host.calls_tokens) == (0, 8)
     assert pool.unpark(0) == Parked(8, on_host=True)
     assert pool.unpark(1) == Parked(0, on_host=False)
-    assert pool.on_host == 0
+    assert pool.host.calls_tokens == 0
+
+
+def test_evicted_history_comes_back_from_the_host() -> None:
+    """As much of it as the next call shares; the rest stays there."""
+    pool: KvPool[int] = KvPool(30, 100)
+    pool.finish(A, pool.pin(A, 0, 20), 20)
+    pool.evict(5)
+    assert pool.history_tokens(A) == 5
+    assert pool.bring_back(A, 12) == 7
+    assert pool.pin(A, 12, 14) == 12
+    assert pool.host.take_history(A, 100) == 8
+
+
+def test_held_history_is_not_evicted_until_released() -> None:
+    """It is neither pinned nor cached; released, it is the last to go."""
+    pool: KvPool[int] = KvPool(30, 0)
+    for program in (A, B):
+        pool.finish(program, pool.pin(program, 0, 10), 10)
+    pool.hold(A)
+    assert (pool.held, pool.cached, pool.history_tokens(A)) == (10, 10, 10)
+    pool.evict(0)
+    assert (pool.history_tokens(A), pool.history_tokens(B)) == (10, 0)
+    pool.release(A)
+    assert (pool.held, pool.cached) == (0, 10)
+
+
+def test_held_history_is_shared_by_the_next_call() -> None:
+    """Pinning ends the hold."""
+    pool: KvPool[int] = KvPool(30, 0)
+    pool.finish(A, pool.pin(A, 0, 10), 10)
+    pool.hold(A)
+    assert pool.pin(A, 8, 12) == 8
+    assert (pool.held, pool.cached, pool.pinned) == (0, 2, 12)
+
+
+def test_ended_program_leaves_nothing_behind() -> None:
+    """Neither on the device nor on the host, held or not."""
+    pool: KvPool[int] = KvPool(30, 100)
+    pool.finish(A, pool.pin(A, 0, 20), 20)
+    pool.evict(5)
+    pool.hold(A)
+    pool.forget(A)
+    assert (pool.held, pool.cached, pool.host.take_history(A, 100)) == (0, 0, 0)
+
+
+def test_preempted_calls_push_histories_out_of_the_host() -> None:
+    """Somebody waits for a call; a history is for a program that may come back."""
+    host: HostPool[int] = HostPool(10)
+    host.keep_history(A, 4)
+    host.keep_history(B, 4)
+    assert host.keep_call(1, 5)
+    assert (host.take_history(A, 9), host.take_history(B, 9)) == (1, 4)
+    assert not host.keep_call(2, 6)
+    assert host.take_call(1) == 5
 
 
 @given(seed=st.integers(0, 2**32))
@@ -81,7 +135,7 @@ def test_tokens_are_conserved(seed: int) -> None:
     parked: dict[int, tuple[ProgramId, int]] = {}
     for call in range(60):
         program = ProgramId(random.choice("abc"))
-        room = pool.tokens - pool.pinned
+        room = pool.tokens - pool.pinned - pool.held
         if random.random() < 0.5 and room > 30:
             context = random.randint(1, 30)
             hit = pool.pin(program, random.randint(0, context - 1), context)
@@ -98,12 +152,19 @@ def test_tokens_are_conserved(seed: int) -> None:
         elif parked:
             back = random.choice(sorted(parked))
             assert pool.unpark(back).tokens in (0, parked.pop(back)[1])
+        idle = [name for name in map(ProgramId, "abc") if name not in {ran for ran, _, _ in running.values()}]
+        for program in random.sample(idle, random.randint(0, len(idle))):
+            random.choice([pool.hold, pool.release, pool.forget, lambda name: pool.bring_back(name, 10)])(program)
         pool.evict(random.randint(0, pool.tokens))
         own_pinned = sum(own for _, _, own in running.values())
-        held = {name: [hit for program, hit, _ in running.values() if program == name] for name in "abc"}
-        assert pool.shared == sum(max(hits, default=0) for hits in held.values())
+        shares = {name: [hit for program, hit, _ in running.values() if program == name] for name in "abc"}
+        assert pool.shared == sum(max(hits, default=0) for hits in shares.values())
         assert pool.pinned == own_pinned + pool.shared
         assert pool.cached == sum(pool._cached.values())
         assert pool.parked == sum(tokens for key, tokens in pool._cached.items() if not isinstance(key, str))
-        assert pool.on_host == sum(pool._host.values()) <= pool.host_tokens
+        assert pool.held == sum(pool._held.values())
+        host = pool.host
+        assert host.calls_tokens == sum(host._calls.values())
+        assert host._history_tokens == sum(host._histories.values())
+        assert host.calls_tokens + host._history_tokens <= host.tokens
         assert min(pool._cached.values(), default=1) > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from math import inf
 from random import Random
 
 import pytest
@@ -16,7 +17,7 @@ from autellix_server.scheduling.levels import Levels
 from autellix_server.scheduling.planner import PlannerSettings
 from autellix_server.simulator.results import Interval, Spread, bootstrap, jain_index, mean, percentile, summarize
 from autellix_server.simulator.run import Simulation, SimulationSettings
-from autellix_server.simulator.throughput import throughput_at_equal_latency
+from autellix_server.simulator.throughput import LatencyCurve
 
 EVERY_STEP = PlannerSettings(steps_between_plans=1, spares=0, max_overtakes=None)
 
@@ -79,10 +80,21 @@ def test_throughput_is_found_where_theory_puts_it() -> None:
     settings = SimulationSettings(replace(MODEL, slots=1), "fcfs", Levels(()), planner=EVERY_STEP)
     traces = [chain(f"p{index}", 1) for index in range(1500)]
     rates: list[float] = []
-    found = throughput_at_equal_latency(settings, traces, seed=1, on_run=rates.append)
+    found = LatencyCurve(settings, traces, 1, rates.append).throughput()
     assert found.unloaded_s == 1.0
     assert found.rate == pytest.approx(2 / 3, rel=0.1)
     assert found.interval.low < found.rate < found.interval.high
     assert found.interval.high - found.interval.low < 0.15
-    assert sorted(rates) == [0.0, *(rate for rate, _ in found.points)]
-    assert throughput_at_equal_latency(settings, traces, seed=1) == found
+    assert found.offline_rate == pytest.approx(1.0)
+    assert sorted(rates) == [0.0, *(rate for rate, _ in found.points), inf]
+    assert LatencyCurve(settings, traces, 1).throughput() == found
+
+
+def test_rates_are_simulated_once_for_all_slowdowns() -> None:
+    """A wider limit starts from what is known; one that is never reached ends at four times the offline rate."""
+    settings = SimulationSettings(replace(MODEL, slots=1), "fcfs", Levels(()), planner=EVERY_STEP)
+    rates: list[float] = []
+    curve = LatencyCurve(settings, [chain(f"p{index}", 1) for index in range(20)], 1, rates.append)
+    low, high, never = (curve.throughput(slowdown) for slowdown in (2.0, 4.0, 1000.0))
+    assert low.rate < high.rate < never.rate == pytest.approx(4.0)
+    assert len(rates) == len(set(rates))

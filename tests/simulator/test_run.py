@@ -78,7 +78,7 @@ def test_memory_is_conserved(policy: str, seed: int) -> None:
     simulation.run()
     for engine in simulation._engines.values():
         kv = engine.kv
-        assert (kv.pinned, kv.shared, kv.parked, kv.on_host) == (0, 0, 0, 0)
+        assert (kv.pinned, kv.shared, kv.held, kv.parked, kv.host.calls_tokens) == (0, 0, 0, 0, 0)
         assert kv.cached == sum(kv._cached.values()) <= kv.tokens
         assert engine.calls == 0
     assert len(simulation._table) == 0

@@ -9,6 +9,7 @@
 | `mlfq` | calls do not belong to programs |
 | `program-fcfs` | programs are alike in size and order of arrival matters |
 | `lpm` | memory for the prefix cache is what is short |
+| `round-robin` | seeing what preemption alone is worth |
 | `fcfs` | comparing with an engine without program awareness |
 | `srpt` | in the simulator, to see how much is left to gain |
 """

@@ -17,6 +17,7 @@ class Fcfs(BasePolicy):
     """
 
     name: ClassVar[str] = "fcfs"
+    program_aware: ClassVar[bool] = False
 
 
 @registered
@@ -32,3 +33,23 @@ class ProgramFcfs(BasePolicy):
     def start(self, call: Call) -> Place:
         """Rank by arrival of the program."""
         return Place(0, rank=call.program_ticket)
+
+
+@registered
+class RoundRobin(BasePolicy):
+    """Calls take turns: one that has had the quantum of the first level joins the tail.
+
+    Choose it to see what preemption alone is worth. Do not choose it otherwise: calls of like size all end late, and
+    every turn moves KV.
+    """
+
+    name: ClassVar[str] = "round-robin"
+    program_aware: ClassVar[bool] = False
+
+    def start(self, call: Call) -> Place:
+        """Join the tail with a whole quantum."""
+        return Place(0, quantum_s=self.levels.quantum_s(0))
+
+    def move(self, call: Call) -> Place:
+        """Join the tail again, with a whole quantum."""
+        return self.start(call)

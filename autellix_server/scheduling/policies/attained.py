@@ -21,6 +21,7 @@ class Mlfq(LadderPolicy):
     """
 
     name: ClassVar[str] = "mlfq"
+    program_aware: ClassVar[bool] = False
 
 
 @registered

@@ -19,6 +19,8 @@ class BasePolicy:
     name: ClassVar[str]
     clairvoyant: ClassVar[bool] = False
     """Whether it needs to know the future, and so runs in the simulator only."""
+    program_aware: ClassVar[bool] = True
+    """Whether it goes by programs; see `Policy.program_aware`."""
 
     def __init__(self, levels: Levels) -> None:
         self.levels = levels

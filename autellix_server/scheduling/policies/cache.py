@@ -19,6 +19,7 @@ class Lpm(BasePolicy):
     """
 
     name: ClassVar[str] = "lpm"
+    program_aware: ClassVar[bool] = False
 
     def start(self, call: Call) -> Place:
         """Rank by cached tokens, most first."""

@@ -15,7 +15,7 @@ from autellix_server.scheduling.policies.base import BasePolicy, registered
 _GROWTH = 2**0.5
 _FINE_LEVELS = 40
 _FINEST = 1 / 16
-_PATIENCE = 8.0
+_PATIENCE = 2.0
 _MAX_CLASSES = 256
 _MAX_PROGRAMS = 1 << 16
 
