@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 # Scripts that tests run as a user would are ours to keep tidy too.
 SOURCES := autellix_sdk autellix_server examples tests
 
-.PHONY: help demo test check format lint types architecture unit engine clean
+.PHONY: help demo test check format lint types architecture unit engine results clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 22
@@ -44,6 +44,9 @@ unit: $(STAMP) ## tests that need no engine
 
 engine: $(STAMP) ## engine environment for the CPU and the bundled model
 	$(BIN)/autellix engine install --device cpu
+
+results: $(STAMP) ## docs/results.md from simulation: half an hour; TRACES="--trace NAME=FILE" adds yours
+	$(BIN)/autellix study --output docs $(TRACES)
 
 clean: ## remove .venv and caches; `autellix engine remove` removes engines and model
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

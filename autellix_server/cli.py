@@ -18,6 +18,7 @@ COMMANDS = {
     "engine": "install, inspect or remove the environments that engines run in",
     "trace": "generate, convert, describe and validate traces of agent programs",
     "simulate": "compare policies on model engines in virtual time",
+    "study": "reproduce the paper's evaluation in simulation, as a page with plots",
     "bench": "compare servers under real load: programs arrive, whatever the server manages",
     "calibrate": "measure a running engine and write the engine model that `simulate` takes",
     "mock-engine": "an engine model behind an OpenAI-compatible server, with faults on demand",
