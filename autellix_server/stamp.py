@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
-from autellix_sdk.errors import WireError
+from autellix_sdk.errors import ConfigurationError, WireError
+from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER
+
+_log = logging.getLogger(__name__)
 
 _STAMP = re.compile(r"v1;b=(\d{1,15});w=(\d{1,15});d=(\d{1,15});k=([0-9a-f]{32})")
+_MIN_SECRET_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,39 @@ def decode_stamp(text: str, secret: bytes, program: str, call: str) -> Stamp:
     if not hmac.compare_digest(digest, _digest(secret, program, call, text[: match.start(4) - len(";k=")])):
         raise WireError("stamp is not signed with this engine's secret")
     return Stamp(*map(int, counts))
+
+
+def believed_stamp(headers: Mapping[str, str], secret: bytes | None) -> Stamp | None:
+    """Return the stamp of a call; `None` when it has none, or one that is not to be believed, which is logged.
+
+    Args:
+        headers: request headers, in a mapping that ignores case.
+        secret: shared with the gateway; `None` when there is no gateway, and nothing is believed.
+    """
+    text = headers.get(STAMP_HEADER)
+    if text is None or secret is None:
+        return None
+    try:
+        return decode_stamp(text, secret, headers.get(PROGRAM_HEADER, ""), headers.get(CALL_HEADER, ""))
+    except WireError as error:
+        _log.warning("stamp not believed: %s", error)
+        return None
+
+
+def read_secret(environ: Mapping[str, str]) -> bytes | None:
+    """Return the secret shared by gateway and engine from ``AUTELLIX_SECRET``; `None` when it is unset or empty.
+
+    Raises:
+        ConfigurationError: it is not hexadecimal, or too short.
+    """
+    text = environ.get("AUTELLIX_SECRET")
+    if not text:
+        return None
+    with suppress(ValueError):
+        secret = bytes.fromhex(text)
+        if len(secret) >= _MIN_SECRET_BYTES:
+            return secret
+    raise ConfigurationError(f"AUTELLIX_SECRET must be at least {2 * _MIN_SECRET_BYTES} hexadecimal digits")
 
 
 def _digest(secret: bytes, program: str, call: str, counts: str) -> str:

@@ -14,6 +14,7 @@ import aiohttp
 from autellix_sdk.bill import decode_bill
 from autellix_sdk.errors import UsageError
 from autellix_sdk.wire import BILL_COMMENT
+from autellix_server.engine.limits import EngineLimits
 from autellix_server.errors import EngineFailure
 
 _SILENCE_LIMIT_S = 300.0
@@ -119,10 +120,18 @@ class HttpClient:
             await _check(reply)
             return await reply.json()
 
-    async def server_info(self) -> Mapping[str, Any]:
-        """Return what the server says of itself under ``/server_info``; nothing where there is no such resource."""
+    async def limits(self) -> EngineLimits:
+        """Return what the server says: SGLang does under ``/server_info``, `autellix serve` under ``/health``."""
+        info = await self._said("/server_info")
+        if info:
+            return EngineLimits.from_server_info(info)
+        engine = (await self._said("/health")).get("engine")
+        return EngineLimits.from_json(engine.get("limits") if isinstance(engine, dict) else None)
+
+    async def _said(self, path: str) -> Mapping[str, Any]:
+        """Return the JSON object of a resource; an empty one where there is none."""
         try:
-            found = await self.get("/server_info")
+            found = await self.get(path)
         except EngineFailure:
             return {}
         return found if isinstance(found, dict) else {}

@@ -6,15 +6,15 @@ import argparse
 import asyncio
 import os
 import secrets
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autellix_sdk.errors import UsageError
 from autellix_server.commands.arguments import count
 from autellix_server.commands.engine_model import write_model
 from autellix_server.commands.output import Subparsers, add_command, print_json, print_table, progress_display
+from autellix_server.engine.limits import EngineLimits
 from autellix_server.gateway import DEFAULT_HOST, DEFAULT_PORT
 
 if TYPE_CHECKING:
@@ -30,24 +30,18 @@ what happens:
   server and on the model, and are compared. It takes minutes; --quick takes a third of that.
 
 what must be known:
-  slots, KV tokens and chunk size. SGLang tells them under /server_info. `autellix serve` keeps that from its
-  clients: read max_running_requests, max_total_num_tokens and chunked_prefill_size in the engine's log, whose
-  path is printed at the start, and give --slots, --kv-tokens and --chunk-tokens.
+  slots, KV tokens and chunk size. `autellix serve` tells them under /health and SGLang under /server_info; for
+  other servers give --slots, --kv-tokens and --chunk-tokens. What is given goes before what is told.
 
 environment:
   AUTELLIX_API_KEY    sent as bearer token, for servers that want one
 
 examples:
-  autellix calibrate --slots 16 --kv-tokens 32768 --chunk-tokens 512 --output here.json
+  autellix calibrate --output here.json                                     `autellix serve` on this machine
   autellix calibrate --url http://127.0.0.1:30000 --output h100.json        an SGLang server
+  autellix calibrate --url http://127.0.0.1:8000 --slots 256 --kv-tokens 400000 --chunk-tokens 2048
   autellix simulate --workload chat --engine-model here.json
 """
-SAID_UNDER = {
-    "slots": "max_running_requests",
-    "kv_tokens": "max_total_num_tokens",
-    "chunk_tokens": "chunked_prefill_size",
-}
-"""What SGLang calls the limits."""
 
 
 def register(subparsers: Subparsers) -> None:
@@ -133,21 +127,14 @@ async def limits(args: argparse.Namespace, client: HttpClient) -> Limits:
     """
     from autellix_server.calibration.probes import Limits
 
-    given: dict[str, int] = {name: value for name in SAID_UNDER if (value := getattr(args, name)) is not None}
-    found = given if len(given) == len(SAID_UNDER) else _said(await client.server_info()) | given
-    missing = [name for name in SAID_UNDER if name not in found]
+    given = EngineLimits(args.slots, args.kv_tokens, args.chunk_tokens).to_json()
+    said = (await client.limits()).to_json() if None in given.values() else given
+    found = {name: value for name in given if (value := given[name] or said[name]) is not None}
+    missing = [f"--{name.replace('_', '-')}" for name in given if name not in found]
     if missing:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
-        words = ", ".join(SAID_UNDER[name] for name in missing)
-        raise UsageError(f"{args.url} does not say its limits: give {flags}; SGLang's log has them as {words}")
+        raise UsageError(f"{args.url} does not say all its limits: give {', '.join(missing)}")
     longest: int = args.context_tokens or client.context_tokens or found["kv_tokens"]
-    return Limits(found["slots"], found["kv_tokens"], found["chunk_tokens"], longest)
-
-
-def _said(info: Mapping[str, Any]) -> dict[str, int]:
-    """Return the limits in an SGLang server's account of itself, but for those that are missing or -1."""
-    said = {name: info.get(key) for name, key in SAID_UNDER.items()}
-    return {name: value for name, value in said.items() if isinstance(value, int) and value > 0}
+    return Limits(**found, context_tokens=longest)
 
 
 UNITS = {

@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import signal
 import sys
-import threading
 from typing import TYPE_CHECKING
 
 from autellix_sdk.errors import ConfigurationError, UsageError
 from autellix_server.commands.engine_model import add_model_arguments, chosen_model
 from autellix_server.commands.output import Subparsers, add_command, print_json
-from autellix_server.commands.serve import set_up_logging, stop_when_stdin_ends
+from autellix_server.commands.serve import set_up_logging
+from autellix_server.commands.stopping import add_stdin_flag, stop_requests, stop_when_stdin_ends
 from autellix_server.mock_engine import DEFAULT_HOST, DEFAULT_PORT
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def register(subparsers: Subparsers) -> None:
         "--fault", action="append", default=[], metavar="KIND@P", help="a fault at a standing rate; may be repeated"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the faults' draws (default: %(default)s)")
-    parser.add_argument("--until-stdin-ends", action="store_true", help="stop when standard input ends")
+    add_stdin_flag(parser)
     parser.set_defaults(run=run)
 
 
@@ -101,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
     set_up_logging()
     if args.until_stdin_ends:
-        threading.Thread(target=stop_when_stdin_ends, name="autellix-stdin", daemon=True).start()
+        stop_when_stdin_ends()
     settings = _settings(args)
     return asyncio.run(_serve(MockServer(settings), settings, args))
 
@@ -113,10 +112,11 @@ def _settings(args: argparse.Namespace) -> MockSettings:
         UsageError: a value is wrong; names the flag or the variable.
     """
     from autellix_server.mock_engine.faults import StandingFault
-    from autellix_server.mock_engine.server import MockSettings, read_secret
+    from autellix_server.mock_engine.server import MockSettings
     from autellix_server.scheduling.levels import DEFAULT_FIRST_BOUND_S, geometric_levels
     from autellix_server.scheduling.policies import SERVABLE
     from autellix_server.simulator.run import SimulationSettings
+    from autellix_server.stamp import read_secret
 
     if args.policy not in SERVABLE:
         raise UsageError(f"--policy is {args.policy!r}; choose one of: {', '.join(SERVABLE)}")
@@ -141,10 +141,7 @@ async def _serve(server: MockServer, settings: MockSettings, args: argparse.Name
     """Serve until a signal comes."""
     from autellix_server.mock_engine.server import listening
 
-    asked_to_stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP is under nohup
-            asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
+    asked_to_stop = stop_requests()
     async with listening(server, args.host, args.port) as (url, life):
         simulation = settings.simulation
         if args.json:

@@ -6,13 +6,12 @@ import argparse
 import asyncio
 import logging
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autellix_server.commands.output import Subparsers, add_command, print_json, progress_display
+from autellix_server.commands.stopping import add_stdin_flag, stop_requests, stop_when_stdin_ends
 from autellix_server.engine.home import DEVICES, Home
 
 if TYPE_CHECKING:
@@ -77,11 +76,7 @@ def register(subparsers: Subparsers) -> None:
         metavar="FILE",
         help="record programs as a trace: structure and counts, never text (see: autellix trace)",
     )
-    parser.add_argument(
-        "--until-stdin-ends",
-        action="store_true",
-        help="stop when standard input ends: for programs that start the server on a pipe and may be killed",
-    )
+    add_stdin_flag(parser)
     parser.set_defaults(run=run, takes_passthrough=True)
 
 
@@ -92,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
     set_up_logging()
     if args.until_stdin_ends:
-        threading.Thread(target=stop_when_stdin_ends, name="autellix-stdin", daemon=True).start()
+        stop_when_stdin_ends()
     settings = read_settings({name: getattr(args, name, None) for name in ServeSettings.model_fields})
     refuse_early(settings, args.passthrough)
     with bind(settings) as bound:
@@ -112,13 +107,6 @@ def set_up_logging() -> None:
 
     logging.basicConfig(level=logging.WARNING, format="autellix: %(message)s", stream=sys.stderr)
     logging.getLogger("aiohttp.server").addFilter(shorten)
-
-
-def stop_when_stdin_ends() -> None:
-    """Read standard input to its end, then send SIGTERM to this process. Runs in a thread of its own."""
-    while sys.stdin.buffer.read(1 << 16):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def refuse_early(settings: ServeSettings, arguments: list[str]) -> None:
@@ -183,10 +171,7 @@ async def serve(settings: ServeSettings, launch: SglangLaunch, bound: socket.soc
     """
     from autellix_server.gateway.backend import Backend
 
-    asked_to_stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP is under nohup
-            asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
+    asked_to_stop = stop_requests()
     log_path = Home.from_environment().log(f"{launch.name}-{bound.getsockname()[1]}")
     async with Backend(settings, launch, log_path, bound=bound, on_change=show_change) as backend:
         say(f"engine log: {log_path}")

@@ -6,12 +6,12 @@ import argparse
 import random
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autellix_server.commands.arguments import above_zero, count, zero_or_more
 from autellix_server.commands.output import Subparsers, add_command, print_json, print_table
 
 if TYPE_CHECKING:
@@ -112,17 +112,17 @@ def _register_generate(verbs: Subparsers) -> None:
         epilog=GENERATE_EPILOG,
     )
     generate.add_argument("--workload", required=True, metavar="NAME", help="what the programs are like, see below")
-    generate.add_argument("--programs", type=_count, default=100, metavar="N", help="how many (default: %(default)s)")
+    generate.add_argument("--programs", type=count, default=100, metavar="N", help="how many (default: %(default)s)")
     generate.add_argument("--seed", type=int, default=0, help="other programs for another seed (default: %(default)s)")
-    generate.add_argument("--rate", type=_above_zero, metavar="R", help="let R programs a second arrive, Poisson")
+    generate.add_argument("--rate", type=above_zero, metavar="R", help="let R programs a second arrive, Poisson")
     generate.add_argument(
-        "--prompts", type=_above_zero, default=1.0, metavar="F", help="factor on prompt lengths (default: 1)"
+        "--prompts", type=above_zero, default=1.0, metavar="F", help="factor on prompt lengths (default: 1)"
     )
     generate.add_argument(
-        "--outputs", type=_above_zero, default=1.0, metavar="F", help="factor on output lengths (default: 1)"
+        "--outputs", type=above_zero, default=1.0, metavar="F", help="factor on output lengths (default: 1)"
     )
-    generate.add_argument("--gaps", type=_zero_or_more, default=1.0, metavar="F", help="factor on gaps (default: 1)")
-    generate.add_argument("--context", type=_count, metavar="TOKENS", help="leave out calls that are longer than this")
+    generate.add_argument("--gaps", type=zero_or_more, default=1.0, metavar="F", help="factor on gaps (default: 1)")
+    generate.add_argument("--context", type=count, metavar="TOKENS", help="leave out calls that are longer than this")
     _add_output(generate)
     generate.set_defaults(run=run_generate)
 
@@ -249,24 +249,3 @@ def _rows(kind: KindSummary) -> Iterator[tuple[str, ...]]:
 def _row(name: str, spread: Spread, digits: int = 0) -> tuple[str, ...]:
     rest = (f"{value:.{digits}f}" for value in (spread.p50, spread.p90, spread.p99, spread.largest))
     return (name, f"{spread.mean:.{max(digits, 2)}f}", *rest)
-
-
-def _count(text: str) -> int:
-    with suppress(ValueError):
-        if int(text) >= 1:
-            return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-
-
-def _above_zero(text: str) -> float:
-    with suppress(ValueError):
-        if 0 < float(text) < float("inf"):
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-
-
-def _zero_or_more(text: str) -> float:
-    with suppress(ValueError):
-        if 0 <= float(text) < float("inf"):
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or more")

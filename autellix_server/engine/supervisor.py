@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 
 from autellix_server.engine.command import POLICY_OFF
+from autellix_server.engine.limits import EngineLimits
 from autellix_server.engine.marker import marker_complaint
 from autellix_server.engine.process import EngineProcess, Launch
 from autellix_server.errors import EngineFailure
@@ -58,6 +59,7 @@ class EngineStatus:
         address: how to reach it; `None` unless it is ready.
         pid: its process, `None` when there is none.
         restarts: times it was started again.
+        limits: what fits into it; `None` unless it is ready.
     """
 
     state: EngineState
@@ -65,6 +67,7 @@ class EngineStatus:
     address: EngineAddress | None = None
     pid: int | None = None
     restarts: int = 0
+    limits: EngineLimits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +152,13 @@ class Supervisor:
         try:
             self._set(EngineState.STARTING, "starting", pid=engine.pid)
             try:
-                await self._until_ready(engine, died)
+                limits = await self._until_ready(engine, died)
             except EngineFailure as failure:
                 if engine.log.reason is not None or engine.exit_status in (None, _USAGE_ERROR):
                     raise
                 return None, failure
             engine.forget_config()
-            self._set(EngineState.READY, "ready", address=self._address(engine), pid=engine.pid)
+            self._set(EngineState.READY, "ready", address=self._address(engine), pid=engine.pid, limits=limits)
             ready_at = asyncio.get_running_loop().time()
             status = await died
             ready_s = asyncio.get_running_loop().time() - ready_at
@@ -164,8 +167,8 @@ class Supervisor:
             died.cancel()
             await engine.stop(self._timing.grace_s)
 
-    async def _until_ready(self, engine: EngineProcess, died: asyncio.Task[int]) -> None:
-        """Return when the engine answers and is ours.
+    async def _until_ready(self, engine: EngineProcess, died: asyncio.Task[int]) -> EngineLimits:
+        """Return what fits into the engine as soon as it answers and is ours.
 
         Raises:
             EngineFailure: it exited, took too long, or is not ours. It has exited only in the first case.
@@ -184,11 +187,13 @@ class Supervisor:
                     if asyncio.get_running_loop().time() > deadline:
                         raise self._start_failure(engine, f"was not ready after {self._timing.start_limit_s:g} s")
                     self._report_stage(engine)
-                complaint = marker_complaint(answer.result(), self._launch.policy)
+                server_info = answer.result()
             finally:
                 answer.cancel()
+        complaint = marker_complaint(server_info, self._launch.policy)
         if complaint is not None and self._launch.policy != POLICY_OFF:
             raise EngineFailure(complaint)
+        return EngineLimits.from_server_info(server_info)
 
     def _address(self, engine: EngineProcess) -> EngineAddress:
         secret = None if self._launch.policy == POLICY_OFF else self._launch.secret
@@ -213,9 +218,15 @@ class Supervisor:
         await asyncio.sleep(wait_s)
 
     def _set(
-        self, state: EngineState, detail: str, *, address: EngineAddress | None = None, pid: int | None = None
+        self,
+        state: EngineState,
+        detail: str,
+        *,
+        address: EngineAddress | None = None,
+        pid: int | None = None,
+        limits: EngineLimits | None = None,
     ) -> None:
-        self._status = EngineStatus(state, detail, address, pid, self._restarts)
+        self._status = EngineStatus(state, detail, address, pid, self._restarts, limits)
         self._on_change(self._status)
 
 

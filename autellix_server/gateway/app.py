@@ -149,6 +149,7 @@ class _Status:
                     "detail": status.detail,
                     "pid": status.pid,
                     "restarts": status.restarts,
+                    "limits": None if status.limits is None else status.limits.to_json(),
                 },
                 "programs": len(self._ledger.table),
                 "counters": asdict(self._ledger.counters),

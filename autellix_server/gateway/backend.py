@@ -17,8 +17,7 @@ from autellix_server.engine.process import Launch
 from autellix_server.engine.supervisor import EngineState, EngineStatus, Supervisor, Timing
 from autellix_server.gateway.app import make_ledger, make_runner
 from autellix_server.gateway.settings import ServeSettings
-
-_BACKLOG = 128
+from autellix_server.listening import BACKLOG, base_url
 
 
 def bind(settings: ServeSettings) -> socket.socket:
@@ -36,7 +35,7 @@ def bind(settings: ServeSettings) -> socket.socket:
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind(address)
-            bound.listen(_BACKLOG)  # two sockets that do not listen yet could share the port
+            bound.listen(BACKLOG)  # two sockets that do not listen yet could share the port
         except OSError:
             bound.close()
             raise
@@ -97,9 +96,8 @@ class Backend:
         bound = self._bound or bind(self._settings)
         self._runner = make_runner(self._settings, self._supervisor, self.ledger)
         await self._runner.setup()
-        await web.SockSite(self._runner, bound).start()
-        host, port = bound.getsockname()[:2]
-        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        await web.SockSite(self._runner, bound, backlog=BACKLOG).start()
+        self.url = base_url(*bound.getsockname()[:2])
         self._life = asyncio.create_task(self._supervisor.run())
         return self
 

@@ -12,14 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from autellix_sdk.bill import CallBill, TimeSplit
-from autellix_sdk.errors import WireError
-from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER, CallContext
+from autellix_sdk.wire import CallContext
 from autellix_server.identity import identify
 from autellix_server.scheduling.policy import Policy
 from autellix_server.scheduling.table import ActiveCall, Program, ProgramTable
 from autellix_server.simulator.programs import SimCall
 from autellix_server.simulator.run import bill_of
-from autellix_server.stamp import Stamp, decode_stamp
+from autellix_server.stamp import believed_stamp
 
 _log = logging.getLogger(__name__)
 _US = 1_000_000
@@ -72,7 +71,7 @@ class Accounts:
         if found.error is not None:
             _log.warning("a call runs as its own program: %s", found.error)
         active = self.table.arrive(found.context, now, single_call=found.single_call)
-        stamp = self._believed_stamp(headers)
+        stamp = believed_stamp(headers, self._secret)
         if stamp is None:
             return Account(active, active.base_service_s, active.base_wait_s)
         to_virtual_s = self._speed / _US
@@ -82,16 +81,6 @@ class Accounts:
     def complete(self, account: Account, call: SimCall | None, now: float) -> None:
         """Take a call out, charged with what it used; `None`: its client left, and nothing is charged."""
         self.table.complete(account.active, None if call is None else bill_of(call), now)
-
-    def _believed_stamp(self, headers: Mapping[str, str]) -> Stamp | None:
-        text = headers.get(STAMP_HEADER)
-        if text is None or self._secret is None:
-            return None
-        try:
-            return decode_stamp(text, self._secret, headers.get(PROGRAM_HEADER, ""), headers.get(CALL_HEADER, ""))
-        except WireError as error:
-            _log.warning("stamp not believed: %s", error)
-            return None
 
 
 def wall_bill(call: SimCall, rate: float, wall_s: float) -> CallBill:

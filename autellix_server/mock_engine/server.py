@@ -6,8 +6,8 @@ import asyncio
 import errno
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -16,6 +16,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from autellix_sdk.errors import ConfigurationError
+from autellix_server.listening import BACKLOG, base_url
 from autellix_server.mock_engine.calls import CallsApi
 from autellix_server.mock_engine.clock import Clock, WallClock
 from autellix_server.mock_engine.condition import Condition
@@ -29,11 +30,7 @@ MAX_FAULTS = 100_000
 
 _MAX_BODY_BYTES = 64 << 20
 _DRAIN_S = 0.5
-_BACKLOG = 2048
-"""Load tests connect hundreds of clients at once; one that finds the queue full tries again after a second."""
-
 _DIED = 70
-_MIN_SECRET_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +54,6 @@ class MockSettings:
     secret: bytes | None = field(default=None, repr=False)
     faults: tuple[StandingFault, ...] = ()
     seed: int = 0
-
-
-def read_secret(environ: Mapping[str, str]) -> bytes | None:
-    """Return the secret shared with a gateway, from ``AUTELLIX_SECRET`` as the engine plugin reads it.
-
-    Raises:
-        ConfigurationError: it is not hexadecimal, or too short.
-    """
-    text = environ.get("AUTELLIX_SECRET")
-    if not text:
-        return None
-    with suppress(ValueError):
-        secret = bytes.fromhex(text)
-        if len(secret) >= _MIN_SECRET_BYTES:
-            return secret
-    raise ConfigurationError(f"AUTELLIX_SECRET must be at least {2 * _MIN_SECRET_BYTES} hexadecimal digits")
 
 
 class MockServer:
@@ -132,18 +113,20 @@ class MockServer:
         return web.Response(status=200 if self._condition.healthy else 503)
 
     async def _server_info(self, request: web.Request) -> web.Response:
-        engine, settings = self.engine, self._settings
+        engine, settings, model = self.engine, self._settings, self._settings.simulation.model
         return web.json_response(
             {
                 "model_path": settings.model_name,
                 "served_model_name": settings.model_name,
-                "max_total_num_tokens": settings.simulation.model.kv_tokens,
+                "max_running_requests": model.slots,
+                "max_total_num_tokens": model.kv_tokens,
+                "chunked_prefill_size": model.chunk_tokens,
                 "mock_engine": {
                     "version": version("autellix"),
                     "policy": settings.simulation.policy,
                     "speed": settings.speed,
                     "seed": settings.seed,
-                    "engine_model": asdict(settings.simulation.model),
+                    "engine_model": asdict(model),
                     "virtual_s": engine.clock.read().virtual_s,
                     "waiting": engine.waiting,
                     "running": engine.running,
@@ -213,13 +196,11 @@ async def listening(server: MockServer, host: str, port: int) -> AsyncIterator[t
     life = asyncio.create_task(server.engine.run())
     try:
         try:
-            await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
+            await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
         except OSError as error:
             reason = "the port is in use" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
             raise ConfigurationError(f"cannot listen on {host} port {port}: {reason}; choose another") from error
-        bound_host, bound_port = runner.addresses[0][:2]
-        shown = f"[{bound_host}]" if ":" in bound_host else bound_host
-        yield f"http://{shown}:{bound_port}", life
+        yield base_url(*runner.addresses[0][:2]), life
     finally:
         await runner.cleanup()
         life.cancel()

@@ -16,22 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autellix_sdk.bill import CallBill, TimeSplit
-from autellix_sdk.errors import WireError
-from autellix_sdk.wire import (
-    BILL_COMMENT,
-    BILL_HEADER,
-    CALL_HEADER,
-    PROGRAM_HEADER,
-    STAMP_HEADER,
-    CallId,
-    ProgramId,
-)
+from autellix_sdk.wire import BILL_COMMENT, BILL_HEADER, CallId, ProgramId
 from autellix_server.identity import Identified, identify
 from autellix_server.scheduling.table import ActiveCall, ProgramTable
 from autellix_server.sglang_plugin.records import CallTag, RequestRecord, critical_path
 from autellix_server.sglang_plugin.scheduler import RECORD_KEY
 from autellix_server.sglang_plugin.settings import PluginSettings
-from autellix_server.stamp import Stamp, decode_stamp
+from autellix_server.stamp import believed_stamp
 
 _log = logging.getLogger(__name__)
 _US_PER_S = 1_000_000
@@ -141,7 +132,7 @@ class HttpHooks:
         if identified.error is not None:
             _log.warning("call runs as its own program: %s", identified.error)
         call.identified = identified
-        stamp = self._believed_stamp(headers)
+        stamp = believed_stamp(headers, self._settings.secret)
         if stamp is None:
             now_us = self._now_us()
             if now_us - self._expired_us > _EXPIRY_PERIOD_US:
@@ -152,16 +143,6 @@ class HttpHooks:
         else:
             call.base_service_us = stamp.base_service_us + stamp.tenant_debt_us
         return identified
-
-    def _believed_stamp(self, headers: Mapping[str, str]) -> Stamp | None:
-        text, secret = headers.get(STAMP_HEADER), self._settings.secret
-        if text is None or secret is None:
-            return None
-        try:
-            return decode_stamp(text, secret, headers.get(PROGRAM_HEADER, ""), headers.get(CALL_HEADER, ""))
-        except WireError as error:
-            _log.warning("stamp not believed: %s", error)
-            return None
 
 
 class BillMiddleware:

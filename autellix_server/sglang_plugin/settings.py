@@ -19,8 +19,7 @@ from autellix_server.engine.command import ENGINE_POLICIES, POLICY_OFF
 from autellix_server.scheduling.levels import DEFAULT_FIRST_BOUND_S, geometric_levels
 from autellix_server.scheduling.policies import make_policy
 from autellix_server.scheduling.policy import Policy
-
-_MIN_SECRET_BYTES = 16
+from autellix_server.stamp import read_secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +57,5 @@ def read_settings(environ: Mapping[str, str]) -> PluginSettings | None:
     return PluginSettings(
         policy=make_policy(name, levels),
         engine_name=environ.get("AUTELLIX_ENGINE_NAME") or "engine",
-        secret=_secret(environ.get("AUTELLIX_SECRET")),
+        secret=read_secret(environ),
     )
-
-
-def _secret(text: str | None) -> bytes | None:
-    if not text:
-        return None
-    try:
-        secret = bytes.fromhex(text)
-    except ValueError:
-        secret = b""
-    if len(secret) < _MIN_SECRET_BYTES:
-        raise ConfigurationError(f"AUTELLIX_SECRET must be at least {2 * _MIN_SECRET_BYTES} hexadecimal digits")
-    return secret

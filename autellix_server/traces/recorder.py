@@ -66,7 +66,7 @@ class TraceRecorder:
     def __init__(self, limits: RecorderLimits | None = None) -> None:
         self._limits = limits or RecorderLimits()
         self._programs: dict[ProgramId, _Program] = {}
-        self._rows: dict[ProgramId, int] = {}
+        self._rows = 0
         self._origin_s: float | None = None
         self.dropped = 0
         """Calls that were not recorded because of the limits."""
@@ -105,7 +105,8 @@ class TraceRecorder:
     def ended(self, program: ProgramId) -> TraceProgram | None:
         """A program ended, also by lease: return its row, `None` when none of its calls completed.
 
-        A program that comes back after its end is another row, whose ID ends in ``.2``, ``.3`` and so on.
+        The row's ID ends in its number, as in ``p1.7``: a program that comes back after its end is another row, and no
+        other program can have its ID, whatever clients call theirs.
         """
         record = self._programs.pop(program, None)
         if record is None or self._origin_s is None:
@@ -131,12 +132,9 @@ class TraceRecorder:
         )
 
     def _row_id(self, program: ProgramId) -> str:
-        """Return an ID for the next row of a program; so many rows are remembered as programs are held."""
-        rows = self._rows.pop(program, 0) + 1
-        self._rows[program] = rows
-        if len(self._rows) > self._limits.programs:
-            self._rows.pop(next(iter(self._rows)))
-        suffix = f".{rows}" if rows > 1 else ""
+        """Return an ID for the next row; what follows its last dot is unique, and the rest is for people."""
+        self._rows += 1
+        suffix = f".{self._rows}"
         return program[: MAX_PROGRAM_ID - len(suffix)] + suffix
 
 

@@ -25,6 +25,7 @@ class CompletionsServer:
 
     Attributes:
         info: its ``/server_info``; `None` when it has none.
+        health: its ``/health``; `None` when it has none.
         tokens_missing: tokens that every answer is short of.
         lines: stream to send in place of tokens, if any.
         seen: bodies of calls.
@@ -33,6 +34,7 @@ class CompletionsServer:
     """
 
     info: dict[str, Any] | None = field(default_factory=lambda: dict(SERVER_INFO))
+    health: dict[str, Any] | None = None
     tokens_missing: int = 0
     lines: list[bytes] = field(default_factory=list)
     seen: list[dict[str, Any]] = field(default_factory=list)
@@ -45,6 +47,8 @@ class CompletionsServer:
             return web.json_response({"data": [{"id": "tiny", "max_model_len": 512}, {"id": "other"}]})
         if request.path == "/server_info" and self.info is not None:
             return web.json_response(self.info)
+        if request.path == "/health" and self.health is not None:
+            return web.json_response(self.health)
         if request.path != "/v1/completions":
             return web.json_response({"error": "no such thing"}, status=404)
         body = await request.json()

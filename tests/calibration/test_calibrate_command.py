@@ -6,12 +6,14 @@ import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from http_server import CompletionsServer, serving
 
 from autellix_server import cli
 from autellix_server.commands.engine_model import read_model
+from autellix_server.engine.limits import EngineLimits
 
 
 @pytest.fixture
@@ -62,15 +64,30 @@ def test_people_get_tables(server: CompletionsServer, capsys: pytest.CaptureFixt
     assert {body["model"] for body in server.seen} == {"other"}
 
 
-@pytest.mark.parametrize("info", [None, {"max_running_requests": None, "chunked_prefill_size": -1}])
-def test_limits_that_nobody_says_must_be_given(
-    info: dict[str, int | None] | None, server: CompletionsServer, capsys: pytest.CaptureFixture[str]
+def test_a_gateway_says_the_limits_of_its_engine(
+    server: CompletionsServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The sentence names the flags and where to look."""
-    server.info = info
+    """It keeps ``/server_info`` from its clients, and says them under ``/health``."""
+    server.info = None
+    server.health = {"status": "ok", "engine": {"limits": EngineLimits(4, 4096, 32).to_json()}}
+    assert calibrate(server, "--json", "--output", str(tmp_path / "here.json")) == 0
+    model = read_model(tmp_path / "here.json")
+    assert (model.slots, model.kv_tokens, model.chunk_tokens) == (4, 4096, 32)
+
+
+@pytest.mark.parametrize("info", [None, {"max_running_requests": None, "chunked_prefill_size": -1}])
+@pytest.mark.parametrize("health", [None, {"status": "ok"}, {"engine": {"state": "starting", "limits": None}}])
+def test_limits_that_nobody_says_must_be_given(
+    info: dict[str, Any] | None,
+    health: dict[str, Any] | None,
+    server: CompletionsServer,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The sentence names the flags."""
+    server.info, server.health = info, health
     assert calibrate(server, "--kv-tokens", "4096") == 1
     err = capsys.readouterr().err.splitlines()[-1]
-    assert "does not say its limits: give --slots, --chunk-tokens; SGLang's log has them as max_running_req" in err
+    assert err.endswith("does not say all its limits: give --slots, --chunk-tokens")
     assert server.seen == []
 
 

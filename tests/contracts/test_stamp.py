@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autellix_sdk.errors import WireError
-from autellix_server.stamp import Stamp, decode_stamp
+from autellix_sdk.errors import ConfigurationError, WireError
+from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER
+from autellix_server.stamp import Stamp, believed_stamp, decode_stamp, read_secret
 
 SECRET = b"0123456789abcdef"
 counts = st.integers(0, 10**15 - 1)
@@ -42,3 +45,38 @@ def test_changed_count_breaks_the_signature() -> None:
     text = Stamp(5_000_000).encode(SECRET, "p", "c").replace("b=5000000", "b=0")
     with pytest.raises(WireError, match="not signed"):
         decode_stamp(text, SECRET, "p", "c")
+
+
+def stamped(secret: bytes) -> dict[str, str]:
+    """Return the headers of a call that a gateway with this secret stamped."""
+    return {PROGRAM_HEADER: "p", CALL_HEADER: "c", STAMP_HEADER: Stamp(1, 2, 3).encode(secret, "p", "c")}
+
+
+def test_an_engine_believes_its_own_gateway_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """A stamp that is not believed is one line in the log, and the call runs without; so does one without headers."""
+    with caplog.at_level(logging.WARNING, logger="autellix_server.stamp"):
+        assert believed_stamp(stamped(SECRET), SECRET) == Stamp(1, 2, 3)
+        assert believed_stamp({}, SECRET) is None
+        assert believed_stamp(stamped(SECRET), None) is None
+        assert caplog.messages == []
+        assert believed_stamp(stamped(b"x" * 16), SECRET) is None
+        assert believed_stamp({STAMP_HEADER: "v1"}, SECRET) is None
+    assert caplog.messages == [
+        "stamp not believed: stamp is not signed with this engine's secret",
+        "stamp not believed: stamp is malformed",
+    ]
+
+
+def test_the_secret_is_read_from_the_environment() -> None:
+    """In hexadecimal; without one no stamp is believed."""
+    assert read_secret({"AUTELLIX_SECRET": "ab" * 16}) == b"\xab" * 16
+    assert read_secret({}) is None
+    assert read_secret({"AUTELLIX_SECRET": ""}) is None
+
+
+@pytest.mark.parametrize("text", ["swordfish", "abcd", "ab" * 15, "x" * 32])
+def test_a_secret_that_is_none_is_refused_unseen(text: str) -> None:
+    """The variable is named, its value is not shown."""
+    with pytest.raises(ConfigurationError) as caught:
+        read_secret({"AUTELLIX_SECRET": text})
+    assert str(caught.value) == "AUTELLIX_SECRET must be at least 32 hexadecimal digits"

@@ -30,7 +30,8 @@ def start_stubborn(new_session: bool) -> int:
 def serve(port: int, key: str, policy: str | None) -> None:
     """Answer ``/health``, ``/server_info`` and everything else on a loopback port, for ever."""
     marker = {"version": code_version(), "policy": policy, "name": "e0", "http": True}
-    server_info = {"autellix": marker} if policy else {}
+    limits = {"max_running_requests": 16, "max_total_num_tokens": 32768, "chunked_prefill_size": 512}
+    server_info = {**limits, "autellix": marker} if policy else limits
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

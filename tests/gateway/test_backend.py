@@ -6,7 +6,9 @@ import asyncio
 import os
 import signal
 import socket
+from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -43,6 +45,38 @@ async def test_a_backend_serves_from_entry_to_exit(tmp_path: Path) -> None:
     async with aiohttp.ClientSession() as client:
         with pytest.raises(aiohttp.ClientConnectorError):
             await client.get(url + "/health")
+
+
+async def test_the_engines_limits_are_told_while_it_is_ready(tmp_path: Path) -> None:
+    """For `autellix calibrate`; an engine that has not said them yet has none."""
+    launch = ScriptLaunch(tmp_path)
+    async with (
+        Backend(ANYWHERE, launch, tmp_path / "e0.log", timing=QUICK) as backend,
+        aiohttp.ClientSession(backend.url) as client,
+    ):
+
+        async def limits() -> object:
+            async with client.get("/health") as reply:
+                return (await reply.json())["engine"]["limits"]
+
+        assert await limits() is None
+        await backend.ready()
+        assert await limits() == {"slots": 16, "kv_tokens": 32768, "chunk_tokens": 512}
+
+
+async def test_hundreds_of_clients_can_connect_at_once(tmp_path: Path) -> None:
+    """Before and while the gateway serves; here nobody accepts, since the event loop does not turn meanwhile."""
+
+    def connect_all(url: str) -> None:
+        address = ("127.0.0.1", urlsplit(url).port)
+        with ExitStack() as clients:
+            for _ in range(300):
+                clients.enter_context(socket.create_connection(address, timeout=0.5))
+
+    with bind(ANYWHERE) as bound:
+        connect_all(f"http://127.0.0.1:{bound.getsockname()[1]}")
+        async with Backend(ANYWHERE, ScriptLaunch(tmp_path), tmp_path / "e0.log", bound=bound, timing=QUICK) as backend:
+            connect_all(backend.url)
 
 
 async def test_an_engine_killed_under_the_gateway_comes_back(tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ async def test_health_is_the_gateways_and_ready_is_the_engines(gateway: Gateway,
         "detail": "exited with status 137",
         "pid": None,
         "restarts": 1,
+        "limits": None,
     }
 
 

@@ -52,7 +52,7 @@ async def test_programs_become_rows_as_they_end(
         await call(gateway, "chain", "1", p="0")
         await call(gateway, "fork", "d", p="b,c")
         await end(gateway, "fork")
-        assert [program.program_id for program in read_programs(trace)] == ["fork"]
+        assert [program.program_id for program in read_programs(trace)] == ["fork.1"]
         await end(gateway, "chain")
         assert await recording(gateway) == {"programs": 2, "unrecorded_programs": 0, "dropped_calls": 0}
     fork, chain = read_programs(trace)
@@ -79,11 +79,11 @@ async def test_programs_end_by_lease_with_their_only_call_and_with_the_server(
         gateway.ledger.expire()
         async with gateway.client.post(f"{gateway.url}/v1/chat/completions", json=CHAT) as anonymous:
             await anonymous.read()
-        assert [program.program_id for program in read_programs(trace)][:1] == ["left"]
+        assert [program.program_id for program in read_programs(trace)][:1] == ["left.1"]
         assert (await recording(gateway))["programs"] == 2
         await gateway.json("POST", "/autellix/v1/programs", json={"id": "unused"})
         await call(gateway, "open", "0")
-    assert [program.program_id for program in read_programs(trace)][2:] == ["open"]
+    assert [program.program_id for program in read_programs(trace)][2:] == ["open.3"]
 
 
 async def test_without_the_option_nothing_is_recorded(gateway: Gateway) -> None:

@@ -31,13 +31,14 @@ sys.exit(main(["serve", *sys.argv[4:]]))
 
 
 @contextmanager
-def serving(folder: Path, mode: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Run `autellix serve` with a script for an engine."""
+def serving(folder: Path, mode: str, *arguments: str, stdin: int | None = None) -> Iterator[subprocess.Popen[str]]:
+    """Run `autellix serve` with a script for an engine; `stdin` is as in `subprocess`."""
     helpers = str(Path(__file__).parents[1] / "engine")
     command = [sys.executable, "-c", DRIVER, helpers, str(folder), mode, *arguments]
     environment = {"PATH": "/usr/bin:/bin", "AUTELLIX_HOME": str(folder), "PYTHONWARNINGS": "error"}
+    pipe = subprocess.PIPE
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+        command, stdin=stdin, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True
     ) as process:
         try:
             yield process
@@ -78,6 +79,38 @@ def test_people_get_a_block_that_shows_what_to_do(tmp_path: Path) -> None:
     assert "policy   plas" in block
     assert "import autellix_sdk" in block
     assert str(tmp_path / "logs") in err
+
+
+def test_it_stops_when_its_standard_input_ends(tmp_path: Path) -> None:
+    """For programs that start the server on a pipe; what is written to it means nothing."""
+    launch = ScriptLaunch(tmp_path)
+    with serving(tmp_path, "ok", "--json", "--port", "0", "--until-stdin-ends", stdin=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        _, err = process.communicate("not the end\n", timeout=30)
+    assert process.returncode == 0
+    assert err.endswith("engine stopped\n")
+    assert survivors(launch.family()) == set()
+
+
+def test_standard_input_that_goes_on_does_not_disturb_the_stop(tmp_path: Path) -> None:
+    """The thread that waits for its end is still reading when the interpreter ends."""
+    with serving(tmp_path, "ok", "--json", "--port", "0", "--until-stdin-ends", stdin=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+        assert process.stderr.read().endswith("engine stopped\n")
+
+
+def test_without_standard_input_there_is_no_end_to_wait_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One sentence, before anything starts."""
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["serve", "--until-stdin-ends"]) == 1
+    assert "--until-stdin-ends: standard input is closed" in capsys.readouterr().err
 
 
 async def test_a_kill_leaves_nothing(tmp_path: Path) -> None:

@@ -196,6 +196,12 @@ async def until_active(http: httpx.AsyncClient, server: Server, calls: int) -> N
         await asyncio.sleep(0.02)
 
 
+def test_health_has_the_limits_of_the_engine(server: Server) -> None:
+    """As the engine itself has chosen them; `autellix calibrate` needs no flags."""
+    limits = httpx.get(f"{server.url}/health").json()["engine"]["limits"]
+    assert limits == {"slots": SLOTS, "kv_tokens": 32768, "chunk_tokens": 512}
+
+
 @pytest.mark.parametrize(
     "headers",
     [

@@ -14,6 +14,7 @@ from openai import AsyncOpenAI, BadRequestError, OpenAI
 
 from autellix_sdk.bill import CallBill, decode_bill
 from autellix_sdk.wire import BILL_COMMENT
+from autellix_server.engine.limits import EngineLimits
 
 ASK: dict[str, Any] = {"model": "mine", "messages": [{"role": "user", "content": "how are you?"}]}
 EXACT: dict[str, Any] = {"max_tokens": 20, "extra_body": {"ignore_eos": True}}
@@ -201,7 +202,8 @@ async def test_it_says_what_it_is(mock: Mock) -> None:
     assert loads["loads"][0]["num_running_reqs"] == 0
     _, info = await mock.json("GET", "/server_info")
     assert (info["served_model_name"], info["mock_engine"]["policy"]) == ("mock", "fcfs")
-    assert info["mock_engine"]["engine_model"]["slots"] == 2
+    model = info["mock_engine"]["engine_model"]
+    assert EngineLimits.from_server_info(info) == EngineLimits(2, model["kv_tokens"], model["chunk_tokens"])
 
 
 async def test_calls_shape_each_other_as_in_the_model() -> None:

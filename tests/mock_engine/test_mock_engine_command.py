@@ -73,6 +73,16 @@ def test_it_stops_when_its_standard_input_ends() -> None:
     assert "policy   plas, 10 virtual seconds a second" in block
 
 
+def test_standard_input_that_goes_on_does_not_disturb_the_stop() -> None:
+    """The thread that waits for its end is still reading when the interpreter ends."""
+    with serving("--json", "--until-stdin-ends") as process:
+        assert process.stderr is not None
+        ready(process)
+        process.terminate()
+        assert process.wait(timeout=20) == 0
+        assert process.stderr.read() == "autellix: stopped\n"
+
+
 def test_die_is_the_end_of_the_process() -> None:
     """At once, with a status of its own."""
     with serving("--json", "--fault", "die@1") as process:

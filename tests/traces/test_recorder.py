@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from autellix_sdk.bill import CallBill, TimeSplit
-from autellix_sdk.wire import CallContext, CallId, ProgramId
+from autellix_sdk.wire import CallContext, CallId, ProgramId, check_program_id
 from autellix_server.traces.jsonl import program_to_json
 from autellix_server.traces.model import check_program
 from autellix_server.traces.recorder import RecorderLimits, TraceRecorder
@@ -147,14 +150,26 @@ def test_calls_that_never_completed_are_left_out() -> None:
 
 
 def test_a_program_that_comes_back_is_another_row() -> None:
-    """IDs stay unique in the file."""
-    recorder = TraceRecorder()
-    gateway = Gateway(recorder)
+    """Its ID is another one, and says whose it is."""
+    assert row_ids(TraceRecorder(), PROGRAM, PROGRAM, PROGRAM) == ["p1.1", "p1.2", "p1.3"]
+
+
+@given(st.lists(st.sampled_from(["p", "p.1", "p.2", "p.2.2", "2", "q" * 62, "q" * 63, "q" * 64, "q" * 63 + "."])))
+def test_no_two_rows_share_an_id(programs: list[str]) -> None:
+    """Whatever clients call their programs, and however little the recorder remembers."""
+    found = row_ids(TraceRecorder(RecorderLimits(programs=1)), *map(ProgramId, programs))
+    assert len(set(found)) == len(programs)
+    for row_id in found:
+        check_program_id(row_id)
+
+
+def row_ids(recorder: TraceRecorder, *programs: ProgramId) -> list[str]:
+    """Let programs of one call run one after another, and return the IDs of their rows."""
     rows = []
-    for number in range(3):
-        gateway.run(context("a"), number, number + 0.5)
-        rows.append(recorder.ended(PROGRAM))
-    assert [row.program_id for row in rows if row] == ["p1", "p1.2", "p1.3"]
+    for program in programs:
+        Gateway(recorder).run(context("a", program=program), 0.0, 1.0)
+        rows.append(recorder.ended(program))
+    return [row.program_id for row in rows if row]
 
 
 def test_what_a_call_shares_is_bounded_by_what_its_program_had() -> None:

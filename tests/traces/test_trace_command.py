@@ -46,6 +46,8 @@ def test_generate_names_the_workloads(tmp_path: Path, capsys: pytest.CaptureFixt
     ("flag", "value", "remedy"),
     [
         ("--programs", "0", "'0' is not a whole number of 1 or more"),
+        ("--programs", "1_0", "'1_0' is not a whole number of 1 or more"),
+        ("--context", "1.5", "'1.5' is not a whole number of 1 or more"),
         ("--rate", "inf", "'inf' is not a number above 0"),
         ("--prompts", "x", "'x' is not a number above 0"),
         ("--gaps", "-1", "'-1' is not a number of 0 or more"),
