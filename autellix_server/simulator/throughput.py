@@ -16,8 +16,8 @@ from autellix_server.simulator.run import Simulation, SimulationSettings
 DEFAULT_SLOWDOWN = 2.0
 """Mean token latency over the unloaded one at which throughputs are compared, unless told otherwise."""
 
-BEYOND_OFFLINE = 4.0
-"""The search goes up to this multiple of the offline rate."""
+LEAST_SPAN = 4.0
+"""The search goes up to the rate at which programs arrive for this multiple of the time that one takes by itself."""
 
 _ALONE_S = 1e6
 _MOST_RUNS = 60
@@ -29,8 +29,8 @@ class Throughput:
 
     Attributes:
         slowdown: the multiple.
-        rate: arrivals per second at which the mean token latency is that multiple of the unloaded one, or the highest
-            rate tried when it is less even there.
+        rate: arrivals per second at which the mean token latency is that multiple of the unloaded one.
+        reached: it is; if not, `rate` is the highest that was tried, and more programs would tell.
         interval: 95 % bootstrap interval of `rate` over programs.
         offline_rate: programs per second when all are there from the start, the last one's tail included. Rates well
             above it can be kept up for a while only; how long depends on the number of programs.
@@ -40,6 +40,7 @@ class Throughput:
 
     slowdown: float
     rate: float
+    reached: bool
     interval: Interval
     offline_rate: float
     unloaded_s: float
@@ -84,8 +85,12 @@ class LatencyCurve:
     @cached_property
     def unloaded_s(self) -> list[float]:
         """Token latency of every program when it has the engines to itself."""
+        return _latencies(self._alone)
+
+    @cached_property
+    def _alone(self) -> list[SimProgram]:
         self._on_run(0.0)
-        return _latencies(self._run([Arrival(index * _ALONE_S, trace) for index, trace in enumerate(self._traces)]))
+        return self._run([Arrival(index * _ALONE_S, trace) for index, trace in enumerate(self._traces)])
 
     @cached_property
     def offline_rate(self) -> float:
@@ -103,7 +108,7 @@ class LatencyCurve:
             tolerance: width of the last bracket, relative to the rate.
         """
         limit_s = slowdown * mean(self.unloaded_s)
-        highest = BEYOND_OFFLINE * self.offline_rate
+        highest = len(self._traces) / (LEAST_SPAN * mean([program.completion_s for program in self._alone]))
         for _ in range(_MOST_RUNS):
             low, high = self._bracket(limit_s)
             if low >= highest or high - low <= tolerance * high < inf:
@@ -113,7 +118,7 @@ class LatencyCurve:
             elif low:
                 self.at(min(low * 2, highest))
             else:
-                self.at(high / 2 if high < inf else self.offline_rate / 2)
+                self.at((high if high < inf else highest) / 2)
         return self._result(slowdown)
 
     def _bracket(self, limit_s: float) -> tuple[float, float]:
@@ -135,6 +140,7 @@ class LatencyCurve:
         return Throughput(
             slowdown,
             rate=crossing(everybody),
+            reached=max(map(mean, latencies)) >= slowdown * mean(self.unloaded_s),
             interval=bootstrap(len(self._traces), crossing, Random(self._seed), rounds=200),
             offline_rate=self.offline_rate,
             unloaded_s=mean(self.unloaded_s),

@@ -57,7 +57,13 @@ def curve(job: Job) -> Result:
     throughputs = [found.throughput(slowdown) for slowdown in SLOWDOWNS]
     points = [{"rate": rate, **_latency(found.runs[rate])} for rate in sorted(found.runs)]
     results = [
-        {"slowdown": one.slowdown, "rate": one.rate, "low": one.interval.low, "high": one.interval.high}
+        {
+            "slowdown": one.slowdown,
+            "rate": one.rate,
+            "reached": one.reached,
+            "low": one.interval.low,
+            "high": one.interval.high,
+        }
         for one in throughputs
     ]
     return {

@@ -91,10 +91,11 @@ def test_throughput_is_found_where_theory_puts_it() -> None:
 
 
 def test_rates_are_simulated_once_for_all_slowdowns() -> None:
-    """A wider limit starts from what is known; one that is never reached ends at four times the offline rate."""
+    """A wider limit starts from what is known; one that is never reached ends where all is a burst."""
     settings = SimulationSettings(replace(MODEL, slots=1), "fcfs", Levels(()), planner=EVERY_STEP)
     rates: list[float] = []
     curve = LatencyCurve(settings, [chain(f"p{index}", 1) for index in range(20)], 1, rates.append)
     low, high, never = (curve.throughput(slowdown) for slowdown in (2.0, 4.0, 1000.0))
-    assert low.rate < high.rate < never.rate == pytest.approx(4.0)
+    assert low.rate < high.rate < never.rate == pytest.approx(5.0)
+    assert (low.reached, high.reached, never.reached) == (True, True, False)
     assert len(rates) == len(set(rates))
