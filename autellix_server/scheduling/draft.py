@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 from autellix_sdk.wire import ProgramId
@@ -57,7 +56,7 @@ class Draft:
     Args:
         capacity: what the engine can hold.
         running: the calls that run; not changed.
-        holds: the KV of idle programs; those that end are dropped from it.
+        holds: the KV of idle programs; not changed, and not to be until the plan is made.
         now: seconds.
 
     Attributes:
@@ -72,8 +71,13 @@ class Draft:
         self.release: list[ProgramId] = []
         self._holds = holds
         self._now = now
-        # Who may leave, worst last.
+        # Programs held no longer: released, or let in.
+        self._ended: set[ProgramId] = set()
+        # Who may leave: calls, worst last, and holds, of which the next is peeked at.
         self._calls = [*running]
+        self._worst_holds = holds.worst_first(now)
+        self._hold = next(self._worst_holds, None)
+        self._slots = capacity.slots
         self._room = Room(
             capacity.slots - len(self._calls),
             capacity.kv_tokens - sum([call.kv_tokens for call in self._calls]) - holds.kv_tokens,
@@ -83,15 +87,14 @@ class Draft:
     @property
     def idle(self) -> bool:
         """Nothing runs, before or after."""
-        return not (self._calls or self.admit or self.preempt)
+        return self._room.slots == self._slots and not self.preempt
 
     def shrink(self) -> None:
         """Let leave what does not fit any longer."""
         while self._room.slots < 0 or self._room.kv_tokens < 0:
-            worst = self._take_worst(slots_short=self._room.slots < 0)
+            worst = self._take_worst(self._room, slots_short=self._room.slots < 0)
             if worst is None:
                 return  # Something else fills the device.
-            self._room = self._room.plus(worst)
             self._leave(worst)
 
     def displace_for(self, call: Call) -> bool:
@@ -99,70 +102,87 @@ class Draft:
 
         One that does not changes nothing, and is the last for which anybody can be displaced.
         """
-        own = self._holds.of(call.context.program)
+        own = self._own(call)
         room = self._room.plus(own)
         leaving: list[Call | Hold] = []
         while not room.fits(call):
-            worst = self._take_worst(slots_short=room.slots < 1, better=call)
+            worst = self._take_worst(room, slots_short=room.slots < 1, better=call)
             if worst is None:
                 return False
             if worst is not own:
                 leaving.append(worst)
                 room = room.plus(worst)
-        if room.host_tokens < 0 and any(isinstance(one, Call) for one in leaving):
-            return False
-        for one in leaving:
-            self._leave(one)
-        self._enter(call, room)
+        self._replace(leaving, call)
         return True
 
+    def awaited(self) -> list[Call]:
+        """Return the calls for which what is held for their programs and what is free is room enough now, best first.
+
+        Those let in are among them.
+        """
+        return self._holds.awaited(self._room.kv_tokens) if self._room.slots >= 1 else []
+
     def fit_in(self, call: Call) -> None:
-        """Let `call` in if there is room beside all others, to which the KV held for its own program counts."""
-        room = self._room.plus(self._holds.of(call.context.program))
-        if room.fits(call):
-            self._enter(call, room)
+        """Let `call` in if its program is held still, and that and what is free is room enough."""
+        own = self._own(call)
+        if own is not None and self._room.plus(own).fits(call):
+            self._replace([], call)
 
     def force_in(self, call: Call) -> None:
         """Let `call` in where nothing runs, whatever is held."""
-        for hold in reversed(self._holds.best_first(self._now)):
-            if self._room.plus(self._holds.of(call.context.program)).fits(call):
+        own = self._own(call)
+        room = self._room.plus(own)
+        leaving: list[Call | Hold] = []
+        for hold in self._holds.worst_first(self._now):
+            if room.fits(call):
                 break
-            if hold.program != call.context.program:
-                self._room = self._room.plus(hold)
-                self._leave(hold)
-        self.fit_in(call)
+            if hold is not own and hold.program not in self._ended:
+                leaving.append(hold)
+                room = room.plus(hold)
+        if room.fits(call):
+            self._replace(leaving, call)
 
-    @cached_property
-    def _held(self) -> list[Hold]:
-        return self._holds.best_first(self._now)
+    def _own(self, call: Call) -> Hold | None:
+        """Return the hold of the call's program, if it has one still."""
+        program = call.context.program
+        return None if program in self._ended else self._holds.of(program)
 
-    def _take_worst(self, *, slots_short: bool, better: Call | None = None) -> Call | Hold | None:
+    def _take_worst(self, room: Room, *, slots_short: bool, better: Call | None = None) -> Call | Hold | None:
         """Take out what leaves first.
 
         Args:
+            room: what is left by now.
             slots_short: only calls have slots to give; KV tokens holds have as well.
-            better: only what is worse than this call, or stale, is taken; `None`: anything.
+            better: only what is worse than this call, or stale, is taken, and no call whose KV would be lost; `None`:
+                anything.
         """
-        while self._held and self._holds.of(self._held[-1].program) is not self._held[-1]:
-            self._held.pop()  # It was taken back since.
-        hold = self._held[-1] if self._held and not slots_short else None
+        while self._hold is not None and self._hold.program in self._ended:
+            self._hold = next(self._worst_holds, None)
+        hold = None if slots_short else self._hold
         call = self._calls[-1] if self._calls else None
+        if call is not None and better is not None and call.kv_tokens > room.host_tokens:
+            call = None
         # Where nobody is let in, the last call to run stays rather than anything that is held.
         last = better is None and len(self._calls) == 1
         if hold is not None and (last or hold.until_s <= self._now or _worse(hold, call, better)):
-            return self._held.pop()
+            self._hold = next(self._worst_holds, None)
+            return hold
         return self._calls.pop() if _worse(call, None, better) else None
 
     def _leave(self, one: Call | Hold) -> None:
+        self._room = self._room.plus(one)
         if isinstance(one, Call):
             self.preempt.append(one)
         else:
-            self._holds.drop(one.program)
+            self._ended.add(one.program)
             self.release.append(one.program)
 
-    def _enter(self, call: Call, room: Room) -> None:
-        self._holds.drop(call.context.program)
-        self._room = room.less(call)
+    def _replace(self, leaving: list[Call | Hold], call: Call) -> None:
+        """Let all of `leaving` and the hold of the call's own program go for `call`."""
+        for one in leaving:
+            self._leave(one)
+        self._room = self._room.plus(self._own(call)).less(call)
+        self._ended.add(call.context.program)
         self.admit.append(call)
 
 

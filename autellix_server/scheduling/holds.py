@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import chain, takewhile
 from operator import attrgetter
 
 from autellix_sdk.wire import ProgramId
 from autellix_server.scheduling.call import Call
-from autellix_server.scheduling.line import Line
+from autellix_server.scheduling.line import Key, Line
 
 
 @dataclass(eq=False, slots=True)
 class Hold:
-    """The KV of a program between its calls.
+    """The KV of a program of which no call runs.
 
     Attributes:
         program: whose it is.
         kv_tokens: device tokens.
         key: place in line, that of the program's last call.
-        until_s: from then on it gives way to any call.
-        call: the program's next call, once it has arrived.
+        until_s: from then on it is stale: it gives way to any call.
     """
 
     program: ProgramId
     kv_tokens: int
-    key: tuple[int, float, int]
+    key: Key
     until_s: float
-    call: Call | None = None
 
 
 class Holds:
@@ -37,6 +36,9 @@ class Holds:
     under load every call of every program computes its history again. A hold is taken back by the program's next call,
     by a better call that needs the room or, once it is stale, by any call. Since holds stand in line like calls, this
     joins any order of calls.
+
+    Memory: there are no more holds than the device has tokens, since each has one at least, and calls are remembered
+    while they wait only. A stale hold costs nothing until somebody needs its room.
 
     Source: Denning, The Working Set Model for Program Behavior. Differs from Autellix, which keeps nothing of a program
     between its calls.
@@ -51,35 +53,34 @@ class Holds:
         # In the order in which they were made, which is that in which they become stale.
         self._holds: dict[ProgramId, Hold] = {}
         self._line: Line[Hold] = Line()
+        # Waiting calls of programs that are held, each program's by arrival.
+        self._awaited: dict[ProgramId, dict[Call, None]] = {}
         self.kv_tokens = 0
         """Device tokens of all of them."""
+
+    def __iter__(self) -> Iterator[Hold]:
+        """Iterate over all holds, the oldest first."""
+        return iter(self._holds.values())
 
     def of(self, program: ProgramId) -> Hold | None:
         """Return the program's hold, if it has one."""
         return self._holds.get(program)
 
-    def make(self, call: Call, kv_tokens: int, now: float) -> bool:
-        """Hold the program of `call`, its last one in flight, which is gone; return whether there is anything to hold.
+    def make(self, program: ProgramId, kv_tokens: int, key: Key, now: float) -> bool:
+        """Hold a program whose last call in flight ran and is gone; return whether there is anything to hold.
 
         Args:
-            call: gives the place in line.
-            kv_tokens: what the device has of the program.
-            now: seconds.
+            program: it has no hold.
+            kv_tokens: what the device has of it.
+            key: its place in line.
+            now: seconds, never less than before.
         """
-        self.drop(call.context.program)
         if not self._hold_s or not kv_tokens:
             return False
-        program = call.context.program
-        hold = self._holds[program] = Hold(program, kv_tokens, call.key, now + self._hold_s)
+        hold = self._holds[program] = Hold(program, kv_tokens, key, now + self._hold_s)
         self._line.add(hold)
         self.kv_tokens += kv_tokens
         return True
-
-    def arrived(self, call: Call) -> None:
-        """Note that the program's next call arrived; of several, the first."""
-        hold = self._holds.get(call.context.program)
-        if hold is not None and hold.call is None:
-            hold.call = call
 
     def drop(self, program: ProgramId) -> None:
         """End the program's hold, if it has one."""
@@ -87,13 +88,35 @@ class Holds:
         if hold is not None:
             self._line.remove(hold)
             self.kv_tokens -= hold.kv_tokens
+            self._awaited.pop(program, None)
 
-    def best_first(self, now: float) -> list[Hold]:
-        """Return all holds from the best place in line to the worst, then the stale ones up to the oldest."""
-        stale = list(takewhile(lambda hold: hold.until_s <= now, self._holds.values()))
-        return [hold for hold in self._line if hold.until_s > now] + stale[::-1]
+    def arrived(self, call: Call) -> None:
+        """Note that a call arrived, in case that its program is held."""
+        if call.context.program in self._holds:
+            self._awaited.setdefault(call.context.program, {})[call] = None
 
-    def awaited(self) -> list[Call]:
-        """Return the waiting calls whose programs are held, best first."""
-        calls = [hold.call for hold in self._holds.values() if hold.call is not None]
-        return sorted((call for call in calls if call.waits_from_s is not None), key=attrgetter("key"))
+    def gave_up(self, call: Call) -> None:
+        """Note that a call is gone which was not let in; the hold stays as it was."""
+        calls = self._awaited.get(call.context.program)
+        if calls is not None:
+            del calls[call]
+            if not calls:
+                del self._awaited[call.context.program]
+
+    def awaited(self, free_tokens: int) -> list[Call]:
+        """Return of each held program the first call that waits, if hold and free tokens are enough for it; best first.
+
+        Args:
+            free_tokens: device tokens that nobody has.
+        """
+        first = ((self._holds[program], next(iter(calls))) for program, calls in self._awaited.items())
+        fit = [call for hold, call in first if call.kv_tokens <= hold.kv_tokens + free_tokens]
+        return sorted(fit, key=attrgetter("key"))
+
+    def worst_first(self, now: float) -> Iterator[Hold]:
+        """Iterate over the stale holds from the oldest, then over the others from the worst place in line.
+
+        No hold may be made or dropped meanwhile.
+        """
+        stale = takewhile(lambda hold: hold.until_s <= now, self)
+        return chain(stale, (hold for hold in reversed(self._line) if hold.until_s > now))

@@ -10,7 +10,7 @@ from autellix_sdk.wire import ProgramId
 from autellix_server.scheduling.call import Call, Place
 from autellix_server.scheduling.draft import Capacity, Draft
 from autellix_server.scheduling.holds import Holds
-from autellix_server.scheduling.line import Line
+from autellix_server.scheduling.line import Key, Line
 from autellix_server.scheduling.live import LivePrograms
 from autellix_server.scheduling.policy import Policy
 from autellix_server.scheduling.starvation import OvertakingGuard, WaitGuard
@@ -28,7 +28,7 @@ class PlannerSettings:
         max_overtakes: a call overtaken this often goes first; `None`: without bound.
         max_idle_programs: programs without a call in flight that are remembered.
         hold_s: seconds that the KV of a program is held between its calls, see `Holds`, if the policy is aware of
-            programs; 0: not at all.
+            programs; 0: not at all; ``inf``: until a better call needs the room.
         steps_between_plans: the driver plans every so many steps, and whenever a call arrives that could run at once.
         spares: calls that the driver admits beyond the plan, to take the place of one that finishes between plans.
 
@@ -46,7 +46,7 @@ class PlannerSettings:
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value is not None and not value >= least:
                 raise ConfigurationError(f"{name} must be at least {least}, got {value}")
         if not self.beta > 0:
             raise ConfigurationError(f"beta must be positive, got {self.beta}")
@@ -150,26 +150,28 @@ class Planner:
             line.add(call)
 
     def remove(self, call: Call, now: float, program_kv_tokens: int = 0) -> bool:
-        """Take out a call that finished or was aborted; return whether the KV of its program is to be held.
+        """Take out a call that finished or was aborted; return whether the KV of its program is held from now on.
 
-        It is, from the program's last call in flight on, until a plan releases it, admits a call of the program, or the
-        program ends. Meanwhile the driver must not evict it.
+        It is, if the call ran and was the program's last in flight, until a plan releases it, admits a call of the
+        program, or the program ends. Meanwhile the driver must not evict it.
 
         Args:
             call: one that arrived and was not removed.
             now: seconds.
-            program_kv_tokens: device tokens that there are of its program, this call's included.
+            program_kv_tokens: device tokens that there are of its program, this call's included; 0: nothing is held.
 
         Raises:
             ValueError: it is not here.
         """
         self._line(call).remove(call)
-        if call.running:
+        program, ran = call.context.program, call.running
+        idle = self._programs.leave(program, call.service_s)
+        if ran:
             call.running = False
         else:
             self._end_wait(call, now)
-        idle = self._programs.leave(call.context.program, call.service_s)
-        return idle and self._holds.make(call, program_kv_tokens, now)
+            self._holds.gave_up(call)
+        return ran and idle and self._holds.make(program, program_kv_tokens, self._program_key(call), now)
 
     def program_ended(self, program: ProgramId, program_class: str, service_s: float, now: float) -> None:
         """Let the policy learn from a program that ended, and forget the program.
@@ -187,11 +189,12 @@ class Planner:
     def plan(self, capacity: Capacity, now: float) -> Plan:
         """Decide which calls run from now on, and mark them (Algorithm 1, steps 4 and 5).
 
-        Calls are admitted in order, up to the first that does not fit even if every worse running call left and no
-        worse program's KV were held. Running calls and holds leave from the worst up when a better call needs their
-        room, or when what runs outgrew the device. Behind that first call go on only those of programs whose KV is
-        held, as far as they fit: nobody else could use the room. The cost follows what changes, but for a sum over the
-        running calls.
+        Calls are admitted in order, up to the first that does not fit even if every worse running call left that the
+        host can take in, and no worse program's KV were held. Running calls and holds leave from the worst up when a
+        better call needs their room, or when what runs outgrew the device. Behind that first call go on only those of
+        programs whose KV is held, as far as they fit: nobody else could use the room. Where nothing else runs, the
+        first call comes in whatever is held. The cost follows what changes, but for a sum over the running calls and a
+        look at the held programs of which a call waits.
 
         Args:
             capacity: what the engine can hold. A call that does not fit it alone blocks those behind it; such calls
@@ -202,6 +205,8 @@ class Planner:
         draft = Draft(capacity, self._running, self._holds, now)
         draft.shrink()
         self._fill(draft)
+        for program in draft.release:
+            self._holds.drop(program)
         for call in draft.preempt:
             self._running.remove(call)
             call.running = False
@@ -210,6 +215,7 @@ class Planner:
         self._overtaking_guard.admitted(draft.admit)
         for call in draft.admit:
             self._waiting.remove(call)
+            self._holds.drop(call.context.program)
             self._end_wait(call, now)
             call.running = True
             self._running.add(call)
@@ -222,7 +228,7 @@ class Planner:
         if blocked is None:
             return
         if blocked.rank != PROTECTED_RANK:
-            for call in self._holds.awaited():
+            for call in draft.awaited():
                 if blocked.key < call.key and not _waits_behind(call, draft):
                     draft.fit_in(call)
         if draft.idle:
@@ -243,6 +249,13 @@ class Planner:
     def _enter_level(self, call: Call, place: Place) -> None:
         self._sequence += 1
         call.level, call.rank, call.quantum_s, call.sequence = place.level, place.rank, place.quantum_s, self._sequence
+
+    def _program_key(self, call: Call) -> Key:
+        """Return the place in line that the program of `call` keeps: protection is the call's alone."""
+        if call.rank != PROTECTED_RANK:
+            return call.key
+        place = self.policy.start(call)
+        return (place.level, place.rank, call.ticket)
 
     def _line(self, call: Call) -> Line[Call]:
         return self._running if call.running else self._waiting

@@ -89,7 +89,9 @@ class OvertakingGuard:
     since only protected calls that came earlier go before it. So what runs while it waits is at most those A calls and
     ``limit + n - 1`` turns of later ones. With s the longest service of a call, that is ``(A + limit + n - 1) * s``
     seconds of service, and where slots are what is short, all of them serve: it waits that long divided by the slots.
-    Every call is taken to fit the engine alone.
+    Calls that pass it because their programs are held count like any others. Where memory is what is short, room may
+    be held for another program for `hold_s` after each of those turns, but none from a protected call. Every call is
+    taken to fit the engine alone.
 
     Counting is lazy: what a call was overtaken is looked up when it is admitted and, while it waits, whenever it could
     have reached the limit. A call that waits for n admissions is looked up about ``n / limit * log(limit)`` times at

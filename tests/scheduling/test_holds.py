@@ -26,7 +26,7 @@ class Device:
     def __init__(self, policy: str = "plas", max_overtakes: int | None = None) -> None:
         settings = PlannerSettings(hold_s=10.0, max_overtakes=max_overtakes)
         self.planner = Planner(make_policy(policy, Levels((1.0,))), settings)
-        self.arrive("busy", 10, 0.0)
+        self.busy = self.arrive("busy", 10, 0.0)
         self.plan(0.0)
 
     def arrive(self, program: str, tokens: int, now: float, number: int = 0, base_s: float = 0.0) -> Call:
@@ -113,10 +113,81 @@ def test_hold_never_leaves_the_engine_idle() -> None:
     device = Device()
     device.pause("first", 40, 0.0)
     device.pause("second", 40, 0.0)
-    busy = next(iter(device.planner._running))
-    device.planner.remove(busy, 0.5)
+    device.planner.remove(device.busy, 0.5)
     new = device.arrive("new", 50, 1.0)
     assert device.plan(1.0) == Plan((new,), (), (ProgramId("second"),))
+
+
+def test_last_call_that_runs_stays_rather_than_a_better_hold() -> None:
+    """It outgrew the device beside what is held, and nobody else runs."""
+    device = Device()
+    device.pause("away", 60, 0.0)
+    heavy = device.arrive("heavy", 30, 0.0, base_s=5.0)
+    assert device.plan(0.0).admit == (heavy,)
+    device.planner.remove(device.busy, 0.5)
+    heavy.kv_tokens = 45
+    assert device.plan(1.0) == Plan((), (), (ProgramId("away"),))
+
+
+def test_call_that_must_come_in_takes_back_what_is_held_for_it() -> None:
+    """Its own program has the worst hold, and that is not enough."""
+    device = Device()
+    device.pause("first", 40, 0.0)
+    device.pause("second", 40, 0.0)
+    device.planner.remove(device.busy, 0.5)
+    back = device.arrive("second", 70, 1.0, number=1)
+    assert device.plan(1.0) == Plan((back,), (), (ProgramId("first"),))
+
+
+def test_call_for_which_others_would_leave_in_vain_changes_nothing() -> None:
+    """A worse one runs, but its room and what is free are not enough, and the hold is better."""
+    device = Device()
+    device.pause("away", 60, 0.0)
+    heavy = device.arrive("heavy", 10, 0.0, base_s=5.0)
+    assert device.plan(0.0).admit == (heavy,)
+    device.planner.remove(device.busy, 0.5)
+    device.arrive("new", 50, 1.0)
+    assert device.plan(1.0) == Plan((), ())
+
+
+def test_worse_hold_leaves_where_the_host_has_no_room_for_a_worse_call() -> None:
+    """The hold is better than the call that runs, but a running call does not lose its KV to a better one."""
+    device = Device()
+    device.pause("away", 50, 0.0, base_s=2.0)
+    heavy = device.arrive("heavy", 40, 1.0, base_s=5.0)
+    assert device.plan(1.0).admit == (heavy,)
+    new = device.arrive("new", 30, 2.0)
+    assert device.planner.plan(Capacity(9, 100, 39), 2.0) == Plan((new,), (), (ProgramId("away"),))
+
+
+def test_call_that_gives_up_leaves_the_hold_as_it_was() -> None:
+    """Who asks and goes away gains no time; another call of the program that waits may pass in its place."""
+    device = Device()
+    device.pause("away", 60, 0.0)
+    gone, back = (device.arrive("away", 60, 1.0, number=number) for number in (1, 2))
+    new = device.arrive("new", 40, 1.0)
+    assert not device.planner.remove(gone, 5.0, 60)
+    assert not device.planner.remove(back, 5.0, 60)
+    assert device.plan(9.9) == Plan((), ())
+    assert device.plan(10.0) == Plan((new,), (), (ProgramId("away"),))
+    device = Device()
+    device.pause("away", 60, 0.0)
+    device.arrive("new", 40, 1.0)
+    gone, back = (device.arrive("away", 60, 1.0, number=number) for number in (1, 2))
+    device.planner.remove(gone, 2.0)
+    assert device.plan(2.0) == Plan((back,), ())
+
+
+def test_no_call_passes_one_that_had_to_leave() -> None:
+    """The call that outgrew the device is better than the one whose program is held."""
+    device = Device()
+    device.pause("away", 60, 0.0)
+    call = device.arrive("grows", 30, 1.0)
+    device.plan(1.0)
+    device.arrive("new", 30, 2.0)
+    device.arrive("away", 10, 2.0, number=1)
+    call.kv_tokens = 35
+    assert device.plan(2.0) == Plan((), (call,))
 
 
 def test_ended_program_is_held_no_longer() -> None:
@@ -137,15 +208,33 @@ def test_program_with_another_call_in_flight_is_not_held_yet() -> None:
     assert device.planner.remove(other, 1.0, 40)
 
 
-def test_protected_call_is_not_passed() -> None:
-    """The bound on overtaking holds against calls with held KV too."""
+def protected(tokens: int) -> tuple[Device, Call]:
+    """A call of a heavy program, overtaken once by one whose program is held still, 60 tokens, and comes back."""
     device = Device(max_overtakes=1)
     device.pause("away", 60, 0.0)
-    new, back = device.arrive("new", 80, 1.0), device.arrive("away", 20, 1.0, number=1)
+    old, back = device.arrive("old", tokens, 1.0, base_s=5.0), device.arrive("away", 20, 1.0, number=1)
     assert device.plan(1.0).admit == (back,)
     device.planner.remove(back, 2.0, 60)
     device.arrive("away", 20, 2.0, number=2)
-    assert device.plan(2.0) == Plan((new,), (), (ProgramId("away"),))
+    return device, old
+
+
+def test_protected_call_is_not_passed() -> None:
+    """The bound on overtaking holds against calls of programs that are held: neither they nor their KV are better."""
+    device, old = protected(80)
+    assert device.plan(2.0) == Plan((old,), (), (ProgramId("away"),))
+    device, old = protected(95)
+    assert device.planner.plan(Capacity(9, 100, 0), 2.0) == Plan((), ())
+
+
+def test_protection_ends_with_the_call() -> None:
+    """What its program leaves on the device stands where the policy puts the program."""
+    device, old = protected(80)
+    device.plan(2.0)
+    assert device.planner.remove(old, 3.0, 80)
+    new = device.arrive("new", 50, 3.0)
+    assert device.plan(3.0).release == (ProgramId("old"),)
+    assert new.running
 
 
 @pytest.mark.parametrize("policy", ["fcfs", "lpm", "mlfq"])

@@ -13,10 +13,10 @@ from autellix_server.scheduling.line import Line
 CALLS = 5000
 
 
-def calls_in_line(random: Random) -> tuple[Line, list[Call]]:
+def calls_in_line(random: Random) -> tuple[Line[Call], list[Call]]:
     """A line of many calls, and the calls best first."""
     calls = [make_call(number=number, level=number % 7, rank=number % 11, sequence=number) for number in range(CALLS)]
-    line = Line()
+    line: Line[Call] = Line()
     for call in random.sample(calls, CALLS):
         line.add(call)
     return line, sorted(calls, key=lambda call: call.key)
@@ -45,7 +45,8 @@ def test_calls_leave_a_long_line_from_anywhere() -> None:
 
 def test_call_that_is_not_in_line_is_named() -> None:
     """Also when another call stands at its place."""
-    line, absent = Line(), make_call("other")
+    line: Line[Call] = Line()
+    absent = make_call("other")
     with pytest.raises(ValueError, match=r"call 0\.0 of program other is not in line"):
         line.remove(absent)
     line.add(make_call("here"))

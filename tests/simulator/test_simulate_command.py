@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
+from weakref import ReferenceType, ref
 
 import pytest
 
 from autellix_server import cli
+from autellix_server.simulator.programs import SimProgram
+from autellix_server.simulator.run import Simulation
 
 SMALL = ["simulate", "--workload", "chat", "--programs", "12"]
 
@@ -26,6 +30,28 @@ def test_rates_give_one_summary_for_each_policy_and_rate(capsys: pytest.CaptureF
     assert result["runs"][0]["everything"]["programs"] == 12
     assert "derived from published figures" in result["model"]["source"]
     assert "autellix: simulating" in shown.err
+
+
+@pytest.mark.parametrize("rates", [["--rates", "2,4"], []])
+def test_nothing_looks_for_cycles_while_it_simulates(rates: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are none to find during a run; a simulation that is over is gone before the next one runs."""
+    found: list[tuple[bool, int, int]] = []
+    simulations: list[ReferenceType[Simulation]] = []
+    run = Simulation.run
+
+    def watched(simulation: Simulation) -> list[SimProgram]:
+        alive = sum(earlier() is not None for earlier in simulations)
+        simulations.append(ref(simulation))
+        gc.collect()
+        enabled, ended = gc.isenabled(), run(simulation)
+        found.append((enabled, alive, gc.collect()))
+        return ended
+
+    monkeypatch.setattr(Simulation, "run", watched)
+    assert cli.main([*SMALL, "--policies", "fcfs,auto", *rates, "--json"]) == 0
+    assert len(found) >= 4
+    assert set(found) == {(False, 0, 0)}
+    assert gc.isenabled()
 
 
 def test_same_seed_prints_the_same(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,8 @@
 | `round-robin` | seeing what preemption alone is worth |
 | `fcfs` | comparing with an engine without program awareness |
 | `srpt` | in the simulator, to see how much is left to gain |
+
+All but `fcfs`, `lpm`, `mlfq` and `round-robin` go by programs: the planner holds a program's KV between its calls.
 """
 
 from __future__ import annotations

@@ -32,6 +32,8 @@ class _Progress:
 class Gittins(BasePolicy):
     """The program goes first that is likeliest to end soon for the service it takes, judged by programs of its class.
 
+    An end counts by one over the square root of the program's size, see `Hazards`.
+
     Choose it where programs come in kinds that repeat, named by the SDK or told apart by their system prompt. Where
     attained service means that much is still to come it acts like PLAS; where programs are alike in size it finishes
     what was begun. Until a class has data it puts the least attained service first, as ATLAS does. Do not choose it
@@ -49,7 +51,8 @@ class Gittins(BasePolicy):
 
     Args:
         levels: only the first bound is used, as the scale of a call's service.
-        patience: ratio of waiting to service at which a program counts as half as far from its end; ``inf``: no guard.
+        patience: ratio of waiting to service at which a program counts as half as far from its end, above 0; ``inf``:
+            no guard.
     """
 
     name: ClassVar[str] = "gittins"
@@ -114,7 +117,7 @@ class Gittins(BasePolicy):
 
 @registered
 class Auto(Gittins):
-    """The best policy known, today `gittins` with the planner's guards against starvation.
+    """The best policy known, today `gittins`; the planner adds guards against starvation and holds idle programs' KV.
 
     Choose it unless you know better: on simulated chat and mixed programs it stays close to clairvoyant SRPT, and
     where programs are alike in size it does not lose to FCFS as PLAS does. Do not choose it to reproduce a result: its
