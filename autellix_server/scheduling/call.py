@@ -7,6 +7,9 @@ from math import inf
 
 from autellix_sdk.wire import CallContext
 
+PROTECTED_RANK = -inf
+"""Rank in level 0 of a call that was overtaken too often; no policy gives it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from autellix_sdk.wire import ProgramId
-from autellix_server.scheduling.call import Call
+from autellix_server.scheduling.call import PROTECTED_RANK, Call
 from autellix_server.scheduling.holds import Hold, Holds
 from autellix_server.scheduling.line import Line
 
@@ -57,6 +57,7 @@ class Draft:
         capacity: what the engine can hold.
         running: the calls that run; not changed.
         holds: the KV of idle programs; not changed, and not to be until the plan is made.
+        margin: levels by which who leaves must be worse than who comes, unless it is stale, or the other protected.
         now: seconds.
 
     Attributes:
@@ -65,16 +66,17 @@ class Draft:
         release: programs that are held no longer because others need the room.
     """
 
-    def __init__(self, capacity: Capacity, running: Line[Call], holds: Holds, now: float) -> None:
+    def __init__(self, capacity: Capacity, running: Line[Call], holds: Holds, margin: int, now: float) -> None:
         self.admit: list[Call] = []
         self.preempt: list[Call] = []
         self.release: list[ProgramId] = []
         self._holds = holds
+        self._margin = margin
         self._now = now
         # Programs held no longer: released, or let in.
         self._ended: set[ProgramId] = set()
         # Who may leave: calls, worst last, and holds, of which the next is peeked at.
-        self._calls = [*running]
+        self._calls: list[Call] = [*running]
         self._worst_holds = holds.worst_first(now)
         self._hold = next(self._worst_holds, None)
         self._slots = capacity.slots
@@ -164,10 +166,20 @@ class Draft:
             call = None
         # Where nobody is let in, the last call to run stays rather than anything that is held.
         last = better is None and len(self._calls) == 1
-        if hold is not None and (last or hold.until_s <= self._now or _worse(hold, call, better)):
-            self._hold = next(self._worst_holds, None)
-            return hold
-        return self._calls.pop() if _worse(call, None, better) else None
+        stale = hold is not None and hold.until_s <= self._now
+        if hold is not None and (call is None or last or stale or call.key < hold.key):
+            if better is None or stale or self._yields(hold, better):
+                self._hold = next(self._worst_holds, None)
+                return hold
+            return None
+        if call is not None and (better is None or self._yields(call, better)):
+            return self._calls.pop()
+        return None
+
+    def _yields(self, one: Call | Hold, better: Call) -> bool:
+        """Return whether `one` stands behind `better` and is so much worse that it leaves for it."""
+        far = one.key[0] - better.level >= self._margin or better.rank == PROTECTED_RANK
+        return far and better.key < one.key
 
     def _leave(self, one: Call | Hold) -> None:
         self._room = self._room.plus(one)
@@ -184,8 +196,3 @@ class Draft:
         self._room = self._room.plus(self._own(call)).less(call)
         self._ended.add(call.context.program)
         self.admit.append(call)
-
-
-def _worse(one: Call | Hold | None, *others: Call | Hold | None) -> bool:
-    """Return whether `one` is there and stands behind all of the others that are."""
-    return one is not None and all(other is None or other.key < one.key for other in others)

@@ -24,11 +24,14 @@ class Hazards:
     Args:
         bins: bins of attained service, growing by a constant factor.
         growth: that factor, over 1.
+        small_s: smaller programs are rewarded as one of this size, so that the faint hope of an early end, which every
+            bin keeps, does not outweigh what is known.
     """
 
-    def __init__(self, bins: Levels, growth: float) -> None:
+    def __init__(self, bins: Levels, growth: float, small_s: float = 0.0) -> None:
         self._bins = bins
         last_s = bins.quantum_s(bins.count - 2) * growth
+        self._small_s = small_s
         self._widths_s = [bins.quantum_s(index) for index in range(bins.count - 1)] + [last_s]
         self._share = [1 - 1 / growth] * bins.count
         self._weight = [_PRIOR_WEIGHT] * bins.count
@@ -75,7 +78,7 @@ class Hazards:
         alive, reward, spent_s, best = 1.0, 0.0, 0.0, inf
         low_s = sum(self._widths_s[:start])
         for share, width_s in zip(self._share[start:], self._widths_s[start:], strict=True):
-            reward += alive * share / sqrt(low_s + width_s / 2)
+            reward += alive * share / sqrt(max(low_s + width_s / 2, self._small_s))
             spent_s += alive * width_s * (1 - share / 2)
             alive *= 1 - share
             low_s += width_s

@@ -6,15 +6,17 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
 from autellix_sdk.wire import ProgramId
-from autellix_server.scheduling.call import Call
+from autellix_server.scheduling.call import PROTECTED_RANK, Call
 from autellix_server.scheduling.draft import Capacity
 from autellix_server.scheduling.holds import Hold
-from autellix_server.scheduling.planner import PROTECTED_RANK, Plan
+from autellix_server.scheduling.planner import Plan
 
 _key = attrgetter("key")
 
 
-def oracle_plan(calls: Iterable[Call], capacity: Capacity, holds: Iterable[Hold] = (), now: float = 0.0) -> Plan:
+def oracle_plan(
+    calls: Iterable[Call], capacity: Capacity, holds: Iterable[Hold] = (), margin: int = 0, now: float = 0.0
+) -> Plan:
     """Return what `Planner.plan` decides once promotions are done. Changes nothing.
 
     What outgrew the device leaves. Waiting calls enter in order, and for each those leave who must, from the worst up.
@@ -25,11 +27,12 @@ def oracle_plan(calls: Iterable[Call], capacity: Capacity, holds: Iterable[Hold]
         calls: every call, at its level, waiting and running.
         capacity: what the engine can hold.
         holds: the KV of idle programs, the oldest first.
+        margin: levels by which who leaves must be worse than who comes.
         now: seconds.
     """
     in_order = sorted(calls, key=_key)
     waiting = [call for call in in_order if not call.running]
-    engine = _Engine([*(call for call in in_order if call.running), *holds], capacity, now)
+    engine = _Engine([*(call for call in in_order if call.running), *holds], capacity, margin, now)
     engine.change(engine.leaving(None, better=None) or [], None)
     blocked = next((call for call in waiting if not engine.let_in(call)), None)
     if blocked is not None:
@@ -46,9 +49,10 @@ def oracle_plan(calls: Iterable[Call], capacity: Capacity, holds: Iterable[Hold]
 class _Engine:
     """What is in the engine as the plan goes on, holds in the order in which they were made; and the plan so far."""
 
-    def __init__(self, inside: list[Call | Hold], capacity: Capacity, now: float) -> None:
+    def __init__(self, inside: list[Call | Hold], capacity: Capacity, margin: int, now: float) -> None:
         self._inside = inside
         self._capacity = capacity
+        self._margin = margin
         self._now = now
         self.admit: list[Call] = []
         self.preempt: list[Call] = []
@@ -110,8 +114,12 @@ class _Engine:
             return hold
         if better is not None and call is not None and call.kv_tokens > host_tokens:
             call = None
-        worst = [one for one in (call, hold) if one is not None and (better is None or one.key > better.key)]
-        return max(worst, key=_key, default=None)
+        worst = max((one for one in (call, hold) if one is not None), key=_key, default=None)
+        return worst if better is None or worst is None or self._yields(worst, better) else None
+
+    def _yields(self, worst: Call | Hold, better: Call) -> bool:
+        margin = 0 if better.rank == PROTECTED_RANK else self._margin
+        return worst.key > better.key and worst.key[0] >= better.level + margin
 
     def _with(self, entering: Call | None, leaving: Sequence[Call | Hold]) -> list[Call | Hold]:
         """Return who is inside without those that leave, with `entering` in the place of its program's hold."""

@@ -7,16 +7,13 @@ from math import inf
 
 from autellix_sdk.errors import ConfigurationError
 from autellix_sdk.wire import ProgramId
-from autellix_server.scheduling.call import Call, Place
+from autellix_server.scheduling.call import PROTECTED_RANK, Call, Place
 from autellix_server.scheduling.draft import Capacity, Draft
 from autellix_server.scheduling.holds import Holds
 from autellix_server.scheduling.line import Key, Line
 from autellix_server.scheduling.live import LivePrograms
 from autellix_server.scheduling.policy import Policy
 from autellix_server.scheduling.starvation import OvertakingGuard, WaitGuard
-
-PROTECTED_RANK = -inf
-"""Rank in level 0 of a call that was overtaken too often; no policy gives it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +199,7 @@ class Planner:
             now: seconds.
         """
         self._promote(now)
-        draft = Draft(capacity, self._running, self._holds, now)
+        draft = Draft(capacity, self._running, self._holds, self.policy.margin, now)
         draft.shrink()
         self._fill(draft)
         for program in draft.release:

@@ -36,6 +36,10 @@ class Policy(Protocol):
         Policies that do not are those of engines which know of calls only, kept as they are for comparison.
         """
 
+    @property
+    def margin(self) -> int:
+        """Levels by which a call must be better than what it displaces; 0: any better place in line will do."""
+
     def inherited_s(self, context: CallContext, service_s: float) -> float:
         """Return the attained service, in seconds, that an arriving call is scheduled by.
 

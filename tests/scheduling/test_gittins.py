@@ -138,6 +138,17 @@ def test_effort_of_certain_completion_is_a_mean_of_what_is_left_and_the_whole() 
     assert hazards.effort_s(0.0) == pytest.approx(12.0, rel=0.05)
 
 
+def test_hope_of_an_early_end_does_not_outweigh_what_is_known() -> None:
+    """Four hundred programs passed the early bins and ended late: a fresh one costs more than one far along."""
+    hazards = Hazards(BINS, 2.0, small_s=4.0)
+    for _ in range(400):
+        for index in range(6):
+            hazards.survived(index)
+        hazards.ended(6)
+    assert hazards.effort_s(0.0) > hazards.effort_s(33.0)
+    assert hazards.effort_s(0.0) > 10.0
+
+
 @given(st.lists(st.tuples(st.integers(0, 11), st.booleans()), max_size=200))
 def test_efforts_are_positive_and_finite(observations: list[tuple[int, bool]]) -> None:
     """Whatever was observed, every program has a place."""

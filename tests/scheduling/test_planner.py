@@ -12,6 +12,7 @@ from autellix_server.scheduling.draft import Capacity
 from autellix_server.scheduling.levels import geometric_levels
 from autellix_server.scheduling.planner import Plan, Planner, PlannerSettings
 from autellix_server.scheduling.policies import make_policy
+from autellix_server.scheduling.policies.attained import Plas
 
 LEVELS = geometric_levels(count=4, first_bound_s=1.0)
 ROOMY = Capacity(slots=100, kv_tokens=10**6, host_tokens=10**6)
@@ -55,6 +56,33 @@ def test_running_call_is_preempted_for_a_better_one() -> None:
     assert plan_of.plan(slots(1), 1.0) == Plan((new,), (old,))
     plan_of.remove(new, 2.0)
     assert plan_of.plan(slots(1), 2.0) == Plan((old,), ())
+
+
+@pytest.mark.parametrize(("margin", "displaced"), [(0, True), (2, True), (3, False)])
+def test_call_displaces_only_what_is_worse_by_the_margin(
+    margin: int, displaced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Levels 0 and 2: a call that is not better by as many levels waits, though it is better."""
+    monkeypatch.setattr(Plas, "margin", margin)
+    plan_of = planner()
+    old, new = make_call("old", base_s=3.0), make_call("new")
+    plan_of.arrive(old, 0.0)
+    plan_of.plan(slots(1), 0.0)
+    plan_of.arrive(new, 1.0)
+    assert plan_of.plan(slots(1), 1.0) == (Plan((new,), (old,)) if displaced else Plan((), ()))
+
+
+def test_protected_call_displaces_whatever_the_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound on overtaking holds for every policy."""
+    monkeypatch.setattr(Plas, "margin", 9)
+    plan_of = planner(max_overtakes=1)
+    runs, late, waits = make_call("runs"), make_call("late"), make_call("waits", base_s=9.0)
+    enter(plan_of, runs)
+    plan_of.plan(slots(1), 0.0)
+    enter(plan_of, waits, late)
+    plan_of.remove(runs, 1.0)
+    assert plan_of.plan(slots(1), 1.0).admit == (late,)
+    assert plan_of.plan(slots(1), 2.0) == Plan((waits,), (late,))
 
 
 def test_spent_quantum_demotes_to_the_tail_of_the_next_level() -> None:

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from small_engine import make_call
 
 from autellix_sdk.wire import ProgramId
-from autellix_server.scheduling.call import Call
+from autellix_server.scheduling.call import PROTECTED_RANK, Call
 from autellix_server.scheduling.draft import Capacity
 from autellix_server.scheduling.levels import geometric_levels
 from autellix_server.scheduling.oracle import oracle_plan
-from autellix_server.scheduling.planner import PROTECTED_RANK, Plan, Planner, PlannerSettings
+from autellix_server.scheduling.planner import Plan, Planner, PlannerSettings
 from autellix_server.scheduling.policies import POLICIES, make_policy
 
 MAX_OVERTAKES = 3
@@ -109,7 +109,7 @@ class Drive:
     def plan(self, capacity: Capacity) -> None:
         """A plan is the oracle's, fits the capacity, lets somebody run, and keeps the bound on overtaking."""
         self.planner._promote(self.now)
-        expected = oracle_plan(self.calls, capacity, self.planner._holds, self.now)
+        expected = oracle_plan(self.calls, capacity, self.planner._holds, self.planner.policy.margin, self.now)
         ran = [call for call in self.calls if call.running]
         made: Plan = self.planner.plan(capacity, self.now)
         assert made == expected

@@ -10,10 +10,10 @@ import pytest
 from small_engine import make_call
 
 from autellix_server.scheduling import starvation
-from autellix_server.scheduling.call import Call
+from autellix_server.scheduling.call import PROTECTED_RANK, Call
 from autellix_server.scheduling.draft import Capacity
 from autellix_server.scheduling.levels import geometric_levels
-from autellix_server.scheduling.planner import PROTECTED_RANK, Planner, PlannerSettings
+from autellix_server.scheduling.planner import Planner, PlannerSettings
 from autellix_server.scheduling.policies import POLICIES, make_policy
 from autellix_server.scheduling.starvation import WaitGuard
 

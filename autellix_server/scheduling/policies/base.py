@@ -21,6 +21,8 @@ class BasePolicy:
     """Whether it needs to know the future, and so runs in the simulator only."""
     program_aware: ClassVar[bool] = True
     """Whether it goes by programs; see `Policy.program_aware`."""
+    margin: ClassVar[int] = 0
+    """How much better a call must be than what it displaces; see `Policy.margin`."""
 
     def __init__(self, levels: Levels) -> None:
         self.levels = levels
