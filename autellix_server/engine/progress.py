@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Protocol, TextIO
 
 
@@ -22,28 +23,46 @@ class Progress(Protocol):
         """End the last stage; nothing is reported after this."""
 
 
-class PlainProgress:
-    """Progress as plain lines, for pipes and log files: stages and sentences, not single steps."""
+STEP_PERIOD_S = 30.0
+"""A plain progress prints a step no more often: single steps would fill a log file."""
 
-    def __init__(self, stream: TextIO) -> None:
+
+class PlainProgress:
+    """Progress as plain lines, for pipes and log files: stages, sentences and, where a stage takes long, some steps.
+
+    Args:
+        stream: where to.
+        clock: seconds, never going back.
+    """
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
+        self._clock = clock
         self._began: float | None = None
+        self._steps: int | None = None
+        self._step = 0
+        self._said = 0.0
 
     def stage(self, title: str, steps: int | None = None) -> None:
         """Print the stage's title."""
         self.close()
-        self._began = time.monotonic()
+        self._began = self._clock()
+        self._steps, self._step = steps, 0
         self.say(title)
 
     def step(self, text: str) -> None:
-        """Print nothing: single steps would fill a log file."""
+        """Count a step, and print it if nothing was printed for a while."""
+        self._step += 1
+        if self._clock() - self._said >= STEP_PERIOD_S:
+            self.say(f"  {self._step} of {self._steps}: {text}" if self._steps else f"  {text}")
 
     def say(self, text: str) -> None:
         """Print the sentence on a line of its own."""
+        self._said = self._clock()
         print(f"autellix: {text}", file=self._stream, flush=True)
 
     def close(self) -> None:
         """Print how long the last stage took."""
         if self._began is not None:
-            self.say(f"  done in {time.monotonic() - self._began:.0f} s")
+            self.say(f"  done in {self._clock() - self._began:.0f} s")
             self._began = None
