@@ -108,7 +108,8 @@ class LatencyCurve:
             tolerance: width of the last bracket, relative to the rate.
         """
         limit_s = slowdown * mean(self.unloaded_s)
-        highest = len(self._traces) / (LEAST_SPAN * mean([program.completion_s for program in self._alone]))
+        alone_s = [program.completion_s for program in self._alone]
+        highest = len(self._traces) / (LEAST_SPAN * mean(alone_s))
         for _ in range(_MOST_RUNS):
             low, high = self._bracket(limit_s)
             if low >= highest or high - low <= tolerance * high < inf:
@@ -118,7 +119,8 @@ class LatencyCurve:
             elif low:
                 self.at(min(low * 2, highest))
             else:
-                self.at((high if high < inf else highest) / 2)
+                # From one program at a time upwards: a run far beyond what the engines stand takes longest.
+                self.at(high / 2 if high < inf else min(self._settings.engines / mean(alone_s), highest))
         return self._result(slowdown)
 
     def _bracket(self, limit_s: float) -> tuple[float, float]:

@@ -19,7 +19,10 @@ from autellix_server.study.world import ARMS, SEED, Workload, levels_like, progr
 SLOWDOWNS = (2.0, 5.0, 10.0, 20.0)
 """Multiples of the unloaded mean token latency at which throughputs are compared."""
 
-SEEDS = (SEED, SEED + 1, SEED + 2)
+TOLERANCE = 0.03
+"""Relative width of the bracket that a rate is found in."""
+
+SEEDS = (SEED, SEED + 1)
 """Of the arrivals where several are pooled."""
 
 Result = dict[str, Any]
@@ -54,7 +57,7 @@ def curve(job: Job) -> Result:
     """Return throughput at equal latency, and latency by rate."""
     programs = programs_of(job.workload, job.programs)
     found = LatencyCurve(settings_of(ARMS[job.arm], programs), programs, SEED)
-    throughputs = [found.throughput(slowdown) for slowdown in SLOWDOWNS]
+    throughputs = [found.throughput(slowdown, TOLERANCE) for slowdown in SLOWDOWNS]
     points = [{"rate": rate, **_latency(found.runs[rate])} for rate in sorted(found.runs)]
     results = [
         {

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
+from autellix_sdk.errors import UsageError
 from autellix_server.plots import Line, line_plot, parts_plot
 from autellix_server.simulator.model import make_model
 from autellix_server.study.jobs import SEEDS, SLOWDOWNS, Result
@@ -242,17 +243,16 @@ class Page:
         return self._one("curve", workload, arm)
 
     def _at(self, workload: str, load: str, arm: str) -> dict[str, Any]:
-        found = next(
-            one
-            for one in self._results
-            if one["study"] == "load" and (one["workload"], one["load"], one["arm"]) == (workload, load, arm)
-        )
+        found = self._one("load", workload, arm, load=load)
         return {**found, **found["everything"]}
 
-    def _one(self, study: str, workload: str, arm: str) -> Result:
-        return next(
-            one for one in self._results if (one["study"], one["workload"], one["arm"]) == (study, workload, arm)
-        )
+    def _one(self, study: str, workload: str, arm: str, **options: str) -> Result:
+        wanted = {"study": study, "workload": workload, "arm": arm, **options}
+        for one in self._results:
+            if one.items() >= wanted.items():
+                return one
+        words = ", ".join(f"{name} {value}" for name, value in wanted.items())
+        raise UsageError(f"the results have none of {words}: they are of another study, or not whole")
 
 
 _MEASURES: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
@@ -307,7 +307,7 @@ engine is the preset `{preset}`, {source}. It is a model: what it says of your m
 
 Programs: {counts}, generated to the means that the paper gives. The defaults were chosen on other programs (seed 0);
 these are of seed {seed}. Programs arrive by a Poisson process. Token latency is a program's response time, tools left
-out, by the tokens that it generated. Loads pool three draws of the arrivals (seeds {seeds}); intervals are bootstrap
+out, by the tokens that it generated. Loads pool draws of the arrivals (seeds {seeds}); intervals are bootstrap
 intervals of 95 % over programs.
 
 {arms}

@@ -76,10 +76,10 @@ class Workload:
 
 
 WORKLOADS: Mapping[str, Workload] = {
-    "chat": Workload(1200),
-    "react": Workload(1200),
-    "mcts": Workload(150),
-    "mixed": Workload(360),
+    "chat": Workload(1000),
+    "react": Workload(1000),
+    "mcts": Workload(120),
+    "mixed": Workload(300),
 }
 """The paper's four, by the name of their generator."""
 
