@@ -35,7 +35,7 @@ examples:
   autellix serve -- --tp 2        everything after -- goes to SGLang
   autellix serve --help           every command explains itself
 
-exit status: 0 done, 1 failed, 2 wrong usage or refused engine flag, 3 environment or model cannot be
+exit status: 0 done, 1 failed or a value refused, 2 wrong usage or refused engine flag, 3 environment or model cannot be
 built, 4 engine failed, 130 interrupted
 """
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,20 +56,33 @@ class ClientSettings:
     anonymous: bool = False
 
 
-def open_session(url: str, settings: ClientSettings) -> aiohttp.ClientSession:
-    """Return a session with a server: as many connections as there are calls, and no time limit of its own.
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Connections to one server, asked by paths below its address; made by `open_session`."""
+
+    http: aiohttp.ClientSession
+    address: str
+
+    def request(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Return the context of a request, with `body` as JSON if there is one."""
+        return self.http.request(method, self.address + path, json=body, headers=headers)
+
+
+@asynccontextmanager
+async def open_session(url: str, settings: ClientSettings) -> AsyncIterator[Session]:
+    """Yield a session with a server: as many connections as there are calls, and no time limit of its own.
 
     Args:
         url: of the server, with or without ``/v1``.
         settings: for the key.
     """
     headers = {} if settings.api_key is None else {"Authorization": f"Bearer {settings.api_key}"}
-    return aiohttp.ClientSession(
-        url.rstrip("/").removesuffix("/v1"),
-        headers=headers,
-        connector=aiohttp.TCPConnector(limit=0),
-        timeout=aiohttp.ClientTimeout(total=None),
-    )
+    async with aiohttp.ClientSession(
+        headers=headers, connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None)
+    ) as http:
+        yield Session(http, url.rstrip("/").removesuffix("/v1"))
 
 
 @dataclass(slots=True)
@@ -80,7 +94,7 @@ class Server:
         complaints: what it does not do as asked, in sentences.
     """
 
-    session: aiohttp.ClientSession
+    session: Session
     settings: ClientSettings
     dialect: Dialect
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -110,7 +124,7 @@ class Server:
 
     async def _stream(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> Answer:
         clock = asyncio.get_running_loop().time
-        async with self.session.post(self.dialect.path, json=body, headers=headers) as response:
+        async with self.session.request("POST", self.dialect.path, body, headers) as response:
             if response.status != 200:
                 raise _Refusal(response.status, error_words(await _json(response)))
             reader = AnswerReader(clock)
@@ -127,13 +141,13 @@ class _Refusal(CallFailure):
         self.status = status
 
 
-async def connect(session: aiohttp.ClientSession, settings: ClientSettings) -> Server:
+async def connect(session: Session, settings: ClientSettings) -> Server:
     """Find out what a server can do, with one short call.
 
     Raises:
         ServerError: it cannot be reached, or refuses what the bench needs; the message says what helps.
     """
-    models = await _models(session)
+    models = await _models(session, wanted=settings.model is None)
     model = settings.model or next(iter(models), None)
     if model is None:
         raise ServerError("the server lists no model; name one with --model")
@@ -175,20 +189,29 @@ def _complaints(answer: Answer, force_lengths: bool) -> list[str]:
     return []
 
 
-async def _models(session: aiohttp.ClientSession) -> dict[str, Mapping[str, Any]]:
+async def _models(session: Session, *, wanted: bool) -> dict[str, Mapping[str, Any]]:
+    """Return what the server lists; nothing where it has no list, which is an error only when it is `wanted`."""
     try:
-        async with asyncio.timeout(_SHORT_LIMIT_S), session.get("/v1/models") as response:
+        async with asyncio.timeout(_SHORT_LIMIT_S), session.request("GET", "/v1/models") as response:
             reply = await _json(response)
             if response.status in (401, 403):
                 words = error_words(reply)
                 raise ServerError(f"the server refuses us ({words}); name the variable with its key: --api-key-env")
+            if response.status != 200 and wanted:
+                raise ServerError(
+                    f"GET {response.url.path} is answered with {response.status}: {error_words(reply)}; "
+                    "check the server's URL, or name the model with --model"
+                )
+    except aiohttp.ClientConnectorError as error:
+        where = f"{error.host}:{error.port}: {error.strerror}"
+        raise ServerError(f"the server cannot be reached at {where}; start it, or check its URL") from error
     except (aiohttp.ClientError, TimeoutError) as error:
         raise ServerError(f"the server cannot be reached: {str(error) or type(error).__name__}") from error
     rows = reply.get("data") if isinstance(reply, dict) else None
     return {str(row["id"]): row for row in rows or () if isinstance(row, dict) and "id" in row}
 
 
-async def _facts(session: aiohttp.ClientSession, model: str, row: Mapping[str, Any]) -> dict[str, Any]:
+async def _facts(session: Session, model: str, row: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the server says of itself."""
     facts: dict[str, Any] = {"model": model.rsplit("/", 1)[-1] if model.startswith(("/", ".")) else model}
     if isinstance(row.get("max_model_len"), int):
@@ -203,11 +226,11 @@ async def _facts(session: aiohttp.ClientSession, model: str, row: Mapping[str, A
 
 
 async def _reply(
-    session: aiohttp.ClientSession, method: str, path: str, body: Mapping[str, Any] | None = None
+    session: Session, method: str, path: str, body: Mapping[str, Any] | None = None
 ) -> dict[str, Any] | None:
     """Return the JSON object that an endpoint replies with; `None` where there is no such endpoint, or no object."""
     try:
-        async with asyncio.timeout(_SHORT_LIMIT_S), session.request(method, path, json=body) as response:
+        async with asyncio.timeout(_SHORT_LIMIT_S), session.request(method, path, body) as response:
             reply = await _json(response) if response.status == 200 else None
             return reply if isinstance(reply, dict) else None
     except (aiohttp.ClientError, TimeoutError):

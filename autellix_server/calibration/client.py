@@ -200,9 +200,14 @@ class TokenStream:
             self._cached_tokens = details["cached_tokens"]
         # A server that keeps its count to itself sends one token an event.
         before = self._tokens[-1][1] if self._tokens else 0
-        tokens = usage.get("completion_tokens", before + bool(event["choices"]))
+        tokens = usage.get("completion_tokens", before + any(map(_has_token, event["choices"])))
         if tokens > before:
             self._tokens.append((now, tokens))
+
+
+def _has_token(choice: Mapping[str, Any]) -> bool:
+    """Whether a choice brings a token: a text may be empty, but not beside the reason why the answer is over."""
+    return bool(choice.get("text")) or choice.get("finish_reason") is None
 
 
 @asynccontextmanager
@@ -212,7 +217,8 @@ async def _explained() -> AsyncIterator[None]:
         yield
     except aiohttp.ClientConnectorError as error:
         raise EngineFailure(
-            f"no server answers: {error}; start one with `autellix serve`, or name it with --url"
+            f"no server answers at {error.host}:{error.port}: {error.strerror}; "
+            "start one with `autellix serve`, or name it with --url"
         ) from None
     except TimeoutError as error:
         raise EngineFailure("the server is silent; is it overloaded, or --url not its address?") from error
@@ -222,9 +228,10 @@ async def _explained() -> AsyncIterator[None]:
 
 async def _check(reply: aiohttp.ClientResponse) -> None:
     if reply.status != 200:
-        raise EngineFailure(f"{reply.method} {reply.url} is answered with {reply.status}: {_shown(await reply.read())}")
+        answer = f"{reply.method} {reply.url} is answered with {reply.status}: {_shown(await reply.read())}"
+        raise EngineFailure(f"{answer}; is --url that of an OpenAI-compatible server?")
 
 
 def _shown(data: bytes) -> str:
-    text = data.decode("utf-8", "replace").strip()
+    text = " ".join(data.decode("utf-8", "replace").split())
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "..."

@@ -13,6 +13,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def whole(text: str) -> int:
+    """Return `text` as a whole number of 0 or more."""
+    if not text.isdecimal():
+        raise ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+    return int(text)
+
+
 def above_zero(text: str) -> float:
     """Return `text` as a finite number above 0."""
     number = _number(text)

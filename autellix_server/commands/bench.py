@@ -103,7 +103,7 @@ def _add_servers(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("servers and how they are spoken to")
     servers = group.add_mutually_exclusive_group(required=True)
     servers.add_argument("--arm", action="append", type=_arm, metavar="[NAME=]URL", help="a server; may be repeated")
-    servers.add_argument("--policies", type=names, metavar="A,B", help="start a server of ours for each")
+    servers.add_argument("--policies", type=names, metavar="A,B", help="start a server of ours for each, see below")
     group.add_argument("--api", choices=("completions", "chat"), default="completions", help="default: %(default)s")
     group.add_argument("--model", help="name of the model (default: the first that the server lists)")
     group.add_argument("--api-key-env", metavar="NAME", help="environment variable with the key")
@@ -240,8 +240,13 @@ def _paces(args: argparse.Namespace) -> list[Pace]:
 
 def _arms(args: argparse.Namespace) -> list[Arm]:
     from autellix_server.bench.plan import Arm
+    from autellix_server.gateway.settings import POLICY_CHOICES
 
     if args.policies is not None:
+        for name in args.policies:
+            if name not in POLICY_CHOICES:
+                choices = ", ".join(POLICY_CHOICES)
+                raise UsageError(f"--policies: our server has no policy {name!r}; choose from: {choices}")
         return [Arm(name, serve_arguments=("--policy", name, *args.passthrough)) for name in args.policies]
     if args.passthrough:
         raise UsageError("what follows -- goes to servers of --policies; with --arm there is none to give it to")

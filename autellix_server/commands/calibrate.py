@@ -11,9 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autellix_sdk.errors import UsageError
-from autellix_server.commands.arguments import count
+from autellix_server.commands.arguments import above_zero, count, whole
 from autellix_server.commands.engine_model import write_model
-from autellix_server.commands.output import Subparsers, add_command, print_json, print_table, progress_display
+from autellix_server.commands.output import (
+    Subparsers,
+    add_command,
+    check_writable,
+    print_json,
+    print_table,
+    progress_display,
+)
 from autellix_server.engine.limits import EngineLimits
 from autellix_server.gateway import DEFAULT_HOST, DEFAULT_PORT
 
@@ -67,7 +74,7 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("--chunk-tokens", type=count, metavar="N", help="prompt tokens that a step computes at most")
     parser.add_argument("--context-tokens", type=count, metavar="N", help="longest call (default: as the server says)")
     carried = parser.add_argument_group("taken over into the model, not measured")
-    carried.add_argument("--host-tokens", type=int, default=0, metavar="N", help="KV memory on the host (default: 0)")
+    carried.add_argument("--host-tokens", type=whole, default=0, metavar="N", help="KV memory on the host (default: 0)")
     carried.add_argument(
         "--kv-bytes-per-token",
         type=count,
@@ -76,15 +83,15 @@ def register(subparsers: Subparsers) -> None:
         help="default: %(default)s, that of Llama 3 8B",
     )
     carried.add_argument(
-        "--link-bytes-per-s", type=float, default=2e10, metavar="X", help="device to host (default: %(default)g)"
+        "--link-bytes-per-s", type=above_zero, default=2e10, metavar="X", help="device to host (default: %(default)g)"
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print and write; exit status 0 also with warnings."""
-    if args.output is not None and not args.output.absolute().parent.is_dir():
-        raise UsageError(f"--output: there is no folder {args.output.parent}")
+    if args.output is not None:
+        check_writable(args.output, "--output")
     with progress_display() as progress:
         found = asyncio.run(measure(args, progress))
     if args.output is not None:

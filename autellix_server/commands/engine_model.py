@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 def add_model_arguments(parser: argparse.ArgumentParser, default: str) -> None:
     """Add ``--preset`` and ``--engine-model``; `default` is the preset that is taken when neither is given."""
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--preset", default=default, metavar="NAME", help="engine model (default: %(default)s)")
+    choice.add_argument(
+        "--preset",
+        default=default,
+        metavar="NAME",
+        help="engine model: a100-8b, h100-8b or cpu-smollm2 (default: %(default)s)",
+    )
     choice.add_argument(
         "--engine-model", type=Path, metavar="FILE", help="engine model from a file of autellix calibrate"
     )

@@ -75,7 +75,12 @@ def register(subparsers: Subparsers) -> None:
         "--port", type=int, default=DEFAULT_PORT, help="port to listen on, 0 for a free one (default: %(default)s)"
     )
     add_model_arguments(parser, default="a100-8b")
-    parser.add_argument("--policy", default="plas", metavar="NAME", help="scheduling policy (default: %(default)s)")
+    parser.add_argument(
+        "--policy",
+        default="plas",
+        metavar="NAME",
+        help="scheduling policy, one of those of `autellix simulate` but srpt (default: %(default)s)",
+    )
     parser.add_argument(
         "--first-bound-s",
         type=_over_zero,

@@ -10,8 +10,11 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import isfinite
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autellix_sdk.errors import UsageError
 from autellix_server.engine.progress import PlainProgress, Progress
 
 if TYPE_CHECKING:
@@ -46,8 +49,23 @@ def add_command(
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """Print one JSON object on one line of standard output."""
-    print(json.dumps(value, default=str), flush=True)
+    """Print one JSON object on one line of standard output; infinite numbers become texts, which JSON lacks."""
+    print(json.dumps(_finite(value), default=str, allow_nan=False), flush=True)
+
+
+def check_writable(file: Path, flag: str) -> None:
+    """Make sure that a file can be written, before the work whose result it is for; none is left there.
+
+    Raises:
+        UsageError: it cannot be written; names the flag.
+    """
+    new = not file.exists()
+    try:
+        file.open("a", encoding="utf-8").close()
+    except OSError as error:
+        raise UsageError(f"{flag}: {file} cannot be written: {error.strerror}; name another") from error
+    if new:
+        file.unlink()
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> None:
@@ -73,6 +91,15 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
         table.add_row(*(Text(str(cell)) for cell in row))
     # Without a terminal there is no width to keep to, and a folded path cannot be copied or searched for.
     Console(width=None if sys.stdout.isatty() else 1000).print(table)
+
+
+def _finite(value: Any) -> Any:
+    """Return a JSON value with texts in place of numbers that are infinite or none."""
+    if isinstance(value, float) and not isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 @contextmanager

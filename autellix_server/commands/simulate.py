@@ -31,6 +31,13 @@ what you get:
   The engine is a model: presets are derived from published figures, not measured on your machine; measure
   yours with `autellix calibrate --output FILE` and simulate it with --engine-model FILE.
 
+names:
+  policies    fcfs, program-fcfs, lpm, mlfq, plas, atlas, atlas-dag, gittins, auto, round-robin, and srpt, which knows
+              the future
+  workloads   chat, react, mcts, mixed, coding, map_reduce
+  presets     a100-8b, h100-8b, cpu-smollm2
+  balancers   autellix, least-used, round-robin, hash
+
 examples:
   autellix simulate --workload chat --programs 300 --policies fcfs,plas,auto
   autellix simulate --workload mixed --programs 200 --rates 0.2,0.4 --json
@@ -62,7 +69,7 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("--policies", type=names, default="fcfs,mlfq,plas,auto", help="default: %(default)s")
     parser.add_argument("--rates", type=rates, help="programs per second, such as 0.5,1; inf: all at once")
     parser.add_argument(
-        "--slowdown", type=over_one, default=2.0, metavar="X", help="without --rates, see above (default: %(default)s)"
+        "--slowdown", type=over_one, default=2.0, metavar="X", help="without --rates, see below (default: %(default)s)"
     )
     parser.add_argument("--engines", type=count, default=1, metavar="N", help="default: %(default)s")
     parser.add_argument("--balancer", default="autellix", metavar="NAME", help="default: %(default)s")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from autellix_sdk.errors import UsageError
 from autellix_server.commands.arguments import count
-from autellix_server.commands.output import Subparsers, add_command, print_json, progress_display
+from autellix_server.commands.output import Subparsers, add_command, check_writable, print_json, progress_display
 
 if TYPE_CHECKING:
     from autellix_server.study.jobs import Result
@@ -29,6 +29,13 @@ examples:
   autellix study --save runs.json --output docs           keep what was simulated ...
   autellix study --load runs.json --output docs           ... and write the page again from it
 """
+
+
+PLOTS = "results"
+"""Folder of the plots, beside the page, which refers to them by it."""
+
+_ABOUT = {"study", "workload", "arm"}
+"""What every result says of itself."""
 
 
 def register(subparsers: Subparsers) -> None:
@@ -72,9 +79,14 @@ def run(args: argparse.Namespace) -> int:
     workloads = dict(WORKLOADS)
     if args.quick:
         workloads, traces = scaled_down(workloads), scaled_down(traces)
-    results = _load(args.load) if args.load is not None else _simulate(workloads, traces, args.processes)
+    loaded = None if args.load is None else _load(args.load)
     if args.save is not None:
-        args.save.write_text(json.dumps(results))
+        check_writable(args.save, "--save")
+    if args.output is not None:
+        _make_folder(args.output / PLOTS)
+    results = _simulate(workloads, traces, args.processes) if loaded is None else loaded
+    if args.save is not None:
+        args.save.write_text(json.dumps(results), encoding="utf-8")
     if args.output is not None:
         _write(args.output, results, workloads, traces)
     if args.json:
@@ -95,20 +107,30 @@ def _write(folder: Path, results: list[Result], workloads: dict[str, Workload], 
 
     page = Page(results, workloads, traces)
     text = page.markdown()
-    plots = folder / "results"
-    plots.mkdir(parents=True, exist_ok=True)
     for name, plot in page.plots.items():
-        (plots / name).write_text(plot)
+        (folder / PLOTS / name).write_text(plot)
     (folder / "results.md").write_text(text)
     print(f"wrote {folder / 'results.md'} and {len(page.plots)} plots")
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder of the plots, and so find out before anything is simulated whether it can be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output: {folder} cannot be made: {error.strerror}; name another folder") from error
 
 
 def _load(file: Path) -> list[Result]:
     """Return what `--save` wrote."""
     try:
         results: list[Result] = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--load: {file} cannot be read: {error}") from error
+    except OSError as error:
+        raise UsageError(f"--load: {file} cannot be read: {error.strerror}; check the name") from error
+    except ValueError as error:
+        raise UsageError(f"--load: {file} is not JSON ({error}); write it with --save") from error
+    if not isinstance(results, list) or not all(isinstance(one, dict) and one.keys() >= _ABOUT for one in results):
+        raise UsageError(f"--load: {file} has no results of a study; write it with --save")
     return results
 
 

@@ -152,12 +152,17 @@ def run_generate(args: argparse.Namespace) -> int:
     programs: Iterator[TraceProgram] = (program for program in scaled if program is not None)
     if args.rate:
         programs = arrive_at(programs, poisson_times(args.rate, random.Random(args.seed)))
-    return _write(args, programs)
+    written = _write(args, programs)
+    if written < args.programs:
+        left_out = args.programs - written
+        print(f"Left out: {left_out} of {args.programs} programs, none of whose calls fits --context.", file=sys.stderr)
+    return 0
 
 
 def run_convert(args: argparse.Namespace) -> int:
     """Write a foreign trace in our format; exit status 0."""
-    return _write(args, _read_foreign(args.format, args.file))
+    _write(args, _read_foreign(args.format, args.file))
+    return 0
 
 
 def run_describe(args: argparse.Namespace) -> int:
@@ -171,7 +176,9 @@ def run_describe(args: argparse.Namespace) -> int:
         return 0
     for kind in kinds:
         title = f"{kind.kind}: {kind.programs} programs, {kind.calls} calls"
-        if kind.unknown_gaps:
+        if kind.unknown_gaps == kind.calls:
+            title += ", no gap is known"
+        elif kind.unknown_gaps:
             title += f", {kind.unknown_gaps} of them with an unknown gap"
         print_table(("", "mean", "p50", "p90", "p99", "max"), list(_rows(kind)), title)
     if not kinds:
@@ -200,8 +207,12 @@ def run_validate(args: argparse.Namespace) -> int:
             print(error, file=sys.stderr)
         hidden = wrong - len(errors)
         more = f" (the first {len(errors)} are shown)" if hidden else ""
-        print(f"{args.file}: {programs} programs are right, {wrong} lines are wrong{more}.")
+        print(f"{args.file}: {_are(programs, 'program')} right, {_are(wrong, 'line')} wrong{more}.")
     return 2 if wrong else 0
+
+
+def _are(number: int, thing: str) -> str:
+    return f"1 {thing} is" if number == 1 else f"{number} {thing}s are"
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -211,21 +222,20 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _write(args: argparse.Namespace, programs: Iterable[TraceProgram]) -> int:
-    """Write a trace to `--output` and say what was written."""
+    """Write a trace to `--output`, say what was written, and return the number of programs."""
     from autellix_sdk.errors import UsageError
     from autellix_server.traces.jsonl import dump_programs, write_programs
 
     if args.output == STANDARD_OUTPUT:
         if args.json:
             raise UsageError("--json and --output - both want standard output; name a file")
-        dump_programs(sys.stdout, programs)
-        return 0
+        return dump_programs(sys.stdout, programs)
     written = write_programs(Path(args.output), programs)
     if args.json:
         print_json({"file": args.output, "programs": written})
     else:
         print(f"Wrote {written} programs to {args.output}.")
-    return 0
+    return written
 
 
 def _read_foreign(name: str, file: str) -> Iterator[TraceProgram]:
@@ -243,7 +253,8 @@ def _rows(kind: KindSummary) -> Iterator[tuple[str, ...]]:
     yield _row("prompt tokens", kind.prompt_tokens)
     yield _row("new tokens", kind.new_tokens)
     yield _row("output tokens", kind.output_tokens)
-    yield _row("gap seconds", kind.tool_seconds, digits=3)
+    if kind.unknown_gaps < kind.calls:
+        yield _row("gap seconds", kind.tool_seconds, digits=3)
 
 
 def _row(name: str, spread: Spread, digits: int = 0) -> tuple[str, ...]:

@@ -155,8 +155,8 @@ class MockServer:
         try:
             if request.content_type != "application/json":
                 raise ConfigurationError("send the order as application/json")
-            self._order(json.loads(await request.read()))
-        except (ConfigurationError, ValueError, RecursionError) as error:
+            self._order(_order_in(await request.read()))
+        except ConfigurationError as error:
             return web.json_response(error_body(str(error), 400), status=400)
         return await self._show_faults(request)
 
@@ -205,6 +205,13 @@ async def listening(server: MockServer, host: str, port: int) -> AsyncIterator[t
         await runner.cleanup()
         life.cancel()
         await asyncio.gather(life, return_exceptions=True)
+
+
+def _order_in(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"the order is not JSON: {error}") from error
 
 
 @web.middleware

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -39,26 +40,28 @@ def scan_programs(path: Path) -> Iterator[TraceProgram | TraceError]:
 
     A file that cannot be read on ends the scan with an error that says so.
     """
-    line = 0
+    line: int | None = None
     seen: dict[str, int] = {}
     try:
         with open_text(path, "r") as stream:
+            line = 0
             for line, text in enumerate(stream, start=1):
                 if text.strip():
                     yield _scan_line(text, str(path), line, seen)
     except TraceError as error:
-        yield error
-    except (EOFError, UnicodeDecodeError, zlib.error, OSError) as error:
-        yield TraceError(f"the file cannot be read on: {error}; write it again as UTF-8", str(path), line + 1)
+        yield error if line is None else error.at(str(path), line + 1)
 
 
 def write_programs(path: Path, programs: Iterable[TraceProgram]) -> int:
     """Write a trace file and return the number of programs in it.
 
+    The file takes its name when it is whole: a failure leaves what had that name as it was, and `programs` may be read
+    from it.
+
     Raises:
         TraceError: a program breaks the format, or the file cannot be written.
     """
-    with open_text(path, "w") as stream:
+    with _replaced(path) as target, open_text(target, "w") as stream:
         return dump_programs(stream, programs)
 
 
@@ -76,16 +79,54 @@ def dump_programs(stream: IO[str], programs: Iterable[TraceProgram]) -> int:
 def open_text(path: Path, mode: str) -> Iterator[IO[str]]:
     """Open a text file of UTF-8, compressed if its name ends in ``.gz``; `mode` is ``r`` or ``w``.
 
+    A byte order mark, with which some editors and spreadsheets begin a file, is no part of the text.
+
     Raises:
-        TraceError: the file cannot be opened.
+        TraceError: the file cannot be opened, read on or written on.
     """
     opener = gzip.open if path.suffix == ".gz" else open
+    encoding = "utf-8-sig" if mode == "r" else "utf-8"
     try:
-        stream = cast(IO[str], opener(path, mode + "t", encoding="utf-8"))
+        stream = cast(IO[str], opener(path, mode + "t", encoding=encoding))
     except OSError as error:
         raise TraceError(f"the file cannot be opened: {error.strerror}; check the name", str(path)) from error
-    with stream:
-        yield stream
+    try:
+        with stream:
+            yield stream
+    except (EOFError, UnicodeDecodeError, zlib.error, OSError) as error:
+        doing = "read" if mode == "r" else "written"
+        raise TraceError(f"the file cannot be {doing} on: {error}; {_remedy(error)}", str(path)) from error
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """Yield the name of a file that becomes `path` if all goes well, and is removed if not.
+
+    What is no file, as a pipe, or may not be written, is yielded as it is.
+    """
+    if path.exists() and not (path.is_file() and os.access(path, os.W_OK)):
+        yield path
+        return
+    whole = path.resolve()
+    part = whole.with_name(f".part-{os.getpid()}-{whole.name}")
+    try:
+        yield part
+        part.replace(whole)
+    except TraceError as error:
+        raise (error.at(str(path)) if error.file == str(part) else error) from error.__cause__
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _remedy(error: Exception) -> str:
+    """Return what helps against an error in the midst of a file."""
+    if isinstance(error, gzip.BadGzipFile):
+        return "take .gz off its name if it is not compressed"
+    if isinstance(error, UnicodeDecodeError):
+        return "write it again as UTF-8, or end its name in .gz if it is compressed"
+    if isinstance(error, EOFError | zlib.error):
+        return "it is cut short or damaged: copy or write it again"
+    return "check disk and permissions"
 
 
 def program_from_json(record: object) -> TraceProgram:
@@ -235,7 +276,10 @@ class _Fields:
             return None
         if type(value) not in (int, float):
             raise fault(self._path + name, value, "write seconds of 0 or more, or null when they are not known")
-        return float(cast(float, value))
+        try:
+            return float(cast(float, value))
+        except OverflowError:
+            raise fault(self._path + name, value, "write fewer seconds, or null when they are not known") from None
 
     def flag(self, name: str) -> bool:
         value = self._record.get(name, False)

@@ -23,6 +23,9 @@ MAX_PROGRAM_ID = 64
 _CALL_ID = re.compile(r"[0-9a-z.]{1,20}")
 _SHOWN_CHARACTERS = 60
 
+_LARGEST = 10**12
+"""Of tokens and of seconds: more is a slip, and sums of it would not be numbers."""
+
 
 class TraceError(ServerError):
     """A trace breaks the format; the message names file, line, field, value and remedy.
@@ -245,8 +248,12 @@ def _check_shared(where: str, call: TraceCall, longest_history: int) -> None:
 def _check_count(name: str, value: int, least: int = 0) -> None:
     if value < least:
         raise fault(name, value, f"write a whole number of {least} or more")
+    if value > _LARGEST:
+        raise fault(name, value, f"write at most {_LARGEST}")
 
 
 def _check_seconds(name: str, value: float | None) -> None:
     if value is not None and not (math.isfinite(value) and value >= 0):
         raise fault(name, value, "write seconds of 0 or more, or null when they are not known")
+    if value is not None and value > _LARGEST:
+        raise fault(name, value, f"write at most {_LARGEST} seconds")

@@ -103,11 +103,11 @@ class FakeOpenAI:
 
 
 @asynccontextmanager
-async def running(server: FakeOpenAI) -> AsyncIterator[FakeOpenAI]:
-    """Run the server on a free port."""
+async def running(server: FakeOpenAI, below: str = "") -> AsyncIterator[FakeOpenAI]:
+    """Run the server on a free port; `below` begins all of its paths."""
     app = web.Application(client_max_size=1 << 24)
-    app.router.add_get("/v1/models", server.models)
-    app.router.add_post("/v1/completions", server.complete)
+    app.router.add_get(f"{below}/v1/models", server.models)
+    app.router.add_post(f"{below}/v1/completions", server.complete)
     app.router.add_post("/v1/chat/completions", server.complete)
     app.router.add_post("/flush_cache", server.flush)
     app.router.add_get("/server_info", server.info)
@@ -116,7 +116,7 @@ async def running(server: FakeOpenAI) -> AsyncIterator[FakeOpenAI]:
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}{below}"
     try:
         yield server
     finally:

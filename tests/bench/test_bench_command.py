@@ -95,7 +95,11 @@ async def test_ctrl_c_leaves_a_report_of_what_was_measured(trace: Path, tmp_path
         ((*NOWHERE, "--workload", "chat", "--rate", "1", "--scale-context", "1"), "--scale-context 1"),
         ((*NOWHERE, "--workload", "chat", "--rate", "1", "--api-key-env", "NO_SUCH_KEY"), "NO_SUCH_KEY is not set"),
         ((*NOWHERE, "--trace", "none.jsonl", "--rate", "1"), "none.jsonl: the file cannot be opened"),
-        ((*NOWHERE, "--workload", "chat", "--programs", "2", "--rate", "1"), "server: the server cannot be reached"),
+        (
+            (*NOWHERE, "--workload", "chat", "--programs", "2", "--rate", "1"),
+            "server: the server cannot be reached at 127.0.0.1:",
+        ),
+        (("--policies", "fcfs,nonsense", "--workload", "chat", "--rate", "1"), "our server has no policy 'nonsense'"),
     ],
 )
 def test_what_cannot_be_run_is_one_sentence(

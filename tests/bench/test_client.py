@@ -115,6 +115,22 @@ async def test_a_connection_that_breaks_fails_the_call() -> None:
             await server.send(CALL, " one", 1)
 
 
+async def test_a_server_without_a_list_of_models_needs_a_name() -> None:
+    """The status is said, as it may be another server altogether."""
+    async with running(FakeOpenAI()) as fake, open_session(fake.url + "/elsewhere", ClientSettings()) as session:
+        with pytest.raises(ServerError, match=r"GET /elsewhere/v1/models is answered with 404: .*--model"):
+            await connect(session, ClientSettings())
+        with pytest.raises(ServerError, match="refuses a short call with status 404"):
+            await connect(session, ClientSettings(model="tiny"))
+
+
+async def test_a_server_may_live_below_a_path() -> None:
+    """As behind a proxy that serves several."""
+    async with running(FakeOpenAI(), below="/api/tiny") as fake, open_session(fake.url, ClientSettings()) as session:
+        answer = await (await connect(session, ClientSettings())).send(CALL, " one", 3)
+    assert answer.output_tokens == 3
+
+
 async def test_a_server_that_is_not_there_is_one_sentence() -> None:
     """No traceback of a library."""
     settings = ClientSettings()

@@ -134,5 +134,21 @@ def test_a_file_that_cannot_be_written_is_found_out_first(
 ) -> None:
     """Not after minutes."""
     assert calibrate(server, "--output", "no/such/folder/here.json") == 1
-    assert "--output: there is no folder no/such/folder" in capsys.readouterr().err
+    assert "--output: no/such/folder/here.json cannot be written: No such file" in capsys.readouterr().err
     assert server.seen == []
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "remedy"),
+    [
+        ("--host-tokens", "-5", "'-5' is not a whole number of 0 or more"),
+        ("--link-bytes-per-s", "0", "'0' is not a number above 0"),
+    ],
+)
+def test_a_wrong_flag_is_named_before_anything_is_measured(
+    flag: str, value: str, remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """These go into the model as they are, which would refuse them when all is measured."""
+    with pytest.raises(SystemExit):
+        cli.main(["calibrate", f"{flag}={value}"])
+    assert f"argument {flag}: {remedy}" in capsys.readouterr().err

@@ -43,6 +43,15 @@ def test_without_a_count_an_event_is_a_token() -> None:
     assert read(chunk, chunk, {"choices": [], "usage": {"completion_tokens": 2}}, tokens=2).tokens == ((1, 1), (2, 2))
 
 
+def test_the_event_that_says_why_the_answer_is_over_is_no_token() -> None:
+    """Unless it has a text as well; a token in the midst may have none."""
+    empty = {"choices": [{"text": "", "finish_reason": None}]}
+    over = {"choices": [{"text": "", "finish_reason": "length"}]}
+    last = {"choices": [{"text": " to", "finish_reason": "length"}]}
+    assert read(empty, empty, over, tokens=2).tokens == ((1, 1), (2, 2))
+    assert read(empty, last, tokens=2).tokens == ((1, 1), (2, 2))
+
+
 def test_cached_tokens_are_the_usages_or_the_bills() -> None:
     """Whichever there is."""
     assert read(counted(1, prompt_tokens_details={"cached_tokens": 7}), tokens=1).cached_tokens == 7

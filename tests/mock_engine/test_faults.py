@@ -200,7 +200,9 @@ async def test_bad_orders_are_refused(mock: Mock, order: Any, said: str) -> None
 async def test_orders_are_json_as_pages_in_a_browser_cannot_send_it(mock: Mock) -> None:
     """Anything else is refused, and so is what cannot be parsed."""
     assert (await mock.json("POST", "/mock/faults", data=b'{"kind": "die"}'))[0] == 400
-    assert (await mock.json("POST", "/mock/faults", data=b"{", headers={"content-type": "application/json"}))[0] == 400
+    status, reply = await mock.json("POST", "/mock/faults", data=b"{", headers={"content-type": "application/json"})
+    assert status == 400
+    assert reply["error"]["message"].startswith("the order is not JSON: ")
     assert mock.deaths == []
 
 

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 from pathlib import Path
 from weakref import ReferenceType, ref
 
 import pytest
 
 from autellix_server import cli
+from autellix_server.balancing.balancer import BALANCERS
+from autellix_server.scheduling.policies import POLICIES
+from autellix_server.simulator.model import PRESETS
 from autellix_server.simulator.programs import SimProgram
 from autellix_server.simulator.run import Simulation
+from autellix_server.traces.workloads.registry import WORKLOADS
 
 SMALL = ["simulate", "--workload", "chat", "--programs", "12"]
 
 
 def test_rates_give_one_summary_for_each_policy_and_rate(capsys: pytest.CaptureFixture[str]) -> None:
-    """Results are JSON on standard output, progress is on standard error."""
+    """Results are JSON on standard output, where infinity is a text; progress is on standard error."""
     assert cli.main([*SMALL, "--policies", "fcfs,plas", "--rates", "1,inf", "--json"]) == 0
     shown = capsys.readouterr()
     result = json.loads(shown.out)
     assert [(run["policy"], run["rate"]) for run in result["runs"]] == [
         ("fcfs", 1.0),
         ("plas", 1.0),
-        ("fcfs", float("inf")),
-        ("plas", float("inf")),
+        ("fcfs", "inf"),
+        ("plas", "inf"),
     ]
     assert result["runs"][0]["everything"]["programs"] == 12
     assert "derived from published figures" in result["model"]["source"]
@@ -130,3 +135,11 @@ def test_empty_trace_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "empty.jsonl").write_text("")
     assert cli.main(["simulate", "--trace", str(tmp_path / "empty.jsonl")]) == 1
     assert "has no programs" in capsys.readouterr().err
+
+
+def test_help_names_what_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every policy, workload, preset and balancer."""
+    with pytest.raises(SystemExit):
+        cli.main(["simulate", "--help"])
+    words = set(re.findall(r"[\w-]+", capsys.readouterr().out))
+    assert words >= {*POLICIES, *WORKLOADS, *PRESETS, *BALANCERS}

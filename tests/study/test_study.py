@@ -99,6 +99,41 @@ def test_command_writes_the_page_from_saved_results(
     assert (tmp_path / "docs" / "results" / "latency-mixed.svg").is_file()
 
 
+@pytest.mark.parametrize(
+    ("saved", "words"),
+    [
+        ("{", "runs.json is not JSON"),
+        ('{"study": 1}', "runs.json has no results of a study; write it with --save"),
+        ('[{"study": "curve"}]', "runs.json has no results of a study; write it with --save"),
+        ("[]", "the results have none of study curve, workload mixed, arm fcfs"),
+    ],
+)
+def test_what_is_no_study_is_not_written_up(
+    saved: str, words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said what is missing."""
+    (tmp_path / "runs.json").write_text(saved)
+    monkeypatch.setattr("autellix_server.study.world.WORKLOADS", FEW)
+    assert main(["study", "--load", str(tmp_path / "runs.json"), "--output", str(tmp_path / "docs")]) == 1
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "docs" / "results.md").exists()
+
+
+@pytest.mark.parametrize(("flag", "words"), [("--save", "cannot be written"), ("--output", "cannot be made")])
+def test_what_cannot_be_written_is_found_out_first(
+    flag: str, words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not after half an hour."""
+
+    def never(*arguments: object) -> list[Result]:
+        raise AssertionError(arguments)
+
+    monkeypatch.setattr("autellix_server.study.run.run_study", never)
+    (tmp_path / "file").touch()
+    assert main(["study", "--json", flag, str(tmp_path / "file" / "x")]) == 1
+    assert words in capsys.readouterr().err
+
+
 def test_trace_joins_the_workloads(tmp_path: Path) -> None:
     """Programs of a file are those of the workload."""
     trace = tmp_path / "mine.jsonl"

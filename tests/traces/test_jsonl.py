@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,10 @@ def test_a_wrong_program_is_refused(change: dict[str, Any], problem: str) -> Non
         ({"output_tokens": "5"}, "field calls[1].output_tokens is '5'; write a whole number of 0 or more"),
         ({"output_tokens": -5}, "field calls[1].output_tokens is -5; write a whole number of 0 or more"),
         ({"tool_seconds": -0.1}, "field calls[1].tool_seconds is -0.1; write seconds of 0 or more"),
+        ({"output_tokens": 10**400}, "field calls[1].output_tokens is 1000"),
+        ({"prompt_tokens": 10**13}, "field calls[1].prompt_tokens is 10000000000000; write at most 1000000000000"),
+        ({"tool_seconds": 10**400}, "field calls[1].tool_seconds is 1000"),
+        ({"tool_seconds": 1e308}, "field calls[1].tool_seconds is 1e+308; write at most 1000000000000 seconds"),
         ({"tool_seconds": "1"}, "field calls[1].tool_seconds is '1'; write seconds of 0 or more"),
         ({"stop": "length"}, "field calls[1].stop is 'length'; write 'end_turn' when a person fills the gap"),
         ({"synthetic_output": 1}, "field calls[1].synthetic_output is 1; write true or false"),
@@ -149,14 +154,26 @@ def test_reading_stops_at_the_first_wrong_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
-    [("t.jsonl", b"\xff\xfe\n"), ("t.jsonl.gz", b"plain"), ("t.jsonl.gz", gzip.compress(b"{}")[:9])],
+    ("name", "content", "remedy"),
+    [
+        ("t.jsonl", b"\xff\xfe\n", "write it again as UTF-8, or end its name in .gz if it is compressed"),
+        ("t.jsonl", gzip.compress(b"{}"), "write it again as UTF-8, or end its name in .gz if it is compressed"),
+        ("t.jsonl.gz", b"plain", "take .gz off its name if it is not compressed"),
+        ("t.jsonl.gz", gzip.compress(b"{}")[:9], "it is cut short or damaged: copy or write it again"),
+    ],
 )
-def test_a_file_that_cannot_be_read_says_so(tmp_path: Path, name: str, content: bytes) -> None:
-    """Wrong encoding, no gzip at all, gzip cut short."""
+def test_a_file_that_cannot_be_read_says_what_helps(tmp_path: Path, name: str, content: bytes, remedy: str) -> None:
+    """Wrong encoding, gzip that its name denies, no gzip at all, gzip cut short."""
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(TraceError, match=r":1: the file cannot be read on: "):
+    with pytest.raises(TraceError, match=rf":1: the file cannot be read on: .*; {re.escape(remedy)}$"):
         list(read_programs(tmp_path / name))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_trace(tmp_path: Path) -> None:
+    """Some editors write one."""
+    path = tmp_path / "t.jsonl"
+    path.write_text(json.dumps(program_to_json(two_calls())) + "\n", encoding="utf-8-sig")
+    assert list(read_programs(path)) == [two_calls()]
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
@@ -169,6 +186,15 @@ def test_a_wrong_program_is_not_written(tmp_path: Path) -> None:
     """The writer is as strict as the reader."""
     with pytest.raises(TraceError, match="field program_id is 'not an id'"):
         write_programs(tmp_path / "t.jsonl", [two_calls("not an id")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    """By the name that was given."""
+    with pytest.raises(TraceError, match=r"no/t\.jsonl: the file cannot be opened: No such file"):
+        write_programs(tmp_path / "no" / "t.jsonl", [two_calls()])
+    with pytest.raises(TraceError, match="the file cannot be opened: Is a directory"):
+        write_programs(tmp_path, [two_calls()])
 
 
 def test_the_documented_example_is_a_program() -> None:

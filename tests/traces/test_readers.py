@@ -178,6 +178,11 @@ class TestMooncake:
             ("[]", r"field of the line is \[\]; use one JSON object a line"),
             ('{"hash_ids": [1.5]}', r"field hash_ids is \[1\.5\]; use a list of whole numbers"),
             ('{"hash_ids": [], "timestamp": null}', "field timestamp is None; use a whole number of 0 or more"),
+            (
+                '{"hash_ids": [], "timestamp": 1' + "0" * 400 + "}",
+                "field timestamp is 1000.*; use at most 1000000000000000",
+            ),
+            ("[" * 100_000, "the line is not JSON"),
             ('{"hash_ids": [], "timestamp": 0, "input_length": 0}', "field input_length is 0; use a whole number of 1"),
         ],
     )

@@ -76,6 +76,42 @@ def test_describe_shows_each_kind(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert f"{kind['prompt_tokens']['largest']:.0f}" in table
 
 
+def test_describe_invents_no_gaps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the source has no times, there is no row of zeros."""
+    path = str(tmp_path / "t.jsonl")
+    cli.main(["trace", "generate", "--workload", "chat", "--programs", "3", "--output", path])
+    cli.main(["trace", "describe", path])
+    shown = capsys.readouterr().out
+    assert "no gap is known" in shown
+    assert "gap seconds" not in shown
+
+
+def test_generate_says_how_many_programs_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """So that nobody takes a shorter trace for the one asked for."""
+    command = ["trace", "generate", "--workload", "chat", "--programs", "5", "--context", "3"]
+    assert cli.main([*command, "--output", str(tmp_path / "t.jsonl")]) == 0
+    assert "Left out: 5 of 5 programs" in capsys.readouterr().err
+
+
+def test_convert_keeps_what_it_cannot_replace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A conversion that fails half-way leaves the file of its output as it was, and no other."""
+    source, target = tmp_path / "a.csv", tmp_path / "t.jsonl"
+    source.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,374,44\nx,1,2\n")
+    target.write_text("kept")
+    assert cli.main(["trace", "convert", "--from", "azure", str(source), "--output", str(target)]) == 2
+    assert f"{source}:3: field TIMESTAMP" in capsys.readouterr().err
+    assert target.read_text() == "kept"
+    assert sorted(tmp_path.iterdir()) == [source, target]
+
+
+def test_convert_may_write_over_what_it_reads(tmp_path: Path) -> None:
+    """The source is read to its end before it is replaced."""
+    path = tmp_path / "t.csv"
+    path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,374,44\n")
+    assert cli.main(["trace", "convert", "--from", "azure", str(path), "--output", str(path)]) == 0
+    assert [program.calls[0].prompt_tokens for program in read_programs(path)] == [374]
+
+
 def test_describe_of_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An empty file is a trace without programs."""
     (tmp_path / "t.jsonl").touch()
@@ -90,7 +126,11 @@ def test_validate_names_every_wrong_line(tmp_path: Path, capsys: pytest.CaptureF
     capsys.readouterr()
     assert cli.main(["trace", "validate", str(path)]) == 0
     assert capsys.readouterr().out == f"{path}: 3 programs are right, 0 lines are wrong.\n"
-    path.write_text(path.read_text() + "{}\n" * 25)
+    whole = path.read_text()
+    path.write_text(whole + "{}\n")
+    cli.main(["trace", "validate", str(path)])
+    assert capsys.readouterr().out == f"{path}: 3 programs are right, 1 line is wrong.\n"
+    path.write_text(whole + "{}\n" * 25)
     assert cli.main(["trace", "validate", str(path)]) == 2
     shown = capsys.readouterr()
     assert shown.err.startswith(f"{path}:4: field calls is missing; write it\n")

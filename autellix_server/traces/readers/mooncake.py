@@ -19,6 +19,9 @@ from autellix_server.traces.model import TraceCall, TraceError, TraceProgram, fa
 
 BLOCK_TOKENS = 512
 
+_LARGEST = 10**15
+"""Of times in milliseconds and of lengths: more is no such trace."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Request:
@@ -93,7 +96,7 @@ def _requests(path: Path) -> Iterator[_Request]:
                     yield _request(json.loads(text))
                 except TraceError as error:
                     raise error.at(str(path), line) from None
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise TraceError(f"the line is not JSON ({error}); download it again", str(path), line) from error
 
 
@@ -112,4 +115,6 @@ def _count(record: dict[str, Any], name: str, least: int) -> int:
     value = record.get(name)
     if type(value) is not int or value < least:
         raise fault(name, value, f"use a whole number of {least} or more")
+    if value > _LARGEST:
+        raise fault(name, value, f"use at most {_LARGEST}")
     return value

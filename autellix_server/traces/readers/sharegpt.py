@@ -34,7 +34,7 @@ def read_sharegpt(path: Path, count_tokens: TokenCounter = estimate_tokens) -> I
     try:
         with open_text(path, "r") as stream:
             items = json.load(stream)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TraceError(f"the file is not JSON ({error}); download it again", str(path)) from error
     try:
         for name, messages in _joined(items).items():
