@@ -21,6 +21,7 @@ LEAST_SPAN = 4.0
 
 _ALONE_S = 1e6
 _MOST_RUNS = 60
+_ROUNDS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ class LatencyCurve:
             slowdown,
             rate=crossing(everybody),
             reached=max(map(mean, latencies)) >= slowdown * mean(self.unloaded_s),
-            interval=bootstrap(len(self._traces), crossing, Random(self._seed), rounds=200),
+            interval=bootstrap(len(self._traces), crossing, Random(self._seed), rounds=_ROUNDS),
             offline_rate=self.offline_rate,
             unloaded_s=mean(self.unloaded_s),
             points=tuple((rate, mean(sample)) for rate, sample in zip(rates, latencies, strict=True)),

@@ -16,7 +16,7 @@ from autellix_server.simulator.run import Simulation, SimulationSettings
 from autellix_server.simulator.throughput import LatencyCurve
 from autellix_server.study.world import ARMS, SEED, Workload, levels_like, programs_of, settings_of
 
-SLOWDOWNS = (2.0, 5.0, 10.0, 20.0)
+SLOWDOWNS = (2.0, 5.0, 10.0)
 """Multiples of the unloaded mean token latency at which throughputs are compared."""
 
 TOLERANCE = 0.03

@@ -318,7 +318,7 @@ arms have a tier of host memory that it has not; `fcfs + host` shows what that a
 THROUGHPUT = """\
 ## Throughput at equal latency
 
-Arrival rate, in programs per second, at which the mean token latency is 2, 5, 10 and 20 times that of a program alone
+Arrival rate, in programs per second, at which the mean token latency is 2, 5 and 10 times that of a program alone
 on the engine; its interval; and its ratio to the stock engine's. "Offline" is the rate at which programs are completed
 when all are there from the start: a higher rate of arrival is kept up for as long as this many programs last, not for
 ever. "≥": the latency is lower even when the programs arrive within four times what one takes by itself."""

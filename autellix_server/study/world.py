@@ -76,10 +76,10 @@ class Workload:
 
 
 WORKLOADS: Mapping[str, Workload] = {
-    "chat": Workload(1000),
-    "react": Workload(1000),
-    "mcts": Workload(120),
-    "mixed": Workload(300),
+    "chat": Workload(700),
+    "react": Workload(700),
+    "mcts": Workload(100),
+    "mixed": Workload(200),
 }
 """The paper's four, by the name of their generator."""
 
