@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from math import inf
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 
 from autellix_server.study.jobs import Job, Result
 from autellix_server.study.world import ARMS, OURS, STOCK, Workload
@@ -57,11 +57,18 @@ def run_study(
         if processes == 1:
             return [_run_one(job, on_job) for job in jobs]
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            futures = {pool.submit(job.run): job for job in jobs}
-            for future in as_completed(futures):
-                future.result()
-                on_job(_name(futures[future]))
-            return [future.result() for future in futures]
+            try:
+                futures = {pool.submit(job.run): job for job in jobs}
+                for future in as_completed(futures):
+                    future.result()
+                    on_job(_name(futures[future]))
+                return [future.result() for future in futures]
+            except BaseException:
+                # Interrupted or failed: nobody waits for the jobs under way, let alone for those to come.
+                for worker in active_children():
+                    worker.terminate()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
     every = {**workloads, **traces}
     curves = run("latency by rate", [Job("curve", name, every[name], arm) for name in every for arm in ARMS])

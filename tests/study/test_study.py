@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from multiprocessing import active_children
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -158,3 +159,16 @@ def test_wrong_arguments_are_one_sentence(
     write_programs(trace, programs_of("chat", Workload(3)))
     assert main(["study", *(argument.format(trace=trace) for argument in arguments)]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_interrupted_study_leaves_no_workers() -> None:
+    """What is under way is dropped, and what is to come is not begun."""
+
+    def interrupt(job: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study({"chat": Workload(3)}, {}, 2, lambda stage, jobs: None, interrupt)
+    for worker in active_children():
+        worker.join(10.0)
+        assert not worker.is_alive()
