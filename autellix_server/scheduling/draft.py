@@ -52,7 +52,7 @@ class Room(NamedTuple):
 
 
 class Draft:
-    """Running calls and holds leave from the worst up; stale holds go before all others.
+    """Running calls and holds leave from the worst up, pinned calls never; stale holds go before all others.
 
     Args:
         capacity: what the engine can hold.
@@ -73,17 +73,18 @@ class Draft:
         self._holds = holds
         self._now = now
         # Who may leave, worst last.
-        self._calls = [*running]
+        self._calls = [call for call in running if not call.pinned]
+        self._pinned = len(running) - len(self._calls)
         self._room = Room(
-            capacity.slots - len(self._calls),
-            capacity.kv_tokens - sum([call.kv_tokens for call in self._calls]) - holds.kv_tokens,
+            capacity.slots - len(running),
+            capacity.kv_tokens - sum([call.kv_tokens for call in running]) - holds.kv_tokens,
             capacity.host_tokens,
         )
 
     @property
     def idle(self) -> bool:
         """Nothing runs, before or after."""
-        return not (self._calls or self.admit or self.preempt)
+        return not (self._calls or self._pinned or self.admit or self.preempt)
 
     def shrink(self) -> None:
         """Let leave what does not fit any longer."""
@@ -148,7 +149,7 @@ class Draft:
         hold = self._held[-1] if self._held and not slots_short else None
         call = self._calls[-1] if self._calls else None
         # Where nobody is let in, the last call to run stays rather than anything that is held.
-        last = better is None and len(self._calls) == 1
+        last = better is None and len(self._calls) + self._pinned == 1
         if hold is not None and (last or hold.until_s <= self._now or _worse(hold, call, better)):
             return self._held.pop()
         return self._calls.pop() if _worse(call, None, better) else None

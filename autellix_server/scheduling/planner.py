@@ -171,6 +171,28 @@ class Planner:
         idle = self._programs.leave(call.context.program, call.service_s)
         return idle and self._holds.make(call, program_kv_tokens, now)
 
+    def joined(self, call: Call, now: float) -> None:
+        """Note that a waiting call began to run without a plan: the engine has the last word on what fits.
+
+        Args:
+            call: one that waits.
+            now: seconds.
+        """
+        self._overtaking_guard.admitted((call,))
+        self._run(call, now)
+
+    def left(self, call: Call, now: float) -> None:
+        """Note that a running call waits again: the engine took its memory, or did not let it in as planned.
+
+        Args:
+            call: one that runs, or that a plan admitted.
+            now: seconds.
+        """
+        self._running.remove(call)
+        call.running = False
+        self._begin_wait(call, now)
+        self._overtaking_guard.watch(call)
+
     def program_ended(self, program: ProgramId, program_class: str, service_s: float, now: float) -> None:
         """Let the policy learn from a program that ended, and forget the program.
 
@@ -203,16 +225,10 @@ class Planner:
         draft.shrink()
         self._fill(draft)
         for call in draft.preempt:
-            self._running.remove(call)
-            call.running = False
-            self._begin_wait(call, now)
-            self._overtaking_guard.watch(call)
+            self.left(call, now)
         self._overtaking_guard.admitted(draft.admit)
         for call in draft.admit:
-            self._waiting.remove(call)
-            self._end_wait(call, now)
-            call.running = True
-            self._running.add(call)
+            self._run(call, now)
         return Plan(tuple(draft.admit), tuple(draft.preempt), tuple(draft.release))
 
     def _fill(self, draft: Draft) -> None:
@@ -246,6 +262,12 @@ class Planner:
 
     def _line(self, call: Call) -> Line[Call]:
         return self._running if call.running else self._waiting
+
+    def _run(self, call: Call, now: float) -> None:
+        self._waiting.remove(call)
+        self._end_wait(call, now)
+        call.running = True
+        self._running.add(call)
 
     def _begin_wait(self, call: Call, now: float) -> None:
         call.waits_from_s = now

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import uuid
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, MutableMapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -23,12 +24,13 @@ from autellix_sdk.wire import (
     CALL_HEADER,
     PROGRAM_HEADER,
     STAMP_HEADER,
+    CallContext,
     CallId,
     ProgramId,
 )
 from autellix_server.identity import Identified, identify
-from autellix_server.scheduling.table import ActiveCall, ProgramTable
-from autellix_server.sglang_plugin.records import CallTag, RequestRecord, critical_path
+from autellix_server.scheduling.table import ActiveCall, Program, ProgramTable
+from autellix_server.sglang_plugin.records import CallTag, EndedProgram, RequestRecord, critical_path
 from autellix_server.sglang_plugin.scheduler import RECORD_KEY
 from autellix_server.sglang_plugin.settings import PluginSettings
 from autellix_server.stamp import Stamp, decode_stamp
@@ -36,6 +38,8 @@ from autellix_server.stamp import Stamp, decode_stamp
 _log = logging.getLogger(__name__)
 _US_PER_S = 1_000_000
 _EXPIRY_PERIOD_US = 1_000_000
+_MAX_ENDED = 4096
+_ENDED_AT_ONCE = 64
 _STATE_KEY = "autellix"
 # At the start of a line only: generated text that contains the words stands inside JSON, on one line.
 _DONE = re.compile(rb"^data: \[DONE\]", re.MULTILINE)
@@ -51,7 +55,7 @@ class HttpCall:
     Attributes:
         arrived_us: when it reached the middleware.
         identified: who it is; `None` until it reaches the tokenizer manager, and for ever if it never does.
-        base_service_us: its program's attained service at arrival.
+        base_service_us, base_wait_us: its program's attained service and waiting time at arrival.
         active: its entry in our own program table; `None` when a gateway's stamp made that unnecessary.
         records: what the scheduler reported so far.
         bill: the bill sent with the response.
@@ -60,6 +64,7 @@ class HttpCall:
     arrived_us: int
     identified: Identified | None = None
     base_service_us: int = 0
+    base_wait_us: int = 0
     active: ActiveCall | None = None
     records: list[RequestRecord] = field(default_factory=list)
     bill: CallBill | None = None
@@ -82,7 +87,8 @@ class HttpHooks:
         self._settings = settings
         self._attach_tag = attach_tag
         self._now_us = now_us
-        self._table = ProgramTable(settings.policy)
+        self._ended: deque[EndedProgram] = deque(maxlen=_MAX_ENDED)
+        self._table = ProgramTable(settings.policy, on_end=self._program_ended)
         self._expired_us = 0
 
     def open_call(self) -> HttpCall:
@@ -95,8 +101,7 @@ class HttpHooks:
         if call is not None:
             context = (call.identified or self._identify(call, request.headers)).context
             if hasattr(obj, "kv_hints"):  # embedding requests have none
-                tag = CallTag(context.program, context.call, call.base_service_us)
-                obj.kv_hints = self._attach_tag(obj.kv_hints, tag)
+                obj.kv_hints = self._attach_tag(obj.kv_hints, self._tag(call, context))
         return original(manager, obj, request)
 
     def wait_response(self, original: Callable[..., Any], manager: Any, obj: Any, request: Any = None) -> Any:
@@ -136,6 +141,17 @@ class HttpHooks:
             self._table.complete(call.active, call.bill or self.bill_for(call), self._now_us() / _US_PER_S)
             call.active = None
 
+    def _tag(self, call: HttpCall, context: CallContext) -> CallTag:
+        ended = tuple(self._ended.popleft() for _ in range(min(len(self._ended), _ENDED_AT_ONCE)))
+        return CallTag(
+            context.program, context.call, call.base_service_us, call.base_wait_us, context.name or "", ended
+        )
+
+    def _program_ended(self, row: Program) -> None:
+        # Of a program that was served nothing there is nothing to learn.
+        if row.service_us:
+            self._ended.append(EndedProgram(row.id, row.name or "", row.service_us))
+
     def _identify(self, call: HttpCall, headers: Mapping[str, str]) -> Identified:
         identified = identify(headers, lambda: uuid.uuid4().hex)
         if identified.error is not None:
@@ -149,8 +165,10 @@ class HttpHooks:
                 self._expired_us = now_us
             call.active = self._table.arrive(identified.context, now_us / _US_PER_S, single_call=identified.single_call)
             call.base_service_us = round(call.active.base_service_s * _US_PER_S)
+            call.base_wait_us = round(call.active.base_wait_s * _US_PER_S)
         else:
             call.base_service_us = stamp.base_service_us + stamp.tenant_debt_us
+            call.base_wait_us = stamp.base_wait_us
         return identified
 
     def _believed_stamp(self, headers: Mapping[str, str]) -> Stamp | None:

@@ -1,0 +1,129 @@
+"""The planner in the real engine: running calls make room for better ones and go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from autellix_sdk.bill import CallBill, decode_bill
+from autellix_sdk.wire import BILL_HEADER, PROGRAM_HEADER
+from tests.integration.server import Server, serve
+
+pytestmark = pytest.mark.engine
+
+SLOTS = 4
+POOL_TOKENS = 900
+# In float32, so that the size of a batch flips no near-tie; with chunks, so that long prompts come in parts.
+ENGINE = (
+    *("--dtype", "float32", "--max-running-requests", str(SLOTS), "--max-total-tokens", str(POOL_TOKENS)),
+    *("--chunked-prefill-size", "64"),
+)
+# The levels end after a few steps each, and every other step may bring a change.
+PLANS = ("--policy", "plas", "--first-bound-s", "0.1", "--steps-between-plans", "2")
+LOOPS = {"overlap": (), "normal": ("--disable-overlap-schedule",)}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Text of one completion and its bill."""
+
+    text: str
+    bill: CallBill
+
+
+@pytest.fixture(scope="module", params=LOOPS)
+def preempting(engine_python: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server that preempts as often as it can, with either of the engine's event loops."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY", "1")
+        with serve(*PLANS, "--", *ENGINE, *LOOPS[request.param]) as running:
+            yield running
+
+
+def prompt(number: int, sentences: int = 1) -> str:
+    """A prompt of its own for every number."""
+    return f"Story {number}. " + " ".join(f"There once was a king with {number + i} horses." for i in range(sentences))
+
+
+async def complete(http: httpx.AsyncClient, text: str, tokens: int, program: str, **options: object) -> Answer:
+    """Ask for a greedy completion of exactly `tokens` tokens, unless told otherwise."""
+    body = {"model": "default", "prompt": text, "max_tokens": tokens, "temperature": 0, "ignore_eos": True, **options}
+    response = await http.post("/completions", json=body, headers={PROGRAM_HEADER: program})
+    assert response.status_code == 200, response.text
+    return Answer(response.json()["choices"][0]["text"], decode_bill(response.headers[BILL_HEADER]))
+
+
+async def one_by_one(http: httpx.AsyncClient, prompts: Sequence[str], tokens: int, **options: object) -> list[str]:
+    """Texts of the same completions, each alone in the engine and away from what the others left in its cache."""
+    options |= {"cache_salt": "alone"}
+    return [(await complete(http, text, tokens, f"alone-{text}"[:8], **options)).text for text in prompts]
+
+
+def test_preempted_calls_answer_token_for_token_as_if_alone(preempting: Server) -> None:
+    """Twelve calls share four slots; each is preempted again and again, and computes next to nothing twice."""
+    prompts = [prompt(number, 1 + number % 3 * 4) for number in range(12)]
+
+    async def run() -> tuple[list[Answer], list[str]]:
+        async with httpx.AsyncClient(base_url=preempting.base_url, timeout=240) as http:
+            calls = [complete(http, text, 40, f"program-{number}") for number, text in enumerate(prompts)]
+            return await asyncio.gather(*calls), await one_by_one(http, prompts, 40)
+
+    answers, alone = asyncio.run(run())
+    assert [answer.text for answer in answers] == alone
+    bills = [answer.bill for answer in answers]
+    preemptions = sum(bill.preemptions for bill in bills)
+    print(f"{preemptions} preemptions, {sum(bill.recomputed_tokens for bill in bills)} tokens recomputed")
+    assert preemptions >= 20
+    assert all(bill.time.queued_us["retraction"] > 0 for bill in bills if bill.preemptions)
+    assert sum(bill.recomputed_tokens for bill in bills) <= 2 * preemptions
+    assert all(bill.output_tokens == 40 for bill in bills)
+
+
+def test_fresh_program_overtakes_running_ones(preempting: Server) -> None:
+    """Every slot is taken by calls that have run for long: a short call of a new program runs at once all the same."""
+
+    async def run() -> tuple[list[Answer], Answer, int]:
+        async with httpx.AsyncClient(base_url=preempting.base_url, timeout=240) as http:
+            heavy = [
+                asyncio.create_task(complete(http, prompt(100 + number), 120, f"heavy-{number}"))
+                for number in range(SLOTS)
+            ]
+            await until_all_sink(http, preempting)
+            fresh = await complete(http, prompt(200), 4, "fresh")
+            still_running = sum(not task.done() for task in heavy)
+            return await asyncio.gather(*heavy), fresh, still_running
+
+    heavy, fresh, still_running = asyncio.run(run())
+    assert still_running == SLOTS
+    assert sum(answer.bill.preemptions for answer in heavy) >= 1
+    assert fresh.bill.preemptions == 0
+    waited_us = fresh.bill.time.queued_us.get("admission", 0)
+    assert waited_us < min(answer.bill.time.decode_us for answer in heavy) / 10
+
+
+async def until_all_sink(http: httpx.AsyncClient, server: Server) -> None:
+    """Wait until every running call has been served for a while: calls of nobody in particular tell the time."""
+    for number in range(3):
+        await complete(http, prompt(300 + number), 8, f"clock-{number}")
+
+
+def test_calls_that_outgrow_the_memory_go_on_where_they_were(preempting: Server) -> None:
+    """Four calls fit at first and not at last: some leave, whether for a plan or for the engine, and none is spoilt."""
+    prompts = [prompt(400 + number, 5) for number in range(6)]
+
+    async def run() -> tuple[list[Answer], list[str]]:
+        async with httpx.AsyncClient(base_url=preempting.base_url, timeout=240) as http:
+            calls = [
+                complete(http, text, 180, f"large-{number}", ignore_eos=False) for number, text in enumerate(prompts)
+            ]
+            return await asyncio.gather(*calls), await one_by_one(http, prompts, 180, ignore_eos=False)
+
+    answers, alone = asyncio.run(run())
+    assert [answer.text for answer in answers] == alone
+    print([(answer.bill.preemptions, answer.bill.recomputed_tokens) for answer in answers])
+    assert sum(answer.bill.preemptions for answer in answers) > 0
