@@ -16,7 +16,7 @@ from autellix_server.scheduling.call import Call
 from autellix_server.scheduling.draft import Capacity
 from autellix_server.scheduling.planner import Plan, Planner, PlannerSettings
 from autellix_server.scheduling.policy import Policy
-from autellix_server.sglang_plugin.records import EndedProgram
+from autellix_server.stamp import EndedProgram
 
 _REMEMBERED_ENDS = 4096
 _PATIENCE = 2
@@ -108,17 +108,18 @@ class PlannerDriver:
                 self._arrive(call, now)
             if not call.running:
                 self.planner.joined(call, now)
-        self.refused = False
-        best = min((call.key for call in waiting if call in self._live), default=None)
-        for call in waiting:
-            if call not in self._live:
+        fresh = [call for call in waiting if call not in self._live]
+        known = [call for call in waiting if call in self._live] if fresh else waiting
+        self.refused = bool(known)
+        for call in known:
+            if call.running:
+                self._not_running(call, step, now)
+        if fresh:
+            best = min((call.key for call in known), default=None)
+            for call in fresh:
                 self._arrive(call, now)
                 # It may have to run at once, since nobody goes before it.
                 self._plan_at_once |= best is None or call.key < best
-            else:
-                self.refused = True
-                if call.running:
-                    self._not_running(call, step, now)
         if len(self._live) > len(waiting) + len(running):
             for call in self._live.difference(waiting, running):
                 self._live.remove(call)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import re
 import uuid
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, MutableMapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -29,17 +28,15 @@ from autellix_sdk.wire import (
     ProgramId,
 )
 from autellix_server.identity import Identified, identify
-from autellix_server.scheduling.table import ActiveCall, Program, ProgramTable
-from autellix_server.sglang_plugin.records import CallTag, EndedProgram, RequestRecord, critical_path
+from autellix_server.scheduling.table import ActiveCall, ProgramTable
+from autellix_server.sglang_plugin.records import CallTag, RequestRecord, critical_path
 from autellix_server.sglang_plugin.scheduler import RECORD_KEY
 from autellix_server.sglang_plugin.settings import PluginSettings
-from autellix_server.stamp import Stamp, decode_stamp
+from autellix_server.stamp import ENDED_HEADER, EndedPrograms, Stamp, decode_ended, decode_stamp
 
 _log = logging.getLogger(__name__)
 _US_PER_S = 1_000_000
 _EXPIRY_PERIOD_US = 1_000_000
-_MAX_ENDED = 4096
-_ENDED_AT_ONCE = 64
 _STATE_KEY = "autellix"
 # At the start of a line only: generated text that contains the words stands inside JSON, on one line.
 _DONE = re.compile(rb"^data: \[DONE\]", re.MULTILINE)
@@ -87,8 +84,8 @@ class HttpHooks:
         self._settings = settings
         self._attach_tag = attach_tag
         self._now_us = now_us
-        self._ended: deque[EndedProgram] = deque(maxlen=_MAX_ENDED)
-        self._table = ProgramTable(settings.policy, on_end=self._program_ended)
+        self._ended = EndedPrograms()
+        self._table = ProgramTable(settings.policy, on_end=self._ended.add)
         self._expired_us = 0
 
     def open_call(self) -> HttpCall:
@@ -142,15 +139,14 @@ class HttpHooks:
             call.active = None
 
     def _tag(self, call: HttpCall, context: CallContext) -> CallTag:
-        ended = tuple(self._ended.popleft() for _ in range(min(len(self._ended), _ENDED_AT_ONCE)))
         return CallTag(
-            context.program, context.call, call.base_service_us, call.base_wait_us, context.name or "", ended
+            program=context.program,
+            call=context.call,
+            base_service_us=call.base_service_us,
+            base_wait_us=call.base_wait_us,
+            program_class=context.name or "",
+            ended=self._ended.take(),
         )
-
-    def _program_ended(self, row: Program) -> None:
-        # Of a program that was served nothing there is nothing to learn.
-        if row.service_us:
-            self._ended.append(EndedProgram(row.id, row.name or "", row.service_us))
 
     def _identify(self, call: HttpCall, headers: Mapping[str, str]) -> Identified:
         identified = identify(headers, lambda: uuid.uuid4().hex)
@@ -176,7 +172,10 @@ class HttpHooks:
         if text is None or secret is None:
             return None
         try:
-            return decode_stamp(text, secret, headers.get(PROGRAM_HEADER, ""), headers.get(CALL_HEADER, ""))
+            stamp = decode_stamp(text, secret, headers.get(PROGRAM_HEADER, ""), headers.get(CALL_HEADER, ""))
+            if (ended := headers.get(ENDED_HEADER)) is not None:
+                self._ended.extend(decode_ended(ended, secret))
+            return stamp
         except WireError as error:
             _log.warning("stamp not believed: %s", error)
             return None

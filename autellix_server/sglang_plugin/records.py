@@ -4,23 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from autellix_sdk.wire import ProgramId
-
-
-class EndedProgram(NamedTuple):
-    """A program that ended, for policies that learn.
-
-    Attributes:
-        id: the program.
-        program_class: what programs of its kind have in common; empty: not known.
-        service_us: the service it attained in all.
-    """
-
-    id: ProgramId
-    program_class: str
-    service_us: int
+from autellix_server.stamp import EndedProgram
 
 
 @dataclass(frozen=True, slots=True)

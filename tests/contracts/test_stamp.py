@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autellix_sdk.errors import WireError
-from autellix_server.stamp import Stamp, decode_stamp
+from autellix_sdk.wire import ProgramId
+from autellix_server.scheduling.table import Program
+from autellix_server.stamp import EndedProgram, EndedPrograms, Stamp, decode_ended, decode_stamp, encode_ended
 
 SECRET = b"0123456789abcdef"
 counts = st.integers(0, 10**15 - 1)
@@ -42,3 +44,30 @@ def test_changed_count_breaks_the_signature() -> None:
     text = Stamp(5_000_000).encode(SECRET, "p", "c").replace("b=5000000", "b=0")
     with pytest.raises(WireError, match="not signed"):
         decode_stamp(text, SECRET, "p", "c")
+
+
+programs = st.lists(st.builds(EndedProgram, st.text(max_size=8), st.text(max_size=20), counts), max_size=8).map(tuple)
+
+
+@given(programs)
+def test_ended_programs_round_trip_as_a_header_and_cannot_be_made_up(ended: tuple[EndedProgram, ...]) -> None:
+    """Names in any script travel in one line of ASCII."""
+    text = encode_ended(ended, SECRET)
+    assert text.isascii()
+    assert text.isprintable()
+    assert decode_ended(text, SECRET) == ended
+    with pytest.raises(WireError, match="not signed"):
+        decode_ended(text, b"x" * 16)
+    with pytest.raises(WireError, match="not signed"):
+        decode_ended(f"{text} ", SECRET)
+
+
+def test_ends_are_told_once_a_few_at_a_time_and_only_where_something_was_served() -> None:
+    """Headers stay short, and a program that was refused teaches nothing."""
+    told = EndedPrograms()
+    for number in range(12):
+        told.add(Program(ProgramId(f"p{number}"), None, 0.0, 0.0, service_us=number))
+    first, second = told.take(), told.take()
+    assert [program.id for program in (*first, *second)] == [f"p{number}" for number in range(1, 12)]
+    assert len(first) == 8
+    assert told.take() == ()

@@ -22,7 +22,9 @@ from autellix_server.engine.marker import code_version, marker_complaint
 from autellix_server.engine.refusals import owned_by_serve, refused, refused_environment
 from autellix_server.errors import RefusedFlag
 
-LAUNCH = SglangLaunch(Path("/engine/bin/python"), "/models/tiny", "plas", "cpu", 1.0, arguments=("--log-level", "info"), secret=b"s" * 32)
+LAUNCH = SglangLaunch(
+    Path("/engine/bin/python"), "/models/tiny", "plas", "cpu", 1.0, arguments=("--log-level", "info"), secret=b"s" * 32
+)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,14 @@ def test_harmless_flags_and_values_are_not_refused(argv: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "argv",
-    [["--host", "::"], ["--port=1"], ["--api-key", "k"], ["--model", "m"], ["--config", "f"], ["--schedule-policy=lpm"]],
+    [
+        ["--host", "::"],
+        ["--port=1"],
+        ["--api-key", "k"],
+        ["--model", "m"],
+        ["--config", "f"],
+        ["--schedule-policy=lpm"],
+    ],
 )
 def test_flags_that_serve_sets_itself_are_refused_with_the_remedy(argv: list[str]) -> None:
     """One error class for both kinds of refusal."""

@@ -12,9 +12,9 @@ from autellix_server.scheduling.planner import PlannerSettings
 from autellix_server.scheduling.policies import make_policy
 from autellix_server.sglang_plugin.driver import PlannerDriver
 from autellix_server.sglang_plugin.preemption import PreemptionHooks
-from autellix_server.sglang_plugin.records import EndedProgram
 from autellix_server.sglang_plugin.requests import call_of
 from autellix_server.sglang_plugin.room import RoomMeter, can_leave
+from autellix_server.stamp import EndedProgram
 
 
 class Engine:
