@@ -8,6 +8,7 @@ _MANAGERS = "sglang.srt.managers"
 _SCHEDULER = f"{_MANAGERS}.scheduler.Scheduler"
 _BATCH = f"{_MANAGERS}.schedule_batch"
 _POLICY = f"{_MANAGERS}.schedule_policy"
+_RESULTS = f"{_MANAGERS}.scheduler_components.batch_result_processor.SchedulerBatchResultProcessor"
 _TOKENIZER = f"{_MANAGERS}.tokenizer_manager.TokenizerManager"
 
 CREATE_REQUEST = Target(f"{_SCHEDULER}._create_generation_req", ("self", "recv_req", "args", "kwargs"))
@@ -30,6 +31,10 @@ PLANNER_TARGETS = (CALC_PRIORITY, NEW_PREFILL, RETRACTION_ORDER, RELEASE_REQ)
 """Hooked as well where the planner decides who runs."""
 
 RELIED_ON = (
+    Target(f"{_SCHEDULER}.event_loop_normal", ("self",), "c328a45b821f18a0"),
+    Target(f"{_SCHEDULER}.event_loop_overlap", ("self",), "c093eb14e50c1ac6"),
+    Target(f"{_RESULTS}.process_batch_result_prefill", ("self", "batch", "result"), "a43539bf03ee4abf"),
+    Target(f"{_RESULTS}.process_batch_result_decode", ("self", "batch", "result"), "c4c08ab3f8690085"),
     Target(
         f"{_SCHEDULER}._get_new_batch_prefill_raw",
         ("self", "prefill_delayer_single_pass", "running_batch"),
@@ -66,7 +71,7 @@ RELIED_ON = (
     ),
     Target(f"{_POLICY}.PrefillAdder._get_running_request_total_token_offset", ("self", "req"), "64fd33f1c3fee43b"),
 )
-"""What the planner's hooks call or mirror."""
+"""What the planner's hooks call, mirror, or take for granted."""
 
 GENERATE = Target(f"{_TOKENIZER}.generate_request", ("self", "obj", "request"))
 WAIT_RESPONSE = Target(f"{_TOKENIZER}._wait_one_response", ("self", "obj", "request"))
