@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,7 @@ class SchedulerHooks:
         self._driver = driver
         self._finished = 0
         self._recomputed_tokens = 0
+        self._queued_us: Counter[str] = Counter()
         self._last_step_end_us = 0
         self._step: _Step | None = None
 
@@ -92,6 +94,7 @@ class SchedulerHooks:
         state.meter.finish(now_us)
         self._finished += 1
         self._recomputed_tokens += state.meter.recomputed_tokens
+        self._queued_us.update(state.meter.queued_us)
         record = RequestRecord(
             program=state.tag.program,
             call=state.tag.call,
@@ -110,9 +113,17 @@ class SchedulerHooks:
         return [record.to_wire()]
 
     def internal_state(self, output: Any, *_: Any) -> Any:
-        """AFTER `Scheduler.get_internal_state`: report what was counted, for ``/server_info``."""
-        counts = {"finished": self._finished, "recomputed_tokens": self._recomputed_tokens}
-        output.internal_state[RECORD_KEY] = counts | (self._driver.counts.to_json() if self._driver else {})
+        """AFTER `Scheduler.get_internal_state`: report for ``/server_info`` what was counted.
+
+        Of requests: how many finished, what these waited by cause, and the tokens they computed twice. Of the planner,
+        where it decides: see `driver.Counts`.
+        """
+        output.internal_state[RECORD_KEY] = {
+            "finished": self._finished,
+            "queued_us": dict(self._queued_us),
+            "recomputed_tokens": self._recomputed_tokens,
+            **(self._driver.counts.to_json() if self._driver is not None else {}),
+        }
         return output
 
     def _settle(self) -> None:

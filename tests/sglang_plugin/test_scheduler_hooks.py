@@ -133,5 +133,12 @@ def test_driver_is_charged_for_every_step_and_the_record_tells_the_levels() -> N
     (record,) = hooks.take_record(req)
     assert (call.service_s, record["level"]) == (1.5, (0, 1))
     shown = hooks.internal_state(SimpleNamespace(internal_state={}))
-    assert shown.internal_state[RECORD_KEY]["finished"] == 1
-    assert shown.internal_state[RECORD_KEY]["preemptions"] == 0
+    assert shown.internal_state[RECORD_KEY] == {
+        "finished": 1,
+        "queued_us": {},
+        "recomputed_tokens": 0,
+        "plans": 0,
+        "preemptions": 0,
+        "in_vain": 0,
+        "retractions": 0,
+    }
