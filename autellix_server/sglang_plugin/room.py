@@ -85,7 +85,7 @@ def can_leave(req: Any) -> bool:
         or params.frequency_penalty
         or params.presence_penalty
         or params.repetition_penalty != 1.0
-        or params.min_new_tokens > len(req.output_ids)
+        or params.min_new_tokens
     )
 
 
