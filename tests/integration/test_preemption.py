@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +38,10 @@ overlap_loop = pytest.mark.parametrize("preempting", ["overlap"], indirect=True)
 
 @dataclass(frozen=True)
 class Answer:
-    """Text of one completion and its bill."""
+    """Text of one completion, log probabilities of its tokens where they were asked for, and its bill."""
 
     text: str
+    logprobs: list[float]
     bill: CallBill
 
 
@@ -63,39 +65,76 @@ async def complete(http: httpx.AsyncClient, text: str, tokens: int, program: str
     body = {"model": "default", "prompt": text, "max_tokens": tokens, "temperature": 0, "ignore_eos": True, **options}
     response = await http.post("/completions", json=body, headers={PROGRAM_HEADER: program})
     assert response.status_code == 200, response.text
-    return Answer(response.json()["choices"][0]["text"], decode_bill(response.headers[BILL_HEADER]))
+    choice = response.json()["choices"][0]
+    logprobs = (choice["logprobs"] or {}).get("token_logprobs", [])
+    return Answer(choice["text"], logprobs, decode_bill(response.headers[BILL_HEADER]))
 
 
-async def undisturbed(http: httpx.AsyncClient, prompts: Sequence[str], tokens: int, **options: object) -> list[str]:
-    """Texts of the same completions, a few at a time, and away from what the others left in the engine's cache."""
+async def undisturbed(
+    http: httpx.AsyncClient, prompts: Sequence[str], tokens: int, every_options: Sequence[dict[str, object]]
+) -> list[Answer]:
+    """The same completions, a few at a time, and away from what the others left in the engine's cache."""
+    asked = [*zip(prompts, every_options, strict=True)]
     answers: list[Answer] = []
-    for start in range(0, len(prompts), 3):
-        some = prompts[start : start + 3]
-        calls = [complete(http, text, tokens, f"calm-{start}", cache_salt="calm", **options) for text in some]
+    for start in range(0, len(asked), 3):
+        calls = [
+            complete(http, text, tokens, f"calm-{start}", **options, cache_salt="calm")
+            for text, options in asked[start : start + 3]
+        ]
         answers += await asyncio.gather(*calls)
     assert sum(answer.bill.preemptions for answer in answers) == 0
-    return [answer.text for answer in answers]
+    return answers
+
+
+PERSON = json.dumps(
+    {
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 30}, "horses": {"type": "integer", "maximum": 99}},
+        "required": ["name", "horses"],
+    }
+)
+PLAIN: dict[str, object] = {}
+STATEFUL: tuple[dict[str, object], ...] = (
+    {"stop": ["horses", "king"]},
+    {"logprobs": 2},
+    {"json_schema": PERSON, "ignore_eos": False},
+    {"regex": "[a-z ]{80}", "ignore_eos": False},
+)
+COUNTING: tuple[dict[str, object], ...] = (
+    {"frequency_penalty": 0.5, "presence_penalty": 0.3},
+    {"repetition_penalty": 1.2},
+    {"min_tokens": 5, "ignore_eos": False},
+)
+"""Options whose state the engine counts anew after a preemption: such calls are never preempted."""
 
 
 @both_loops
 def test_preempted_calls_answer_token_for_token_as_if_undisturbed(preempting: Server) -> None:
-    """Twelve calls share four slots; each is preempted again and again, and computes next to nothing twice."""
-    prompts = [prompt(number, 1 + number % 3 * 2) for number in range(12)]
+    """Thirteen calls share four slots; most are preempted again and again, and compute nothing twice."""
+    every_options = [*[PLAIN] * 6, *STATEFUL, *COUNTING]
+    prompts = [prompt(number, 1 + number % 3 * 2) for number in range(len(every_options))]
 
-    async def run() -> tuple[list[Answer], list[str]]:
+    async def run() -> tuple[list[Answer], list[Answer]]:
         async with httpx.AsyncClient(base_url=preempting.base_url, timeout=240) as http:
-            calls = [complete(http, text, 32, f"program-{number}") for number, text in enumerate(prompts)]
-            return await asyncio.gather(*calls), await undisturbed(http, prompts, 32)
+            calls = [
+                complete(http, text, 32, f"program-{number}", **options)
+                for number, (text, options) in enumerate(zip(prompts, every_options, strict=True))
+            ]
+            return await asyncio.gather(*calls), await undisturbed(http, prompts, 32, every_options)
 
     answers, calm = asyncio.run(run())
-    assert [answer.text for answer in answers] == calm
+    for answer, expected, options in zip(answers, calm, every_options, strict=True):
+        assert (answer.text, options) == (expected.text, options)
+        assert answer.logprobs == pytest.approx(expected.logprobs, abs=1e-3)
     bills = [answer.bill for answer in answers]
     preemptions = sum(bill.preemptions for bill in bills)
-    print(f"{preemptions} preemptions, {sum(bill.recomputed_tokens for bill in bills)} tokens recomputed")
+    print([bill.preemptions for bill in bills], sum(bill.recomputed_tokens for bill in bills))
     assert preemptions >= 20
+    assert all(bill.preemptions > 0 for bill in bills[:6])
+    assert all(bill.preemptions == 0 for bill in bills[-len(COUNTING) :])
     assert all(bill.time.queued_us["retraction"] > 0 for bill in bills if bill.preemptions)
-    assert sum(bill.recomputed_tokens for bill in bills) <= 2 * preemptions
-    assert all(bill.output_tokens == 32 for bill in bills)
+    assert sum(bill.recomputed_tokens for bill in bills) <= preemptions
+    assert all(bill.output_tokens == 32 for bill in bills[:6])
 
 
 @overlap_loop
@@ -156,15 +195,17 @@ BY_ENGINE = Squeeze(calls=4, sentences=11, tokens=120, ignore_eos=False)
 def test_calls_that_outgrow_the_memory_go_on_where_they_were(preempting: Server, squeeze: Squeeze) -> None:
     """Some leave by a plan since another would not fit, or because the engine ran out of memory: none is spoilt."""
     prompts = [prompt(400 + 100 * squeeze.calls + number, squeeze.sentences) for number in range(squeeze.calls)]
-    options = {"ignore_eos": squeeze.ignore_eos}
+    options: dict[str, object] = {"ignore_eos": squeeze.ignore_eos}
 
-    async def run() -> tuple[list[Answer], list[str]]:
+    async def run() -> tuple[list[Answer], list[Answer]]:
         async with httpx.AsyncClient(base_url=preempting.base_url, timeout=240) as http:
             calls = [complete(http, text, squeeze.tokens, f"large-{text[6:9]}", **options) for text in prompts]
-            return await asyncio.gather(*calls), await undisturbed(http, prompts, squeeze.tokens, **options)
+            return await asyncio.gather(*calls), await undisturbed(
+                http, prompts, squeeze.tokens, [options] * squeeze.calls
+            )
 
     answers, calm = asyncio.run(run())
-    assert [answer.text for answer in answers] == calm
+    assert [answer.text for answer in answers] == [answer.text for answer in calm]
     bills = [answer.bill for answer in answers]
     print([(bill.preemptions, bill.recomputed_tokens, bill.prompt_tokens, bill.output_tokens) for bill in bills])
     assert sum(bill.preemptions for bill in bills) > 0
