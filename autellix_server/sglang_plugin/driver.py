@@ -19,6 +19,7 @@ from autellix_server.scheduling.policy import Policy
 from autellix_server.stamp import EndedProgram
 
 _REMEMBERED_ENDS = 4096
+_NO_PLAN = Plan((), ())
 _PATIENCE = 2
 """Plans for which a call that was preempted in vain is left alone."""
 
@@ -75,9 +76,8 @@ class PlannerDriver:
         self._plan_every = settings.steps_between_plans
         self._planned_step = 0
         self._plan_at_once = False
-        # What the last plan that preempted wanted: who should be running, and who left for it.
-        self._intended: frozenset[Call] = frozenset()
-        self._victims: tuple[Call, ...] = ()
+        # What was planned in the last pass.
+        self._last = _NO_PLAN
 
     def credit(self, call: EngineCall, service_s: float, now: float) -> None:
         """Charge a call for a step; one that the planner does not know, or no longer, is not charged."""
@@ -111,9 +111,7 @@ class PlannerDriver:
         fresh = [call for call in waiting if call not in self._live]
         known = [call for call in waiting if call in self._live] if fresh else waiting
         self.refused = bool(known)
-        for call in known:
-            if call.running:
-                self._not_running(call, step, now)
+        self._correct([call for call in known if call.running], step, now)
         if fresh:
             best = min((call.key for call in known), default=None)
             for call in fresh:
@@ -139,8 +137,7 @@ class PlannerDriver:
         for call in self._live:
             call.pinned |= step < call.kept_until_step
         plan = self.planner.plan(capacity, now)
-        self._intended = frozenset(plan.admit if plan.preempt else ())
-        self._victims = plan.preempt
+        self._last = plan
         self.counts.plans += 1
         self.counts.preemptions += len(plan.preempt)
         return plan
@@ -150,18 +147,18 @@ class PlannerDriver:
         self.planner.arrive(call, now)
         call.start_level = call.level
 
-    def _not_running(self, call: EngineCall, step: int, now: float) -> None:
-        """Correct the planner, which takes a call for running that waits."""
-        self.planner.left(call, now)
-        if call not in self._intended:
-            # Of a plan without victims nothing is remembered: what it admits may as well wait for its turn to compute.
-            self.counts.retractions += call.service_s > 0
-            return
-        self.counts.in_vain += len(self._victims)
-        for victim in self._victims:
-            if isinstance(victim, EngineCall):
-                victim.kept_until_step = step + _PATIENCE * self._plan_every
-        self._intended, self._victims = frozenset(), ()
+    def _correct(self, calls: Sequence[EngineCall], step: int, now: float) -> None:
+        """Correct the planner, which takes `calls` for running that wait: retracted, or not let in as planned."""
+        last, self._last = self._last, _NO_PLAN
+        not_let_in = set(last.admit).intersection(calls)
+        for call in calls:
+            self.planner.left(call, now)
+        self.counts.retractions += len(calls) - len(not_let_in)
+        if not_let_in:
+            self.counts.in_vain += len(last.preempt)
+            for victim in last.preempt:
+                if isinstance(victim, EngineCall):
+                    victim.kept_until_step = step + _PATIENCE * self._plan_every
 
 
 def place(call: EngineCall | None) -> tuple[float, ...]:

@@ -100,7 +100,7 @@ class FakeScheduler:
 
     @property
     def _free(self) -> int:
-        return self._tokens - sum(req.kv.kv_committed_len for req in self.running_batch.reqs)
+        return self._tokens - sum([int(req.kv.kv_committed_len) for req in self.running_batch.reqs])
 
     def submit(self, name: str, base_s: float = 0.0, program: str | None = None, **fields: Any) -> FakeReq:
         """Queue a request of a program that attained `base_s`; without `program` the program is its own."""
