@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 from fake_scheduler import FakeReq, FakeScheduler
+from hypothesis import given
+from hypothesis import strategies as st
 
 from autellix_server.scheduling.levels import geometric_levels
 from autellix_server.scheduling.planner import PlannerSettings
-from autellix_server.scheduling.policies import make_policy
+from autellix_server.scheduling.policies import SERVABLE, make_policy
 from autellix_server.sglang_plugin.driver import PlannerDriver
 from autellix_server.sglang_plugin.preemption import PreemptionHooks
 from autellix_server.sglang_plugin.requests import call_of
@@ -241,3 +243,46 @@ def test_policy_learns_of_each_end_once() -> None:
     for _ in range(3):
         engine.driver.ended([EndedProgram("p", "agent", 1_000_000)], 1.0)  # type: ignore[arg-type]
     assert told == ["p"]
+
+
+arrivals = st.lists(
+    st.tuples(
+        st.integers(0, 3),  # steps before the next one
+        st.sampled_from(["a", "b", "c", "d"]),
+        st.floats(0, 20),
+        st.integers(5, 60),
+        st.integers(2, 30),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=14,
+)
+
+
+@pytest.mark.parametrize("policy", [name for name in SERVABLE if name not in {"fcfs", "lpm"}])
+@given(arrivals, st.integers(1, 4), st.integers(120, 400), st.integers(1, 8))
+def test_every_call_finishes_and_planner_and_engine_agree(
+    policy: str, sequence: list[tuple[int, str, float, int, int, bool]], slots: int, tokens: int, plan_every: int
+) -> None:
+    """Whatever arrives or is aborted, under every policy of the planner, with room for any one call at least."""
+    engine = Engine(slots, tokens, policy, plan_every)
+    scheduler = engine.scheduler
+    submitted, aborted = [], []
+    for number, (steps, program, base_s, prompt_tokens, output_tokens, abort) in enumerate(sequence):
+        req = scheduler.submit(
+            f"call-{number}", base_s, program, prompt_tokens=prompt_tokens, max_new_tokens=output_tokens
+        )
+        submitted.append(req)
+        engine.step(steps)
+        if abort and req in scheduler.waiting_queue:
+            scheduler.waiting_queue.remove(req)
+            aborted.append(req)
+    for _ in range(1000):
+        if not scheduler.waiting_queue and not scheduler.running_batch.reqs:
+            break
+        engine.step()
+        assert engine.driver.planner.waiting + engine.driver.planner.running >= len(scheduler.waiting_queue)
+    assert all(len(req.output_ids) == req.max_new_tokens for req in submitted if req not in aborted)
+    engine.step()
+    assert (engine.driver.planner.running, engine.driver.planner.waiting) == (0, 0)
+    assert sum(req.retraction_count for req in submitted) == engine.driver.counts.preemptions
