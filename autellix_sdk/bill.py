@@ -21,7 +21,8 @@ class TimeSplit:
 
     Attributes:
         queued_us: waiting time by cause: ``admission`` (in the queue, not yet started), ``retraction`` (back in the
-            queue after the engine took its memory), ``batch`` (admitted, but a step ran without it).
+            queue after it ran, to make room for a better call or for want of memory), ``batch`` (admitted, but a step
+            ran without it).
         prefill_us: steps that computed this call's prompt.
         decode_us: steps that produced its output tokens.
         swap_us: moving its KV between device and host.

@@ -1,4 +1,6 @@
-"""The gateway's stamp: what a program had attained when its call arrived, signed with a secret shared with the engine.
+"""What the gateway tells its engine with a call, signed with a secret that both share: a stamp, and who has ended.
+
+The stamp says what a program had attained when its call arrived.
 
 Header value: ``v1;b=<base service>;w=<base wait>;d=<tenant debt>;k=<digest>``, three counts in whole microseconds and
 the first 32 hexadecimal digits of HMAC-SHA256 over both identity headers and the counts. An engine believes base
@@ -9,17 +11,26 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import logging
 import re
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from autellix_sdk.errors import ConfigurationError, WireError
-from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER
+from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER, ProgramId
+from autellix_server.scheduling.table import Program
 
 _log = logging.getLogger(__name__)
 
+ENDED_HEADER = "x-autellix-ended"
+"""Header with the programs that ended lately: a digest, a space and one line of JSON."""
+
+_MAX_ENDED = 4096
+_ENDED_AT_ONCE = 8
 _STAMP = re.compile(r"v1;b=(\d{1,15});w=(\d{1,15});d=(\d{1,15});k=([0-9a-f]{32})")
 _MIN_SECRET_BYTES = 16
 
@@ -46,7 +57,7 @@ class Stamp:
             program, call: values of `wire.PROGRAM_HEADER` and `wire.CALL_HEADER` sent with it.
         """
         counts = f"v1;b={self.base_service_us};w={self.base_wait_us};d={self.tenant_debt_us}"
-        return f"{counts};k={_digest(secret, program, call, counts)}"
+        return f"{counts};k={_signature(secret, program, call, counts)}"
 
 
 def decode_stamp(text: str, secret: bytes, program: str, call: str) -> Stamp:
@@ -59,7 +70,7 @@ def decode_stamp(text: str, secret: bytes, program: str, call: str) -> Stamp:
     if match is None:
         raise WireError("stamp is malformed")
     *counts, digest = match.groups()
-    if not hmac.compare_digest(digest, _digest(secret, program, call, text[: match.start(4) - len(";k=")])):
+    if not hmac.compare_digest(digest, _signature(secret, program, call, text[: match.start(4) - len(";k=")])):
         raise WireError("stamp is not signed with this engine's secret")
     return Stamp(*map(int, counts))
 
@@ -97,6 +108,74 @@ def read_secret(environ: Mapping[str, str]) -> bytes | None:
     raise ConfigurationError(f"AUTELLIX_SECRET must be at least {2 * _MIN_SECRET_BYTES} hexadecimal digits")
 
 
-def _digest(secret: bytes, program: str, call: str, counts: str) -> str:
-    message = "\n".join((program, call, counts)).encode()
-    return hmac.new(secret, message, hashlib.sha256).hexdigest()[:32]
+class EndedProgram(NamedTuple):
+    """A program that ended, for policies that learn.
+
+    Attributes:
+        id: the program.
+        program_class: what programs of its kind have in common, the name that the SDK gives; empty: not known.
+        service_us: the service it attained in all.
+    """
+
+    id: ProgramId
+    program_class: str
+    service_us: int
+
+
+class EndedPrograms:
+    """Programs that ended and of which the engine has not been told. Beyond 4096 the oldest are dropped."""
+
+    def __init__(self) -> None:
+        self._rows: deque[EndedProgram] = deque(maxlen=_MAX_ENDED)
+
+    def add(self, row: Program) -> None:
+        """Note a program that ended. Of one that was served nothing there is nothing to learn."""
+        if row.service_us:
+            self._rows.append(EndedProgram(row.id, row.name or "", row.service_us))
+
+    def extend(self, programs: Sequence[EndedProgram]) -> None:
+        """Note programs of which somebody else told."""
+        self._rows.extend(programs)
+
+    def take(self) -> tuple[EndedProgram, ...]:
+        """Return a few of them, the oldest first, and forget these."""
+        return tuple(self._rows.popleft() for _ in range(min(len(self._rows), _ENDED_AT_ONCE)))
+
+
+def encode_ended(programs: Sequence[EndedProgram], secret: bytes) -> str:
+    """Sign programs for `ENDED_HEADER`."""
+    text = json.dumps(programs, separators=(",", ":"))
+    return f"{_signature(secret, ENDED_HEADER, text)} {text}"
+
+
+def decode_ended(text: str, secret: bytes) -> tuple[EndedProgram, ...]:
+    """Verify and decode what `encode_ended` made.
+
+    Raises:
+        WireError: it was not signed with `secret`.
+    """
+    digest, _, listed = text.partition(" ")
+    if not hmac.compare_digest(digest.encode(), _signature(secret, ENDED_HEADER, listed).encode()):
+        raise WireError("list of ended programs is not signed with this engine's secret")
+    return tuple(EndedProgram(*program) for program in json.loads(listed))
+
+
+def believed_ended(headers: Mapping[str, str], secret: bytes | None) -> tuple[EndedProgram, ...]:
+    """Return the ended programs that a gateway tells of with a call; none that are not to be believed, which is logged.
+
+    Args:
+        headers: request headers, in a mapping that ignores case.
+        secret: shared with the gateway; `None` when there is no gateway, and nothing is believed.
+    """
+    text = headers.get(ENDED_HEADER)
+    if text is None or secret is None:
+        return ()
+    try:
+        return decode_ended(text, secret)
+    except WireError as error:
+        _log.warning("ended programs not believed: %s", error)
+        return ()
+
+
+def _signature(secret: bytes, *parts: str) -> str:
+    return hmac.new(secret, "\n".join(parts).encode(), hashlib.sha256).hexdigest()[:32]

@@ -29,17 +29,24 @@ what happens:
   engine behind it is restarted when it dies, and stopped, with all its processes, when you press Ctrl-C.
 
 policies:
-  plas       calls of programs that have used little in all go first (the default)
-  atlas      the same by the longest chain of a program's calls, for programs that fork
-  atlas-dag  the same by the chain of each call, where the SDK names its parents
-  fcfs       first come, first served; programs are counted, not preferred
-  off        SGLang as it is shipped, without the plugin
+  plas          calls of programs that have used little in all go first (the default)
+  atlas         the same by the longest chain of a program's calls, for programs that fork
+  atlas-dag     the same by the chain of each call, where the SDK names its parents
+  gittins       programs go first that are likely to end soon, learned from those that have ended
+  auto          the best that is known, today gittins
+  mlfq          calls that have used little go first, whatever their programs used
+  program-fcfs  programs in order of arrival
+  round-robin   calls take turns
+  fcfs, lpm     SGLang's own orders, by arrival and by longest cached prefix; programs are counted, not preferred
+  off           SGLang as it is shipped, without the plugin
+  Under all but the last three running calls make room for better ones, and go on later where they were.
 
 environment (arguments win):
   AUTELLIX_HOST, AUTELLIX_PORT, AUTELLIX_MODEL, AUTELLIX_POLICY, AUTELLIX_DEVICE, AUTELLIX_FIRST_BOUND_S,
-  AUTELLIX_LEASE_S, AUTELLIX_RECORD_TRACE, AUTELLIX_MAX_BODY_BYTES, AUTELLIX_ALLOWED_ORIGINS: web pages that
-  may use the server from a browser, separated by commas; AUTELLIX_ALLOWED_HOSTS: names, separated by commas, that
-  requests may carry in their Host header beside localhost and addresses in digits
+  AUTELLIX_STEPS_BETWEEN_PLANS, AUTELLIX_LEASE_S, AUTELLIX_RECORD_TRACE, AUTELLIX_MAX_BODY_BYTES,
+  AUTELLIX_ALLOWED_ORIGINS: web pages that may use the server from a browser, separated by commas;
+  AUTELLIX_ALLOWED_HOSTS: names, separated by commas, that requests may carry in their Host header beside localhost
+  and addresses in digits
 
 examples:
   autellix serve
@@ -69,6 +76,9 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("--port", type=int, help="port the gateway listens on, 0 for a free one (default: 8700)")
     parser.add_argument(
         "--first-bound-s", type=float, metavar="S", help="service after which a program leaves the best level"
+    )
+    parser.add_argument(
+        "--steps-between-plans", type=int, metavar="N", help="engine steps between two looks at who runs (default: 8)"
     )
     parser.add_argument("--lease-s", type=float, metavar="S", help="idle time after which a program ends")
     parser.add_argument(
@@ -159,6 +169,7 @@ def prepare_launch(settings: ServeSettings, arguments: list[str]) -> SglangLaunc
         policy=settings.policy,
         device=device,
         first_bound_s=settings.first_bound_s,
+        steps_between_plans=settings.steps_between_plans,
         arguments=tuple(arguments),
     )
 

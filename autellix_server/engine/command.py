@@ -11,6 +11,7 @@ from pathlib import Path
 from autellix_sdk.errors import ConfigurationError
 from autellix_server.engine.refusals import owned_by_serve, refused, refused_environment
 from autellix_server.errors import RefusedFlag
+from autellix_server.scheduling.planner import PlannerSettings
 
 POLICY_OFF = "off"
 """Policy name that leaves the engine as SGLang ships it: no hook, no stamp, no bill."""
@@ -22,9 +23,8 @@ WAIT_POLICY = ("OMP_WAIT_POLICY", "PASSIVE")
 """Lets PyTorch's threads sleep instead of spin: on a machine that also does other work, spinning waits for the very
 thread that was put aside (measured: docs/decisions/0004)."""
 
-ENGINE_POLICIES = ("atlas", "atlas-dag", "fcfs", "plas")
-"""Policies that the plugin can run: those whose order follows from a call's level at arrival. The others move running
-calls, which the plugin does not yet."""
+STOCK_ORDERS = ("fcfs", "lpm")
+"""Policies that are an order of SGLang's own queue, for comparison: the plugin keeps accounts, the planner rests."""
 
 _SECRET_BYTES = 32
 
@@ -39,6 +39,7 @@ class SglangLaunch:
         policy: scheduling policy, or `POLICY_OFF`.
         device: ``cpu`` or ``cuda``.
         first_bound_s: upper bound of the best level, in seconds of attained service.
+        steps_between_plans: forward passes after which the planner looks again at who runs.
         arguments: further arguments for SGLang; they win over ours where SGLang takes the last one.
         name: name of the engine in bills.
         secret: signs the gateway's stamps for this engine; never on a command line.
@@ -49,6 +50,7 @@ class SglangLaunch:
     policy: str
     device: str
     first_bound_s: float
+    steps_between_plans: int = PlannerSettings().steps_between_plans
     arguments: tuple[str, ...] = ()
     name: str = "e0"
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(_SECRET_BYTES), repr=False)
@@ -63,6 +65,7 @@ class SglangLaunch:
             "AUTELLIX_POLICY": self.policy,
             "AUTELLIX_ENGINE_NAME": self.name,
             "AUTELLIX_FIRST_BOUND_S": repr(self.first_bound_s),
+            "AUTELLIX_STEPS_BETWEEN_PLANS": str(self.steps_between_plans),
             "AUTELLIX_SECRET": self.secret.hex(),
             # The folder the user happens to be in must not shadow the engine's packages (`kernels`, for one).
             "PYTHONSAFEPATH": "1",
@@ -73,6 +76,16 @@ class SglangLaunch:
             ours["AUTELLIX_CPU"] = "1"
             inherited.setdefault(*WAIT_POLICY)
         return inherited | ours
+
+
+def is_planned(policy: str) -> bool:
+    """Return whether the planner decides who runs under a policy, rather than SGLang."""
+    return policy != POLICY_OFF and policy not in STOCK_ORDERS
+
+
+def schedule_policy(policy: str) -> str:
+    """Return the order that SGLang's own queue is to have under a policy."""
+    return policy if policy in STOCK_ORDERS else "fcfs"
 
 
 def check_arguments(arguments: Sequence[str], environ: Mapping[str, str], policy: str) -> None:
@@ -88,7 +101,7 @@ def check_arguments(arguments: Sequence[str], environ: Mapping[str, str], policy
         ConfigurationError: a variable of the environment would keep the plugin out.
     """
     with_plugin = policy != POLICY_OFF
-    if complaint := owned_by_serve(arguments) or (with_plugin and refused(arguments)):
+    if complaint := owned_by_serve(arguments) or (with_plugin and refused(arguments, planned=is_planned(policy))):
         raise RefusedFlag(complaint)
     if with_plugin and (complaint := refused_environment(environ)):
         raise ConfigurationError(complaint)
@@ -113,7 +126,7 @@ def engine_command(launch: SglangLaunch, port: int, config: Path) -> list[str]:
         *("--served-model-name", served_name(launch.model)),
         *("--host", "127.0.0.1", "--port", str(port)),
         *("--device", launch.device),
-        *("--schedule-policy", "fcfs"),
+        *("--schedule-policy", schedule_policy(launch.policy)),
         *("--log-level-http", "warning"),
         *(CPU_DEFAULTS if launch.device == "cpu" else ()),
         *launch.arguments,

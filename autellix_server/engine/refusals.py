@@ -17,10 +17,6 @@ def _over_one(value: str | None) -> bool:
     return value not in {"0", "1"}
 
 
-def _not_fcfs(value: str | None) -> bool:
-    return value != "fcfs"
-
-
 def _not_null(value: str | None) -> bool:
     return value != "null"
 
@@ -81,16 +77,25 @@ _UNSUPPORTED = (
     ),
     _Rule(("--tokenizer-worker-num",), "the plugin is not loaded in further tokenizer workers", _over_one),
     _Rule(("--enable-priority-scheduling",), "clients could set priorities that work against the policy's order"),
-    _Rule(("--schedule-policy",), "the policy of `autellix serve` orders the queue; use `--policy`", _not_fcfs),
     _Rule(("--max-queued-requests",), "it would drop preempted calls when they queue again"),
     _Rule(("--incremental-streaming-output",), "the time bill needs each chunk's full record"),
     _Rule(("--use-ray",), "the plugin is not loaded in Ray actors"),
+)
+
+_UNPLANNABLE = (
+    _Rule(
+        ("--tp-size", "--tensor-parallel-size"),
+        "every rank would plan by its own clock, and no two clocks agree; use `--policy fcfs` or `lpm` with it",
+        _over_one,
+    ),
+    _Rule(("--min-free-slots-delay",), "it holds back calls for which others have made room"),
 )
 
 _OWNED = (
     _Rule(("--model-path", "--model"), "use `--model` of `autellix serve`, before the `--`"),
     _Rule(("--host", "--port"), "the engine has a loopback port of its own; before the `--` they are the gateway's"),
     _Rule(("--api-key", "--admin-api-key"), "the engine gets a random key that only the gateway knows"),
+    _Rule(("--schedule-policy",), "the policy of `autellix serve` orders the queue; use `--policy`"),
     _Rule(("--device",), "use `--device` of `autellix serve`, before the `--`"),
     _Rule(("--config",), "the engine gets a configuration file from `autellix serve`; give its options one by one"),
     _Rule(("--ssl-*", "--fastapi-root-path"), "the gateway reaches the engine over loopback in plain HTTP"),
@@ -105,16 +110,17 @@ _VARIABLES = {
 }
 
 
-def refused(argv: Sequence[str]) -> str | None:
+def refused(argv: Sequence[str], *, planned: bool) -> str | None:
     """Return why the engine cannot be started with these arguments, or `None` when it can.
 
     Args:
         argv: arguments for SGLang, as ``--flag value`` or ``--flag=value``.
+        planned: the planner decides who runs, rather than the engine in an order of its own.
 
     Returns:
         A sentence that names the first offending flag and the reason.
     """
-    return _first_refusal(_UNSUPPORTED, argv)
+    return _first_refusal((*_UNSUPPORTED, *(_UNPLANNABLE if planned else ())), argv)
 
 
 def owned_by_serve(argv: Sequence[str]) -> str | None:

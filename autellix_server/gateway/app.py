@@ -22,7 +22,8 @@ from autellix_server.gateway.replies import RETRY_AFTER_S, error_reply
 from autellix_server.gateway.settings import ServeSettings
 from autellix_server.scheduling.levels import geometric_levels
 from autellix_server.scheduling.policies import make_policy
-from autellix_server.scheduling.table import ProgramTable, TableLimits
+from autellix_server.scheduling.table import Program, ProgramTable, TableLimits
+from autellix_server.stamp import EndedPrograms
 
 _EXPIRY_PERIOD_S = 1.0
 _DRAIN_S = 2.0
@@ -38,10 +39,15 @@ def make_ledger(settings: ServeSettings, clock: Callable[[], float] = time.monot
     levels = geometric_levels(first_bound_s=settings.first_bound_s)
     policy = make_policy("fcfs" if settings.policy == POLICY_OFF else settings.policy, levels)
     limits = TableLimits(lease_s=settings.lease_s)
-    if settings.record_trace is None:
-        return CallLedger(ProgramTable(policy, limits), clock)
-    recording = Recording(open_trace(settings.record_trace))
-    return CallLedger(ProgramTable(policy, limits, recording.ended), clock, recording)
+    recording = None if settings.record_trace is None else Recording(open_trace(settings.record_trace))
+    ended = EndedPrograms()
+
+    def on_end(row: Program) -> None:
+        ended.add(row)
+        if recording is not None:
+            recording.ended(row)
+
+    return CallLedger(ProgramTable(policy, limits, on_end), clock, recording, ended)
 
 
 def make_app(settings: ServeSettings, engine: Engine, ledger: CallLedger) -> web.Application:

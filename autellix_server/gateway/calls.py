@@ -13,7 +13,7 @@ from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER, encode_
 from autellix_server.gateway.recording import Recording
 from autellix_server.identity import identify
 from autellix_server.scheduling.table import ActiveCall, ProgramTable
-from autellix_server.stamp import Stamp
+from autellix_server.stamp import ENDED_HEADER, EndedPrograms, Stamp, encode_ended
 
 _log = logging.getLogger(__name__)
 _US = 1_000_000
@@ -51,10 +51,18 @@ class CallLedger:
         table: the program table.
         clock: seconds, never going back.
         recording: told of calls, `None` when they are not recorded; the table tells it of programs that end.
+        ended: the table tells it of programs that end as well; the engine hears of them with the next calls.
     """
 
-    def __init__(self, table: ProgramTable, clock: Callable[[], float], recording: Recording | None = None) -> None:
+    def __init__(
+        self,
+        table: ProgramTable,
+        clock: Callable[[], float],
+        recording: Recording | None = None,
+        ended: EndedPrograms | None = None,
+    ) -> None:
         self.table = table
+        self.ended = ended or EndedPrograms()
         self.clock = clock
         self.recording = recording
         self.counters = Counters()
@@ -107,7 +115,9 @@ class OpenCall:
         self._expects_bill = True
         program, call = self._active.context.program, encode_call(self._active.context)
         stamp = Stamp(round(self._active.base_service_s * _US), round(self._active.base_wait_s * _US))
-        return {PROGRAM_HEADER: program, CALL_HEADER: call, STAMP_HEADER: stamp.encode(secret, program, call)}
+        headers = {PROGRAM_HEADER: program, CALL_HEADER: call, STAMP_HEADER: stamp.encode(secret, program, call)}
+        ended = self._ledger.ended.take()
+        return headers | ({ENDED_HEADER: encode_ended(ended, secret)} if ended else {})
 
     def settle(self, text: bytes) -> bytes | None:
         """Charge the engine's bill to the program, and return the bill that the client gets.

@@ -18,6 +18,7 @@ from autellix_server.engine.supervisor import EngineAddress, EngineStatus
 from autellix_server.gateway.calls import CallLedger, OpenCall
 from autellix_server.gateway.replies import engine_unavailable, error_event, error_reply
 from autellix_server.gateway.sse import BillScanner
+from autellix_server.stamp import ENDED_HEADER
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ NOT_FOR_THE_ENGINE = HOP_BY_HOP | {
     "x-api-key",
     "api-key",
     STAMP_HEADER,
+    ENDED_HEADER,
 }
 """Request headers that end here: per connection, the client's credentials, and stamps that are not ours."""
 

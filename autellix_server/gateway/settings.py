@@ -11,12 +11,14 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from autellix_sdk.errors import ConfigurationError
-from autellix_server.engine.command import ENGINE_POLICIES, POLICY_OFF
+from autellix_server.engine.command import POLICY_OFF
 from autellix_server.gateway import DEFAULT_HOST, DEFAULT_PORT
 from autellix_server.scheduling.levels import DEFAULT_FIRST_BOUND_S
+from autellix_server.scheduling.planner import PlannerSettings
+from autellix_server.scheduling.policies import SERVABLE
 from autellix_server.scheduling.table import TableLimits
 
-POLICY_CHOICES = (*ENGINE_POLICIES, POLICY_OFF)
+POLICY_CHOICES = (*SERVABLE, POLICY_OFF)
 
 _ENV_PREFIX = "AUTELLIX_"
 _MIB = 1 << 20
@@ -35,6 +37,7 @@ class ServeSettings(BaseSettings):
         policy: scheduling policy, or ``off`` for the engine as SGLang ships it.
         device: what the engine computes on; ``auto`` takes a CUDA device where there is one.
         first_bound_s: upper bound of the best priority level, in seconds of attained service.
+        steps_between_plans: forward passes after which the planner looks again at who runs.
         lease_s: a program without a call ends this many seconds after its last one.
         record_trace: file that programs are recorded to as a trace, new or empty; `None` records nothing.
     """
@@ -50,6 +53,7 @@ class ServeSettings(BaseSettings):
     policy: str = "plas"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     first_bound_s: float = Field(DEFAULT_FIRST_BOUND_S, gt=0, allow_inf_nan=False)
+    steps_between_plans: int = Field(PlannerSettings().steps_between_plans, ge=1)
     lease_s: float = Field(TableLimits().lease_s, gt=0, allow_inf_nan=False)
     record_trace: Path | None = None
 

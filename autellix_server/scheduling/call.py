@@ -30,9 +30,10 @@ class Place:
 class Call:
     """One call. The driver (engine plugin or simulator) owns it; the planner orders it.
 
-    The driver sets the fields of the first group when the call arrives and keeps `kv_tokens` current. The second group
-    belongs to the planner; the driver may read it. A driver that does not account step by step may let service add up
-    and credit it when `quantum_s` seconds of it are reached, when the call leaves the batch, or when it finishes.
+    The driver sets the fields of the first group when the call arrives and keeps `kv_tokens` and `pinned` current. The
+    second group belongs to the planner; the driver may read it. A driver that does not account step by step may let
+    service add up and credit it when `quantum_s` seconds of it are reached, when the call leaves the batch, or when it
+    finishes.
 
     Attributes:
         context: program, thread, call and parents.
@@ -43,6 +44,7 @@ class Call:
         kv_tokens: device tokens it holds or, when it waits, would hold if it were admitted now.
         cached_tokens: prompt tokens found in the prefix cache; after a change call `Planner.reorder`.
         program_class: what programs of its kind have in common, for policies that learn; empty: not known.
+        pinned: while it runs no plan preempts it, since the engine could not carry that out.
         remaining_s: service its whole program still needs at this call's arrival, where an oracle knows it.
         service_s: service of this call so far, in seconds of engine steps it took part in.
         wait_s: waiting of this call so far, up to the start of its present wait.
@@ -73,6 +75,7 @@ class Call:
     program_class: str = ""
     remaining_s: float | None = None
     cached_tokens: int = 0
+    pinned: bool = False
     waits_from_s: float | None = None
     rank: float = 0.0
     quantum_s: float = inf

@@ -51,7 +51,7 @@ class Room(NamedTuple):
 
 
 class Draft:
-    """Running calls and holds leave from the worst up; stale holds go before all others.
+    """Running calls and holds leave from the worst up, pinned calls never; stale holds go before all others.
 
     Args:
         capacity: what the engine can hold.
@@ -76,13 +76,14 @@ class Draft:
         # Programs held no longer: released, or let in.
         self._ended: set[ProgramId] = set()
         # Who may leave: calls, worst last, and holds, of which the next is peeked at.
-        self._calls: list[Call] = [*running]
+        self._calls = [call for call in running if not call.pinned]
+        self._pinned = len(running) - len(self._calls)
         self._worst_holds = holds.worst_first(now)
         self._hold = next(self._worst_holds, None)
         self._slots = capacity.slots
         self._room = Room(
-            capacity.slots - len(self._calls),
-            capacity.kv_tokens - sum([call.kv_tokens for call in self._calls]) - holds.kv_tokens,
+            capacity.slots - len(running),
+            capacity.kv_tokens - sum([call.kv_tokens for call in running]) - holds.kv_tokens,
             capacity.host_tokens,
         )
 
@@ -165,7 +166,7 @@ class Draft:
         if call is not None and better is not None and call.kv_tokens > room.host_tokens:
             call = None
         # Where nobody is let in, the last call to run stays rather than anything that is held.
-        last = better is None and len(self._calls) == 1
+        last = better is None and len(self._calls) + self._pinned == 1
         stale = hold is not None and hold.until_s <= self._now
         if hold is not None and (call is None or last or stale or call.key < hold.key):
             if better is None or stale or self._yields(hold, better):

@@ -170,6 +170,28 @@ class Planner:
             self._holds.gave_up(call)
         return ran and idle and self._holds.make(program, program_kv_tokens, self._program_key(call), now)
 
+    def joined(self, call: Call, now: float) -> None:
+        """Note that a waiting call began to run without a plan: the engine has the last word on what fits.
+
+        Args:
+            call: one that waits.
+            now: seconds.
+        """
+        self._overtaking_guard.admitted((call,))
+        self._run(call, now)
+
+    def left(self, call: Call, now: float) -> None:
+        """Note that a running call waits again: the engine took its memory, or did not let it in as planned.
+
+        Args:
+            call: one that runs, or that a plan admitted.
+            now: seconds.
+        """
+        self._running.remove(call)
+        call.running = False
+        self._begin_wait(call, now)
+        self._overtaking_guard.watch(call)
+
     def program_ended(self, program: ProgramId, program_class: str, service_s: float, now: float) -> None:
         """Let the policy learn from a program that ended, and forget the program.
 
@@ -205,17 +227,10 @@ class Planner:
         for program in draft.release:
             self._holds.drop(program)
         for call in draft.preempt:
-            self._running.remove(call)
-            call.running = False
-            self._begin_wait(call, now)
-            self._overtaking_guard.watch(call)
+            self.left(call, now)
         self._overtaking_guard.admitted(draft.admit)
         for call in draft.admit:
-            self._waiting.remove(call)
-            self._holds.drop(call.context.program)
-            self._end_wait(call, now)
-            call.running = True
-            self._running.add(call)
+            self._run(call, now)
         return Plan(tuple(draft.admit), tuple(draft.preempt), tuple(draft.release))
 
     def _fill(self, draft: Draft) -> None:
@@ -256,6 +271,13 @@ class Planner:
 
     def _line(self, call: Call) -> Line[Call]:
         return self._running if call.running else self._waiting
+
+    def _run(self, call: Call, now: float) -> None:
+        self._waiting.remove(call)
+        self._holds.drop(call.context.program)
+        self._end_wait(call, now)
+        call.running = True
+        self._running.add(call)
 
     def _begin_wait(self, call: Call, now: float) -> None:
         call.waits_from_s = now

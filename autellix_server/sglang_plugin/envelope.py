@@ -6,12 +6,11 @@ actions it ignores. A client can send one too, so `attach` removes whatever clai
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from sglang.srt.managers.kv_hints import KvHintAction, KvHintsEnvelope, decode_kv_hints_envelope
 
-from autellix_server.sglang_plugin.records import CallTag
+from autellix_server.sglang_plugin.records import CallTag, read_tag
 
 _ACTION = "autellix.call"
 
@@ -25,7 +24,7 @@ def attach(hints: Any, tag: CallTag) -> Any:
     if isinstance(hints, list):
         return [attach(hint, tag) for hint in hints]
     envelope = decode_kv_hints_envelope(hints) if hints else KvHintsEnvelope(protocol_version="1", message_id="")
-    action = KvHintAction(action_id="", action_type=_ACTION, action_version="1", payload=asdict(tag))
+    action = KvHintAction(action_id="", action_type=_ACTION, action_version="1", payload=tag.to_wire())
     others = [known for known in envelope.actions if known.action_type != _ACTION]
     return KvHintsEnvelope(
         protocol_version=envelope.protocol_version, message_id=envelope.message_id, actions=[*others, action]
@@ -36,5 +35,5 @@ def read(hints: KvHintsEnvelope | None) -> CallTag | None:
     """Return the tag that the HTTP process attached, or `None` for a request that did not come through it."""
     for action in hints.actions if hints else ():
         if action.action_type == _ACTION:
-            return CallTag(**action.payload)
+            return read_tag(action.payload)
     return None

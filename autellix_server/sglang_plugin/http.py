@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autellix_sdk.bill import CallBill, TimeSplit
-from autellix_sdk.wire import BILL_COMMENT, BILL_HEADER, CallId, ProgramId
+from autellix_sdk.wire import BILL_COMMENT, BILL_HEADER, CallContext, CallId, ProgramId
 from autellix_server.identity import Identified, identify
 from autellix_server.scheduling.table import ActiveCall, ProgramTable
 from autellix_server.sglang_plugin.records import CallTag, RequestRecord, critical_path
 from autellix_server.sglang_plugin.scheduler import RECORD_KEY
 from autellix_server.sglang_plugin.settings import PluginSettings
-from autellix_server.stamp import believed_stamp
+from autellix_server.stamp import EndedPrograms, believed_ended, believed_stamp
 
 _log = logging.getLogger(__name__)
 _US_PER_S = 1_000_000
@@ -42,7 +42,7 @@ class HttpCall:
     Attributes:
         arrived_us: when it reached the middleware.
         identified: who it is; `None` until it reaches the tokenizer manager, and for ever if it never does.
-        base_service_us: its program's attained service at arrival.
+        base_service_us, base_wait_us: its program's attained service and waiting time at arrival.
         active: its entry in our own program table; `None` when a gateway's stamp made that unnecessary.
         records: what the scheduler reported so far.
         bill: the bill sent with the response.
@@ -51,6 +51,7 @@ class HttpCall:
     arrived_us: int
     identified: Identified | None = None
     base_service_us: int = 0
+    base_wait_us: int = 0
     active: ActiveCall | None = None
     records: list[RequestRecord] = field(default_factory=list)
     bill: CallBill | None = None
@@ -73,7 +74,8 @@ class HttpHooks:
         self._settings = settings
         self._attach_tag = attach_tag
         self._now_us = now_us
-        self._table = ProgramTable(settings.policy)
+        self._ended = EndedPrograms()
+        self._table = ProgramTable(settings.policy, on_end=self._ended.add)
         self._expired_us = 0
 
     def open_call(self) -> HttpCall:
@@ -86,8 +88,7 @@ class HttpHooks:
         if call is not None:
             context = (call.identified or self._identify(call, request.headers)).context
             if hasattr(obj, "kv_hints"):  # embedding requests have none
-                tag = CallTag(context.program, context.call, call.base_service_us)
-                obj.kv_hints = self._attach_tag(obj.kv_hints, tag)
+                obj.kv_hints = self._attach_tag(obj.kv_hints, self._tag(call, context))
         return original(manager, obj, request)
 
     def wait_response(self, original: Callable[..., Any], manager: Any, obj: Any, request: Any = None) -> Any:
@@ -127,12 +128,23 @@ class HttpHooks:
             self._table.complete(call.active, call.bill or self.bill_for(call), self._now_us() / _US_PER_S)
             call.active = None
 
+    def _tag(self, call: HttpCall, context: CallContext) -> CallTag:
+        return CallTag(
+            program=context.program,
+            call=context.call,
+            base_service_us=call.base_service_us,
+            base_wait_us=call.base_wait_us,
+            program_class=context.name or "",
+            ended=self._ended.take(),
+        )
+
     def _identify(self, call: HttpCall, headers: Mapping[str, str]) -> Identified:
         identified = identify(headers, lambda: uuid.uuid4().hex)
         if identified.error is not None:
             _log.warning("call runs as its own program: %s", identified.error)
         call.identified = identified
         stamp = believed_stamp(headers, self._settings.secret)
+        self._ended.extend(believed_ended(headers, self._settings.secret))
         if stamp is None:
             now_us = self._now_us()
             if now_us - self._expired_us > _EXPIRY_PERIOD_US:
@@ -140,8 +152,10 @@ class HttpHooks:
                 self._expired_us = now_us
             call.active = self._table.arrive(identified.context, now_us / _US_PER_S, single_call=identified.single_call)
             call.base_service_us = round(call.active.base_service_s * _US_PER_S)
+            call.base_wait_us = round(call.active.base_wait_s * _US_PER_S)
         else:
             call.base_service_us = stamp.base_service_us + stamp.tenant_debt_us
+            call.base_wait_us = stamp.base_wait_us
         return identified
 
 

@@ -9,45 +9,39 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from autellix_sdk.errors import ConfigurationError
+from autellix_server.engine.command import schedule_policy
 from autellix_server.engine.marker import MARKER_KEY, code_version
 from autellix_server.engine.refusals import refused, refused_environment
 from autellix_server.sglang_plugin.guard import Target, check_engine, check_markers, refuse
 from autellix_server.sglang_plugin.settings import PluginSettings, read_settings
+from autellix_server.sglang_plugin.targets import (
+    ACCOUNT_TARGETS,
+    CALC_PRIORITY,
+    CREATE_REQUEST,
+    GENERATE,
+    HTTP_TARGETS,
+    INIT_INFO,
+    INTERNAL_STATE,
+    NEW_PREFILL,
+    PLANNER_TARGETS,
+    PROCESS_RESULT,
+    RELEASE_REQ,
+    RELIED_ON,
+    RESOLVE_ARGS,
+    RETRACTION_ORDER,
+    RUN_HTTP,
+    STREAMER_CLASS,
+    WAIT_RESPONSE,
+)
+
+if TYPE_CHECKING:
+    from autellix_server.sglang_plugin.driver import PlannerDriver
 
 _SCHEDULER = "sglang.srt.managers.scheduler"
-_TOKENIZER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
-
-CREATE_REQUEST = Target(f"{_SCHEDULER}.Scheduler._create_generation_req", ("self", "recv_req", "args", "kwargs"))
-PROCESS_RESULT = Target(
-    f"{_SCHEDULER}.Scheduler.process_batch_result", ("self", "batch", "result"), source_digest="726305f46a979a47"
-)
-STREAMER_CLASS = Target(f"{_SCHEDULER}.Scheduler.get_output_streamer_class", ("self",))
-INIT_INFO = Target(f"{_SCHEDULER}.Scheduler.get_init_info", ("self",))
-CALC_PRIORITY = Target(
-    "sglang.srt.managers.schedule_policy.SchedulePolicy.calc_priority",
-    ("self", "waiting_queue", "running_batch", "processed_tokens"),
-)
-GENERATE = Target(f"{_TOKENIZER}.generate_request", ("self", "obj", "request"))
-WAIT_RESPONSE = Target(f"{_TOKENIZER}._wait_one_response", ("self", "obj", "request"))
-RESOLVE_ARGS = Target("sglang.srt.server_args.ServerArgs.resolve_once", ("self",))
-RUN_HTTP = Target(
-    "sglang.srt.entrypoints.http_server._setup_and_run_http_server",
-    (
-        "server_args",
-        "tokenizer_manager",
-        "template_manager",
-        "port_args",
-        "scheduler_infos",
-        "subprocess_watchdog",
-        "execute_warmup_func",
-        "launch_callback",
-    ),
-)
-SCHEDULER_TARGETS = (CREATE_REQUEST, PROCESS_RESULT, STREAMER_CLASS, INIT_INFO, CALC_PRIORITY)
-HTTP_TARGETS = (GENERATE, WAIT_RESPONSE, RESOLVE_ARGS, RUN_HTTP)
 
 
 def register() -> None:
@@ -62,12 +56,18 @@ def register() -> None:
         refuse(str(error))
     if settings is None:
         return
+    relied_on = RELIED_ON if settings.planned else ()
     if multiprocessing.current_process().name == "MainProcess":
-        check_engine(SCHEDULER_TARGETS + HTTP_TARGETS)
+        check_engine((*scheduler_targets(settings), *relied_on, *HTTP_TARGETS))
         _register_http(settings)
     elif _SCHEDULER in sys.modules:
-        check_engine(SCHEDULER_TARGETS)
+        check_engine((*scheduler_targets(settings), *relied_on))
         _register_scheduler(settings)
+
+
+def scheduler_targets(settings: PluginSettings) -> tuple[Target, ...]:
+    """Return what is hooked in the scheduler process."""
+    return (*ACCOUNT_TARGETS, *(PLANNER_TARGETS if settings.planned else ()))
 
 
 def marker(settings: PluginSettings) -> Mapping[str, Any]:
@@ -76,7 +76,7 @@ def marker(settings: PluginSettings) -> Mapping[str, Any]:
         "version": code_version(),
         "policy": settings.policy.name,
         "name": settings.engine_name,
-        "hooks": len(SCHEDULER_TARGETS),
+        "hooks": len(scheduler_targets(settings)),
     }
 
 
@@ -91,23 +91,43 @@ def _register_scheduler(settings: PluginSettings) -> None:
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     from autellix_server.sglang_plugin import envelope
+    from autellix_server.sglang_plugin.driver import PlannerDriver
     from autellix_server.sglang_plugin.scheduler import SchedulerHooks, monotonic_us
 
-    hooks = SchedulerHooks(settings, envelope.read, monotonic_us)
+    driver = PlannerDriver(settings.policy, settings.planner) if settings.planned else None
+    hooks = SchedulerHooks(envelope.read, monotonic_us, driver)
 
     def add_marker(info: dict[str, Any], scheduler: Any) -> dict[str, Any]:
-        applied = len(SCHEDULER_TARGETS) - len(_missing(SCHEDULER_TARGETS))
-        return info | {MARKER_KEY: {**marker(settings), "hooks": applied}}
+        targets = scheduler_targets(settings)
+        return info | {MARKER_KEY: {**marker(settings), "hooks": len(targets) - len(_missing(targets))}}
 
     around: dict[Target, Callable[..., Any]] = {
         CREATE_REQUEST: hooks.create_request,
         PROCESS_RESULT: hooks.process_result,
         STREAMER_CLASS: hooks.output_streamer_class,
-        CALC_PRIORITY: hooks.order_queue,
+        **(_planner_hooks(driver) if driver is not None else {}),
     }
     for target, hook in around.items():
         HookRegistry.register(target.path, hook, HookType.AROUND)
     HookRegistry.register(INIT_INFO.path, add_marker, HookType.AFTER)
+    HookRegistry.register(INTERNAL_STATE.path, hooks.internal_state, HookType.AFTER)
+
+
+def _planner_hooks(driver: PlannerDriver) -> dict[Target, Callable[..., Any]]:
+    from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS
+    from sglang.srt.mem_cache.common import release_kv_cache
+
+    from autellix_server.sglang_plugin.preemption import PreemptionHooks
+    from autellix_server.sglang_plugin.room import RoomMeter
+    from autellix_server.sglang_plugin.scheduler import monotonic_us
+
+    hooks = PreemptionHooks(driver, RoomMeter(CLIP_MAX_NEW_TOKENS), release_kv_cache, monotonic_us)
+    return {
+        CALC_PRIORITY: hooks.order_queue,
+        NEW_PREFILL: hooks.new_batch,
+        RETRACTION_ORDER: hooks.retraction_order,
+        RELEASE_REQ: hooks.release_retracted,
+    }
 
 
 def _register_http(settings: PluginSettings) -> None:
@@ -131,15 +151,18 @@ def _register_http(settings: PluginSettings) -> None:
 
     HookRegistry.register(GENERATE.path, hooks.generate, HookType.AROUND)
     HookRegistry.register(WAIT_RESPONSE.path, hooks.wait_response, HookType.AROUND)
-    HookRegistry.register(RESOLVE_ARGS.path, _refuse_flags, HookType.BEFORE)
+    HookRegistry.register(RESOLVE_ARGS.path, partial(_refuse_flags, settings), HookType.BEFORE)
     HookRegistry.register(RUN_HTTP.path, before_serving, HookType.BEFORE)
 
 
-def _refuse_flags(server_args: Any) -> None:
+def _refuse_flags(settings: PluginSettings, server_args: Any) -> None:
     """BEFORE `ServerArgs.resolve_once`: refuse what was asked for and cannot work, wherever it was asked."""
     defaults = type(server_args)(model_path=server_args.model_path)
     values = ((name, getattr(server_args, name)) for name in server_args.__struct_fields__)
     asked = [f"--{name.replace('_', '-')}={value}" for name, value in values if value != getattr(defaults, name)]
-    reason = refused(asked) or refused_environment(os.environ)
+    reason = refused(asked, planned=settings.planned) or refused_environment(os.environ)
     if reason is not None:
         refuse(reason)
+    order = schedule_policy(settings.policy.name)
+    if server_args.schedule_policy != order:
+        refuse(f"policy {settings.policy.name} needs --schedule-policy {order}, not {server_args.schedule_policy}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from autellix_server.stamp import EndedProgram
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,11 +16,26 @@ class CallTag:
     Attributes:
         program, call: IDs.
         base_service_us: the program's attained service, its tenant's debt included; decides the start level.
+        base_wait_us: the program's waiting time.
+        program_class: what programs of its kind have in common, the name that the SDK gives; empty: not known.
+        ended: programs that ended since the last tag was sent.
     """
 
     program: str
     call: str
     base_service_us: int
+    base_wait_us: int = 0
+    program_class: str = ""
+    ended: tuple[EndedProgram, ...] = ()
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the tag as plain builtins."""
+        return asdict(self) | {"ended": [tuple(program) for program in self.ended]}
+
+
+def read_tag(record: Mapping[str, Any]) -> CallTag:
+    """Return the tag that `CallTag.to_wire` made a record of."""
+    return CallTag(**{**record, "ended": tuple(EndedProgram(*program) for program in record["ended"])})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,43 +1,21 @@
-"""Hooks in SGLang's scheduler process: one account per request, queue order by program level, one record at the end.
-
-Every tensor-parallel rank runs these hooks and must order its queue alike, so order depends only on what the HTTP
-process sent (`records.CallTag`) and on the sequence of arrivals, never on a rank's own clock.
-"""
+"""Hooks in SGLang's scheduler process that keep the account of every request, and send one record at its end."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from autellix_server.sglang_plugin.meter import RequestMeter
+from autellix_server.sglang_plugin.driver import PlannerDriver
 from autellix_server.sglang_plugin.records import CallTag, RequestRecord
-from autellix_server.sglang_plugin.settings import PluginSettings
+from autellix_server.sglang_plugin.requests import open_state, state_of
 
 RECORD_KEY = "autellix"
-"""Key of the record in the engine's per-request output."""
+"""Key of the record in the engine's per-request output, and of the counts in its internal state."""
 
 _US_PER_S = 1_000_000
-
-
-@dataclass(eq=False, slots=True)
-class RequestState:
-    """Our state of one engine request, attached to SGLang's `Req` as attribute ``autellix``.
-
-    Attributes:
-        level: priority level, 0 is the best.
-        sequence: number stamped at entry to the level; orders requests within it and survives retraction.
-        meter: account of its time.
-        tag: who the request belongs to.
-        reported: its record has been sent.
-    """
-
-    tag: CallTag
-    level: int
-    sequence: int
-    meter: RequestMeter
-    reported: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -52,42 +30,36 @@ class SchedulerHooks:
     """The hooks, and what they keep between calls. One instance per scheduler process, single-threaded.
 
     Args:
-        settings: the plugin's settings.
         read_tag: finds the call's tag in what the HTTP process sent, `None` for the engine's own requests.
         now_us: monotonic clock in whole microseconds.
+        driver: charged for what requests are served; `None` where the engine goes by its own order.
     """
 
     def __init__(
-        self, settings: PluginSettings, read_tag: Callable[[Any], CallTag | None], now_us: Callable[[], int]
+        self,
+        read_tag: Callable[[Any], CallTag | None],
+        now_us: Callable[[], int],
+        driver: PlannerDriver | None = None,
     ) -> None:
-        self._policy = settings.policy
         self._read_tag = read_tag
         self._now_us = now_us
-        self._sequence = 0
+        self._driver = driver
+        self._finished = 0
+        self._recomputed_tokens = 0
+        self._queued_us: Counter[str] = Counter()
         self._last_step_end_us = 0
         self._step: _Step | None = None
 
     def create_request(self, original: Callable[..., Any], scheduler: Any, received: Any, *args: Any, **kw: Any) -> Any:
-        """AROUND `Scheduler._create_generation_req`: give the request its level and open its account."""
+        """AROUND `Scheduler._create_generation_req`: open the request's account."""
         req = original(scheduler, received, *args, **kw)
         tag = self._read_tag(received.kv_hints)
         if tag is not None:
             now_us = self._now_us()
-            self._sequence += 1
-            level = self._policy.start_level(tag.base_service_us / _US_PER_S)
-            req.autellix = RequestState(tag, level, self._sequence, RequestMeter(now_us, now_us))
+            req.autellix = open_state(tag, len(req.origin_input_ids), now_us)
+            if self._driver is not None:
+                self._driver.ended(tag.ended, now_us / _US_PER_S)
         return req
-
-    def order_queue(
-        self, original: Callable[..., Any], policy: Any, waiting_queue: list[Any], *a: Any, **kw: Any
-    ) -> None:
-        """AROUND `SchedulePolicy.calc_priority`: sort by level, inside a level by entry.
-
-        Source: Autellix section 4, Algorithm 1, step 5 (walk the queues in order, FCFS inside each). Requests that did
-        not come through us, such as the engine's own health checks, go first: they are short and few.
-        """
-        original(policy, waiting_queue, *a, **kw)
-        waiting_queue.sort(key=_order)
 
     def process_result(self, original: Callable[..., Any], scheduler: Any, batch: Any, result: Any) -> Any:
         """AROUND `Scheduler.process_batch_result`: book the step before its output is sent."""
@@ -114,12 +86,15 @@ class SchedulerHooks:
     def take_record(self, req: Any) -> list[dict[str, Any]]:
         """Return the record of a finished request in a list, once; else an empty list."""
         self._settle()
-        state: RequestState | None = getattr(req, "autellix", None)
+        state = state_of(req)
         if state is None or state.reported or not req.finished():
             return []
         state.reported = True
         now_us = self._now_us()
         state.meter.finish(now_us)
+        self._finished += 1
+        self._recomputed_tokens += state.meter.recomputed_tokens
+        self._queued_us.update(state.meter.queued_us)
         record = RequestRecord(
             program=state.tag.program,
             call=state.tag.call,
@@ -133,9 +108,23 @@ class SchedulerHooks:
             output_tokens=len(req.output_ids),
             recomputed_tokens=state.meter.recomputed_tokens,
             preemptions=state.meter.retractions,
-            level=(state.level, state.level),
+            level=(state.call.start_level, state.call.level),
         )
         return [record.to_wire()]
+
+    def internal_state(self, output: Any, *_: Any) -> Any:
+        """AFTER `Scheduler.get_internal_state`: report for ``/server_info`` what was counted.
+
+        Of requests: how many finished, what these waited by cause, and the tokens they computed twice. Of the planner,
+        where it decides: see `driver.Counts`.
+        """
+        output.internal_state[RECORD_KEY] = {
+            "finished": self._finished,
+            "queued_us": dict(self._queued_us),
+            "recomputed_tokens": self._recomputed_tokens,
+            **(self._driver.counts.to_json() if self._driver is not None else {}),
+        }
+        return output
 
     def _settle(self) -> None:
         """Book the current step to every request in it, once.
@@ -153,8 +142,10 @@ class SchedulerHooks:
         self._last_step_end_us = end_us
         prefilled = batch.extend_lens if batch.forward_mode.is_extend() else None
         for index, req in enumerate(batch.reqs):
-            state: RequestState | None = getattr(req, "autellix", None)
+            state = state_of(req)
             if state is not None and not state.reported:
+                if self._driver is not None:
+                    self._driver.credit(state.call, (end_us - start_us) / _US_PER_S, end_us / _US_PER_S)
                 state.meter.step(
                     start_us,
                     end_us,
@@ -166,8 +157,3 @@ class SchedulerHooks:
 def monotonic_us() -> int:
     """Return the monotonic clock in whole microseconds; SGLang stamps launches with the same clock."""
     return time.monotonic_ns() // 1_000
-
-
-def _order(req: Any) -> tuple[int, int]:
-    state: RequestState | None = getattr(req, "autellix", None)
-    return (-1, 0) if state is None else (state.level, state.sequence)

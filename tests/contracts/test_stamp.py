@@ -9,8 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autellix_sdk.errors import ConfigurationError, WireError
-from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER
-from autellix_server.stamp import Stamp, believed_stamp, decode_stamp, read_secret
+from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER, ProgramId
+from autellix_server.scheduling.table import Program
+from autellix_server.stamp import (
+    ENDED_HEADER,
+    EndedProgram,
+    EndedPrograms,
+    Stamp,
+    believed_ended,
+    believed_stamp,
+    decode_ended,
+    decode_stamp,
+    encode_ended,
+    read_secret,
+)
 
 SECRET = b"0123456789abcdef"
 counts = st.integers(0, 10**15 - 1)
@@ -80,3 +92,38 @@ def test_a_secret_that_is_none_is_refused_unseen(text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         read_secret({"AUTELLIX_SECRET": text})
     assert str(caught.value) == "AUTELLIX_SECRET must be at least 32 hexadecimal digits"
+
+
+programs = st.lists(st.builds(EndedProgram, st.text(max_size=8), st.text(max_size=20), counts), max_size=8).map(tuple)
+
+
+@given(programs)
+def test_ended_programs_round_trip_as_a_header_and_cannot_be_made_up(ended: tuple[EndedProgram, ...]) -> None:
+    """Names in any script travel in one line of ASCII."""
+    text = encode_ended(ended, SECRET)
+    assert text.isascii()
+    assert text.isprintable()
+    assert decode_ended(text, SECRET) == ended
+    with pytest.raises(WireError, match="not signed"):
+        decode_ended(text, b"x" * 16)
+    with pytest.raises(WireError, match="not signed"):
+        decode_ended(f"{text} ", SECRET)
+
+
+def test_ends_are_told_once_a_few_at_a_time_and_only_where_something_was_served() -> None:
+    """Headers stay short, and a program that was refused teaches nothing."""
+    told = EndedPrograms()
+    for number in range(12):
+        told.add(Program(ProgramId(f"p{number}"), None, 0.0, 0.0, service_us=number))
+    first, second = told.take(), told.take()
+    assert [program.id for program in (*first, *second)] == [f"p{number}" for number in range(1, 12)]
+    assert len(first) == 8
+    assert told.take() == ()
+
+
+def test_an_engine_believes_ends_of_its_own_gateway_alone() -> None:
+    """A list with another signature is left out, and the call runs."""
+    ended = (EndedProgram(ProgramId("p"), "agent", 7),)
+    headers = {ENDED_HEADER: encode_ended(ended, SECRET)}
+    assert believed_ended(headers, SECRET) == ended
+    assert believed_ended(headers, b"x" * 16) == believed_ended(headers, None) == believed_ended({}, SECRET) == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from autellix_server.engine.marker import code_version, marker_complaint
 from autellix_server.engine.refusals import owned_by_serve, refused, refused_environment
 from autellix_server.errors import RefusedFlag
 
-LAUNCH = SglangLaunch(Path("/engine/bin/python"), "/models/tiny", "plas", "cpu", 1.0, ("--tp", "2"), secret=b"s" * 32)
+LAUNCH = SglangLaunch(
+    Path("/engine/bin/python"), "/models/tiny", "plas", "cpu", 1.0, arguments=("--log-level", "info"), secret=b"s" * 32
+)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +55,7 @@ LAUNCH = SglangLaunch(Path("/engine/bin/python"), "/models/tiny", "plas", "cpu",
 def test_flags_that_the_plugin_cannot_work_with_are_refused_by_name(argv: list[str]) -> None:
     """Whether written with a space, an equals sign or abbreviated, and wherever they stand."""
     flag = argv[0].partition("=")[0]
-    reason = refused(["--tp-size", "1", *argv, "--log-level", "info"])
+    reason = refused(["--tp-size", "1", *argv, "--log-level", "info"], planned=True)
     assert reason is not None
     assert reason.startswith(f"refused flag {flag}: ")
 
@@ -72,17 +75,48 @@ def test_flags_that_the_plugin_cannot_work_with_are_refused_by_name(argv: list[s
 )
 def test_harmless_flags_and_values_are_not_refused(argv: list[str]) -> None:
     """A value that means "off" is no reason to refuse."""
-    assert refused(argv) is None
+    assert refused(argv, planned=False) is None
     assert owned_by_serve(argv) is None
 
 
 @pytest.mark.parametrize(
-    "argv", [["--host", "::"], ["--port=1"], ["--api-key", "k"], ["--model", "m"], ["--config", "f"]]
+    "argv",
+    [
+        ["--host", "::"],
+        ["--port=1"],
+        ["--api-key", "k"],
+        ["--model", "m"],
+        ["--config", "f"],
+        ["--schedule-policy=lpm"],
+    ],
 )
 def test_flags_that_serve_sets_itself_are_refused_with_the_remedy(argv: list[str]) -> None:
     """One error class for both kinds of refusal."""
     with pytest.raises(RefusedFlag, match=f"refused flag {argv[0].partition('=')[0]}: "):
         check_arguments(argv, {}, "plas")
+
+
+@pytest.mark.parametrize("argv", [["--tp", "2"], ["--tp-size=4"], ["--tensor-parallel-size", "2"]])
+def test_ranks_that_would_plan_by_their_own_clocks_are_refused(argv: list[str]) -> None:
+    """Under the engine's own orders every rank decides alike, and nothing is refused."""
+    with pytest.raises(RefusedFlag, match=f"refused flag {argv[0].partition('=')[0]}: every rank would plan"):
+        check_arguments(argv, {}, "plas")
+    for policy in ("fcfs", "lpm", "off"):
+        check_arguments(argv, {}, policy)
+
+
+def test_stock_orders_are_the_engines_own_queue() -> None:
+    """The planner's policies sort the queue themselves, out of SGLang's plainest order."""
+    orders = {
+        policy: engine_command(replace(LAUNCH, policy=policy), 5000, Path("/tmp/key.yaml"))
+        for policy in ("fcfs", "lpm", "auto", "off")
+    }
+    assert {name: command[command.index("--schedule-policy") + 1] for name, command in orders.items()} == {
+        "fcfs": "fcfs",
+        "lpm": "lpm",
+        "auto": "fcfs",
+        "off": "fcfs",
+    }
 
 
 def test_variables_that_keep_the_plugin_out_are_refused() -> None:
@@ -96,7 +130,7 @@ def test_the_command_ends_with_the_users_arguments_and_shows_no_secret() -> None
     """SGLang takes the last of repeated flags, so the user's win."""
     command = engine_command(LAUNCH, 5000, Path("/tmp/key.yaml"))
     assert command[:3] == ["/engine/bin/python", "-m", "sglang.launch_server"]
-    assert command[-2:] == ["--tp", "2"]
+    assert command[-2:] == ["--log-level", "info"]
     assert command[command.index("--served-model-name") + 1] == "tiny"
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert LAUNCH.secret.hex() not in " ".join(command)

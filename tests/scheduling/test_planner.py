@@ -245,3 +245,32 @@ def test_setting_out_of_range_is_refused_by_name(name: str, value: float) -> Non
     """The message names the setting and its value."""
     with pytest.raises(ConfigurationError, match=f"{name} must be .*{value}"):
         planner(**{name: value})
+
+
+def test_pinned_call_stays_for_whom_it_would_have_to_leave() -> None:
+    """The engine could not carry its preemption out: the next worse one goes, or nobody."""
+    plan_of = planner()
+    pinned, free, fresh, late = make_call("a", base_s=9.0), make_call("b", base_s=3.0), make_call("c"), make_call("d")
+    enter(plan_of, pinned, free)
+    plan_of.plan(slots(2), 0.0)
+    pinned.pinned = True
+    enter(plan_of, fresh)
+    assert plan_of.plan(slots(2), 1.0) == Plan((fresh,), (free,))
+    fresh.pinned = True
+    enter(plan_of, late)
+    assert plan_of.plan(slots(2), 2.0) == Plan((), ())
+    assert plan_of.plan(slots(1), 2.0) == Plan((), ())
+
+
+def test_engine_that_departs_from_a_plan_is_followed() -> None:
+    """A call that it lets in runs and waits no longer; one that it does not let in, or retracts, waits on."""
+    plan_of = planner()
+    first, second = make_call("a"), make_call("b")
+    enter(plan_of, first, second)
+    assert plan_of.plan(slots(1), 2.0).admit == (first,)
+    plan_of.left(first, 2.0)
+    plan_of.joined(second, 3.0)
+    assert (plan_of.waiting, plan_of.running) == (1, 1)
+    assert (second.wait_s, second.waits_from_s, first.wait_s, first.waits_from_s) == (3.0, None, 2.0, 2.0)
+    assert plan_of.plan(slots(1), 5.0) == Plan((first,), (second,))
+    assert first.wait_s == 5.0

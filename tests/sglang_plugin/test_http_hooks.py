@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from autellix_sdk.bill import decode_bill
-from autellix_sdk.wire import BILL_COMMENT, BILL_HEADER, CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER
+from autellix_sdk.wire import BILL_COMMENT, BILL_HEADER, CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER, ProgramId
 from autellix_server.scheduling.levels import geometric_levels
 from autellix_server.scheduling.policies.attained import Plas
 from autellix_server.sglang_plugin.http import BillMiddleware, HttpHooks
 from autellix_server.sglang_plugin.records import CallTag, RequestRecord
 from autellix_server.sglang_plugin.settings import PluginSettings
-from autellix_server.stamp import Stamp
+from autellix_server.stamp import ENDED_HEADER, EndedProgram, Stamp, encode_ended
 
 SECRET = b"0123456789abcdef"
 CALL = "v1;s=a;t=0;c=0.{}"
@@ -151,3 +151,27 @@ async def test_call_without_usable_identity_runs_as_its_own_program(headers: Hea
     bills = [decode_bill((await engine.call(headers))[0][BILL_HEADER.encode()]) for _ in range(2)]
     assert bills[0].program != bills[1].program
     assert [tag.base_service_us for tag in engine.tags] == [0, 0]
+
+
+async def test_scheduler_is_told_what_kind_of_program_and_how_long_it_waited() -> None:
+    """The SDK's name is the class; waiting comes from the gateway's stamp."""
+    engine = Engine(secret=SECRET)
+    call = CALL.format(0) + ";n=react"
+    stamp = Stamp(1_000, base_wait_us=9_000).encode(SECRET, "p", call)
+    await engine.call({PROGRAM_HEADER: "p", CALL_HEADER: call, STAMP_HEADER: stamp})
+    (tag,) = engine.tags
+    assert (tag.base_service_us, tag.base_wait_us, tag.program_class) == (1_000, 9_000, "react")
+
+
+async def test_scheduler_is_told_of_programs_that_ended_once() -> None:
+    """By the gateway, whose word counts with a stamp only; or by our own table."""
+    ended = (EndedProgram(ProgramId("gone"), "react", 5_000),)
+    engine = Engine(secret=SECRET)
+    headers = ours() | {STAMP_HEADER: Stamp().encode(SECRET, "p", CALL.format(0))}
+    await engine.call(headers | {ENDED_HEADER: encode_ended(ended, SECRET)})
+    await engine.call(headers)
+    await engine.call(headers | {ENDED_HEADER: encode_ended(ended, b"another secret!!")})
+    await engine.call({})  # a program of its own, in our own table
+    await engine.call(ours())
+    assert [tag.ended for tag in engine.tags[:4]] == [ended, (), (), ()]
+    assert [program.service_us for program in engine.tags[4].ended] == [700]

@@ -1,4 +1,4 @@
-"""Scheduler hooks on fake engine objects: order, accounting, one record per request."""
+"""Scheduler hooks on fake engine objects: accounting, one record per request, counts."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from autellix_server.scheduling.levels import geometric_levels
+from autellix_server.scheduling.planner import PlannerSettings
 from autellix_server.scheduling.policies.attained import Plas
+from autellix_server.sglang_plugin.driver import PlannerDriver
 from autellix_server.sglang_plugin.records import CallTag
+from autellix_server.sglang_plugin.requests import call_of
 from autellix_server.sglang_plugin.scheduler import RECORD_KEY, SchedulerHooks
-from autellix_server.sglang_plugin.settings import PluginSettings
 
 
 class Clock:
@@ -48,8 +50,8 @@ class BaseStreamer:
 
 
 def make_hooks(clock: Clock) -> SchedulerHooks:
-    """Hooks under PLAS with a first bound of one second; the tag is what was sent."""
-    return SchedulerHooks(PluginSettings(Plas(geometric_levels())), lambda hints: hints, clock.read)
+    """Hooks that keep accounts only; the tag is what was sent."""
+    return SchedulerHooks(lambda hints: hints, clock.read)
 
 
 def create(hooks: SchedulerHooks, name: str, base_s: float | None) -> FakeReq:
@@ -63,14 +65,6 @@ def batch(clock: Clock, reqs: list[FakeReq], prefilled: list[int] | None = None)
     """A batch launched now."""
     mode = SimpleNamespace(is_extend=lambda: prefilled is not None)
     return SimpleNamespace(reqs=reqs, forward_mode=mode, extend_lens=prefilled, launch_ts=clock.now_us / 1e6)
-
-
-def test_queue_is_ordered_by_level_then_entry() -> None:
-    """Programs with less attained service go first, in order of arrival inside a level; health checks before all."""
-    hooks = make_hooks(Clock())
-    queue = [create(hooks, *call) for call in (("x", 9.0), ("y", 0.5), ("z", 0.0), ("health", None), ("v", 8.5))]
-    hooks.order_queue(lambda *_: None, None, queue)
-    assert [req.name for req in queue] == ["health", "y", "z", "x", "v"]
 
 
 def test_record_is_sent_once_and_adds_up() -> None:
@@ -100,7 +94,7 @@ def test_record_is_sent_once_and_adds_up() -> None:
     assert (record["prefill_us"], record["decode_us"]) == (100, 80)
     assert record["finished_us"] - record["arrived_us"] == 680
     assert (record["prompt_tokens"], record["cached_tokens"], record["output_tokens"]) == (10, 3, 4)
-    assert record["level"] == (2, 2)
+    assert record["level"] == (0, 0)
 
 
 def test_idle_time_between_steps_belongs_to_no_step() -> None:
@@ -121,3 +115,30 @@ def test_idle_time_between_steps_belongs_to_no_step() -> None:
     req.done = True
     (record,) = hooks.take_record(req)
     assert (record["prefill_us"], record["decode_us"], record["queued_us"]) == (100, 30, {})
+
+
+def test_driver_is_charged_for_every_step_and_the_record_tells_the_levels() -> None:
+    """A call that runs for 2.5 s falls from its first level to the second; what is finished is counted."""
+    clock = Clock()
+    driver = PlannerDriver(Plas(geometric_levels()), PlannerSettings())
+    hooks = SchedulerHooks(lambda hints: hints, clock.read, driver)
+    req = create(hooks, "a", 0.0)
+    call = call_of(req)
+    assert call is not None
+    driver.observe([], [call], step=1, now=1.0)
+    step = batch(clock, [req], [10])
+    clock.now_us += 1_500_000
+    hooks.process_result(lambda *_: None, None, step, None)
+    req.done, req.retraction_count = True, 1
+    (record,) = hooks.take_record(req)
+    assert (call.service_s, record["level"]) == (1.5, (0, 1))
+    shown = hooks.internal_state(SimpleNamespace(internal_state={}))
+    assert shown.internal_state[RECORD_KEY] == {
+        "finished": 1,
+        "queued_us": {},
+        "recomputed_tokens": 0,
+        "plans": 0,
+        "preemptions": 0,
+        "in_vain": 0,
+        "retractions": 0,
+    }

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from autellix_sdk.errors import ConfigurationError
+from autellix_server.scheduling.policies import SERVABLE
 from autellix_server.sglang_plugin import guard, platform, plugin
 from autellix_server.sglang_plugin.guard import Target, check_engine, check_markers, source_digest
 from autellix_server.sglang_plugin.settings import read_settings
@@ -27,19 +28,31 @@ def test_settings_are_read_once_into_a_frozen_value() -> None:
         "AUTELLIX_POLICY": "plas",
         "AUTELLIX_ENGINE_NAME": "e3",
         "AUTELLIX_FIRST_BOUND_S": "0.25",
+        "AUTELLIX_STEPS_BETWEEN_PLANS": "3",
         "AUTELLIX_SECRET": "ab" * 16,
     }
     settings = read_settings(environ)
     assert settings is not None
     assert (settings.policy.name, settings.engine_name, settings.secret) == ("plas", "e3", b"\xab" * 16)
     assert settings.policy.start_level(0.25) == 1
+    assert (settings.planned, settings.planner.steps_between_plans, settings.planner.hold_s) == (True, 3, 0.0)
+
+
+@pytest.mark.parametrize("name", [*SERVABLE])
+def test_every_policy_that_needs_no_oracle_can_be_served(name: str) -> None:
+    """The engine's own orders are left to the engine."""
+    settings = read_settings({"AUTELLIX_POLICY": name})
+    assert settings is not None
+    assert settings.planned == (name not in {"fcfs", "lpm"})
 
 
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
         ("AUTELLIX_POLICY", "fastest"),
-        ("AUTELLIX_POLICY", "gittins"),
+        ("AUTELLIX_POLICY", "srpt"),
+        ("AUTELLIX_STEPS_BETWEEN_PLANS", "0"),
+        ("AUTELLIX_STEPS_BETWEEN_PLANS", "many"),
         ("AUTELLIX_FIRST_BOUND_S", "soon"),
         ("AUTELLIX_FIRST_BOUND_S", "nan"),
         ("AUTELLIX_FIRST_BOUND_S", "-1"),

@@ -1,0 +1,134 @@
+"""Hooks that let the planner decide in SGLang's scheduler: order of the queue, preemption, retraction.
+
+A request that leaves keeps its KV in the engine's prefix tree, until that needs the room; when it comes back it
+computes no more than what is missing there, one token at the least.
+
+Source: Autellix section 4, Algorithm 1, and its multi-step scheduling. Differs: KV that is kept on the device costs
+nothing to bring back, and goes by the engine's own eviction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from autellix_server.scheduling.draft import Capacity
+from autellix_server.sglang_plugin.driver import EngineCall, PlannerDriver, place
+from autellix_server.sglang_plugin.requests import call_of
+from autellix_server.sglang_plugin.room import RoomMeter, can_leave, in_batch, prompt_left
+
+_NO_LIMIT = 1 << 62
+
+
+class PreemptionHooks:
+    """The hooks of one scheduler process, single-threaded.
+
+    Args:
+        driver: decides.
+        room: measures what the engine has room for.
+        release: SGLang's `release_kv_cache`.
+        now_us: monotonic clock in whole microseconds.
+    """
+
+    def __init__(
+        self, driver: PlannerDriver, room: RoomMeter, release: Callable[..., None], now_us: Callable[[], int]
+    ) -> None:
+        self._driver = driver
+        self._room = room
+        self._release = release
+        self._now_us = now_us
+
+    def new_batch(self, original: Callable[..., Any], scheduler: Any, running_batch: Any) -> Any:
+        """AROUND `Scheduler.get_new_batch_prefill`: let who must leave, leave before the engine admits others.
+
+        Victims queue again only after that: with overlap scheduling their last step is still under way, and a request
+        admitted at once would take its result for the first of its new life. Calls behind them stay out of sight for as
+        long, so that none takes the room that a better one left.
+        """
+        now_s = self._now_us() / 1_000_000
+        running = _calls(in_batch(scheduler, running_batch))
+        self._driver.observe(_calls(scheduler.waiting_queue), running, scheduler.forward_ct, now_s)
+        victims = self._plan(scheduler, running_batch, now_s)
+        behind: list[Any] = []
+        if victims:
+            self._preempt(scheduler, running_batch, victims)
+            best = min(place(call_of(req)) for req in victims)
+            behind = [req for req in scheduler.waiting_queue if place(call_of(req)) > best]
+            scheduler.waiting_queue = [req for req in scheduler.waiting_queue if place(call_of(req)) < best]
+        planned = original(scheduler, running_batch)
+        scheduler.waiting_queue.extend(behind)
+        for req in victims:
+            scheduler._add_request_to_queue(req, is_retracted=True)  # noqa: SLF001
+        return planned
+
+    def order_queue(
+        self, original: Callable[..., Any], policy: Any, waiting_queue: list[Any], *args: Any, **options: Any
+    ) -> None:
+        """AROUND `SchedulePolicy.calc_priority`: sort by the planner's order."""
+        original(policy, waiting_queue, *args, **options)
+        waiting_queue.sort(key=lambda req: place(call_of(req)))
+
+    def retraction_order(self, original: Callable[..., Any], reqs: Sequence[Any]) -> list[int]:
+        """AROUND `ScheduleBatch._get_decode_retraction_order`: when memory runs out, the worst leave first."""
+        return sorted(range(len(reqs)), key=lambda index: place(call_of(reqs[index])))
+
+    def release_retracted(
+        self, original: Callable[..., Any], batch: Any, idx: int, remaing_req_count: int, offload_kv: bool = True
+    ) -> Any:
+        """AROUND `ScheduleBatch.release_req`: what the engine retracts keeps its KV until the room is needed.
+
+        Without `offload_kv` the request is being aborted.
+        """
+        if not offload_kv:
+            return original(batch, idx, remaing_req_count, offload_kv)
+        self._leave(batch.reqs[idx], batch.tree_cache)
+        return True
+
+    def _plan(self, scheduler: Any, running_batch: Any, now_s: float) -> list[Any]:
+        """Plan if it is time to, and return the requests that leave, worst first."""
+        step = scheduler.forward_ct
+        if not self._driver.plan_is_due(step):
+            return []
+        free_slots = self._room.slots(scheduler, running_batch)
+        # Whether something fits that is looked at for the first time, the engine knows best.
+        looked_at = not free_slots or self._driver.refused
+        # A chunk that fills the step leaves nothing of it to whoever would be let in.
+        chunk_fills_step = prompt_left(scheduler.chunked_req) >= (scheduler.chunked_prefill_size or _NO_LIMIT)
+        if not looked_at or chunk_fills_step:
+            return []
+        capacity = self._measure(scheduler, running_batch, free_slots)
+        plan = self._driver.plan(capacity, step, now_s)
+        if plan.admit:
+            running_batch.batch_is_full = False
+        by_call = {call_of(req): req for req in running_batch.reqs}
+        return [by_call[call] for call in plan.preempt if isinstance(call, EngineCall)]
+
+    def _measure(self, scheduler: Any, running_batch: Any, free_slots: int) -> Capacity:
+        """Bring every call up to date and return the capacity that leaves the planner just what is free."""
+        for req in scheduler.waiting_queue:
+            if (call := call_of(req)) is not None:
+                call.kv_tokens = self._room.needed(scheduler, req)
+        running, tokens = 0, 0
+        for req in in_batch(scheduler, running_batch):
+            if (call := call_of(req)) is not None:
+                call.kv_tokens = self._room.freed(scheduler, req)
+                call.pinned = req is scheduler.chunked_req or not can_leave(req)
+                running, tokens = running + 1, tokens + call.kv_tokens
+        free_tokens = self._room.tokens(scheduler, running_batch)
+        return Capacity(running + free_slots, tokens + free_tokens, _NO_LIMIT)
+
+    def _preempt(self, scheduler: Any, batch: Any, victims: list[Any]) -> None:
+        for req in victims:
+            self._leave(req, scheduler.tree_cache)
+        leaving = set(map(id, victims))
+        batch.filter_batch(keep_indices=[index for index, req in enumerate(batch.reqs) if id(req) not in leaving])
+        # Else the engine would admit nobody until one more leaves.
+        batch.batch_is_full = False
+
+    def _leave(self, req: Any, tree_cache: Any) -> None:
+        self._release(req, tree_cache, checkpoint=True)
+        req.reset_for_retract()
+
+
+def _calls(reqs: Iterable[Any]) -> list[EngineCall]:
+    return [call for call in map(call_of, reqs) if call is not None]

@@ -1,0 +1,55 @@
+"""Our state of one engine request, attached to SGLang's `Req` as attribute ``autellix``. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from autellix_sdk.wire import CallContext, CallId, ProgramId
+from autellix_server.sglang_plugin.driver import EngineCall
+from autellix_server.sglang_plugin.meter import RequestMeter
+from autellix_server.sglang_plugin.records import CallTag
+
+_US_PER_S = 1_000_000
+
+
+@dataclass(eq=False, slots=True)
+class RequestState:
+    """What is known of one engine request.
+
+    Attributes:
+        tag: who it belongs to.
+        call: what the planner sees of it.
+        meter: account of its time.
+        reported: its record has been sent.
+    """
+
+    tag: CallTag
+    call: EngineCall
+    meter: RequestMeter
+    reported: bool = False
+
+
+def open_state(tag: CallTag, prompt_tokens: int, now_us: int) -> RequestState:
+    """Return the state of a request that arrives now."""
+    call = EngineCall(
+        context=CallContext(ProgramId(tag.program), "", 0, CallId(tag.call)),
+        arrived_s=now_us / _US_PER_S,
+        prompt_tokens=prompt_tokens,
+        base_service_s=tag.base_service_us / _US_PER_S,
+        base_wait_s=tag.base_wait_us / _US_PER_S,
+        program_class=tag.program_class,
+    )
+    return RequestState(tag, call, RequestMeter(now_us, now_us))
+
+
+def state_of(req: Any) -> RequestState | None:
+    """Return our state of a request, `None` for those that did not come through us."""
+    state: RequestState | None = getattr(req, "autellix", None)
+    return state
+
+
+def call_of(req: Any) -> EngineCall | None:
+    """Return what the planner sees of a request, `None` for those that did not come through us."""
+    state = state_of(req)
+    return None if state is None else state.call

@@ -1,0 +1,93 @@
+"""Every function of SGLang 0.5.23 that the plugin hooks or relies on, as the guard checks it."""
+
+from __future__ import annotations
+
+from autellix_server.sglang_plugin.guard import Target
+
+_MANAGERS = "sglang.srt.managers"
+_SCHEDULER = f"{_MANAGERS}.scheduler.Scheduler"
+_BATCH = f"{_MANAGERS}.schedule_batch"
+_POLICY = f"{_MANAGERS}.schedule_policy"
+_RESULTS = f"{_MANAGERS}.scheduler_components.batch_result_processor.SchedulerBatchResultProcessor"
+_TOKENIZER = f"{_MANAGERS}.tokenizer_manager.TokenizerManager"
+
+CREATE_REQUEST = Target(f"{_SCHEDULER}._create_generation_req", ("self", "recv_req", "args", "kwargs"))
+PROCESS_RESULT = Target(f"{_SCHEDULER}.process_batch_result", ("self", "batch", "result"), "726305f46a979a47")
+STREAMER_CLASS = Target(f"{_SCHEDULER}.get_output_streamer_class", ("self",))
+INIT_INFO = Target(f"{_SCHEDULER}.get_init_info", ("self",))
+INTERNAL_STATE = Target(f"{_SCHEDULER}.get_internal_state", ("self", "recv_req"))
+ACCOUNT_TARGETS = (CREATE_REQUEST, PROCESS_RESULT, STREAMER_CLASS, INIT_INFO, INTERNAL_STATE)
+"""Hooked in every scheduler process."""
+
+CALC_PRIORITY = Target(
+    f"{_POLICY}.SchedulePolicy.calc_priority", ("self", "waiting_queue", "running_batch", "processed_tokens")
+)
+NEW_PREFILL = Target(f"{_SCHEDULER}.get_new_batch_prefill", ("self", "running_batch"), "a8b9a7a4fee3e50e")
+RETRACTION_ORDER = Target(f"{_BATCH}.ScheduleBatch._get_decode_retraction_order", ("reqs",))
+RELEASE_REQ = Target(
+    f"{_BATCH}.ScheduleBatch.release_req", ("self", "idx", "remaing_req_count", "offload_kv"), "f429e105afb79b8e"
+)
+PLANNER_TARGETS = (CALC_PRIORITY, NEW_PREFILL, RETRACTION_ORDER, RELEASE_REQ)
+"""Hooked as well where the planner decides who runs."""
+
+RELIED_ON = (
+    Target(f"{_SCHEDULER}.event_loop_normal", ("self",), "c328a45b821f18a0"),
+    Target(f"{_SCHEDULER}.event_loop_overlap", ("self",), "c093eb14e50c1ac6"),
+    Target(f"{_RESULTS}.process_batch_result_prefill", ("self", "batch", "result"), "a43539bf03ee4abf"),
+    Target(f"{_RESULTS}.process_batch_result_decode", ("self", "batch", "result"), "c4c08ab3f8690085"),
+    Target(
+        f"{_SCHEDULER}._get_new_batch_prefill_raw",
+        ("self", "prefill_delayer_single_pass", "running_batch"),
+        "09e8cf03a4d0c1bb",
+    ),
+    Target(f"{_SCHEDULER}.get_next_batch_to_run", ("self", "running_batch", "last_batch"), "34f30fd4dfb13d74"),
+    Target(f"{_SCHEDULER}._add_request_to_queue", ("self", "req", "is_retracted"), "056a60799b02ac47"),
+    Target(
+        f"{_SCHEDULER}.get_num_allocatable_reqs",
+        ("self", "running_bs", "beam_width", "running_batch", "num_held_rows"),
+        "9ef9b9c5af8eca41",
+    ),
+    Target(f"{_BATCH}.ScheduleBatch.retract_decode", ("self",), "aa8b1c7e5e790ab7"),
+    Target(f"{_BATCH}.ScheduleBatch.filter_batch", ("self", "reqs_to_exclude", "keep_indices"), "17e9b543d3c8c16e"),
+    Target(
+        f"{_BATCH}.release_req",
+        (
+            "req",
+            "remaing_req_count",
+            "req_to_token_pool",
+            "token_to_kv_pool_allocator",
+            "tree_cache",
+            "hisparse_coordinator",
+            "offload_kv",
+        ),
+        "e9a690b5c7084bb5",
+    ),
+    Target(f"{_BATCH}.Req.reset_for_retract", ("self",), "371e01019e07f2f4"),
+    Target("sglang.srt.mem_cache.common.release_kv_cache", ("req", "tree_cache", "checkpoint"), "90e19434d1fa8c22"),
+    Target(
+        f"{_POLICY}.PrefillAdder.add_one_req",
+        ("self", "req", "has_chunked_req", "truncation_align_size"),
+        "11ea292b16f33cb6",
+    ),
+    Target(f"{_POLICY}.PrefillAdder._get_running_request_total_token_offset", ("self", "req"), "64fd33f1c3fee43b"),
+)
+"""What the planner's hooks call, mirror, or take for granted."""
+
+GENERATE = Target(f"{_TOKENIZER}.generate_request", ("self", "obj", "request"))
+WAIT_RESPONSE = Target(f"{_TOKENIZER}._wait_one_response", ("self", "obj", "request"))
+RESOLVE_ARGS = Target("sglang.srt.server_args.ServerArgs.resolve_once", ("self",))
+RUN_HTTP = Target(
+    "sglang.srt.entrypoints.http_server._setup_and_run_http_server",
+    (
+        "server_args",
+        "tokenizer_manager",
+        "template_manager",
+        "port_args",
+        "scheduler_infos",
+        "subprocess_watchdog",
+        "execute_warmup_func",
+        "launch_callback",
+    ),
+)
+HTTP_TARGETS = (GENERATE, WAIT_RESPONSE, RESOLVE_ARGS, RUN_HTTP)
+"""Hooked in the HTTP process."""

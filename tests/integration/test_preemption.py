@@ -1,0 +1,233 @@
+"""The planner in the real engine: running calls make room for better ones and go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from autellix_sdk.bill import CallBill, decode_bill
+from autellix_sdk.wire import BILL_HEADER, PROGRAM_HEADER
+from tests.integration.server import Server, serve
+
+pytestmark = pytest.mark.engine
+
+SLOTS = 4
+ENGINE = (
+    # So that the size of a batch flips no near-tie.
+    *("--dtype", "float32", "--max-running-requests", str(SLOTS)),
+    # Long prompts come in parts, and four long calls are more than the memory holds.
+    *("--chunked-prefill-size", "128", "--max-total-tokens", "1000"),
+)
+ENVIRONMENT = {
+    "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1",
+    # The engine hopes that nearly every output ends early, and so runs out of memory.
+    "SGLANG_INIT_NEW_TOKEN_RATIO": "0.1",
+}
+# The levels end after a few steps each, and every other step may bring a change.
+PLANS = ("--policy", "plas", "--first-bound-s", "0.1", "--steps-between-plans", "2")
+LOOPS = {"overlap": (), "normal": ("--disable-overlap-schedule",)}
+both_loops = pytest.mark.parametrize("preempting", LOOPS, indirect=True)
+overlap_loop = pytest.mark.parametrize("preempting", ["overlap"], indirect=True)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Text of one completion, log probabilities of its tokens where they were asked for, and its bill."""
+
+    text: str
+    logprobs: list[float]
+    bill: CallBill
+
+
+@pytest.fixture(scope="module")
+def preempting(engine_python: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server that preempts as often as it can, with either of the engine's event loops."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        with serve(*PLANS, "--", *ENGINE, *LOOPS[request.param]) as running:
+            yield running
+
+
+def prompt(number: int, sentences: int = 1) -> str:
+    """A prompt of its own for every number."""
+    return f"Story {number}. " + " ".join(f"There once was a king with {number + i} horses." for i in range(sentences))
+
+
+async def complete(http: httpx.AsyncClient, text: str, tokens: int, program: str, **options: object) -> Answer:
+    """Ask for a greedy completion of exactly `tokens` tokens, unless told otherwise."""
+    body = {"model": "default", "prompt": text, "max_tokens": tokens, "temperature": 0, "ignore_eos": True, **options}
+    response = await http.post("/completions", json=body, headers={PROGRAM_HEADER: program})
+    assert response.status_code == 200, response.text
+    choice = response.json()["choices"][0]
+    logprobs = (choice["logprobs"] or {}).get("token_logprobs", [])
+    return Answer(choice["text"], logprobs, decode_bill(response.headers[BILL_HEADER]))
+
+
+async def undisturbed(
+    http: httpx.AsyncClient, prompts: Sequence[str], tokens: int, every_options: Sequence[dict[str, object]]
+) -> list[Answer]:
+    """The same completions, a few at a time, and away from what the others left in the engine's cache."""
+    asked = [*zip(prompts, every_options, strict=True)]
+    answers: list[Answer] = []
+    for start in range(0, len(asked), 3):
+        calls = [
+            complete(http, text, tokens, f"calm-{start}", **options, cache_salt="calm")
+            for text, options in asked[start : start + 3]
+        ]
+        answers += await asyncio.gather(*calls)
+    assert sum(answer.bill.preemptions for answer in answers) == 0
+    return answers
+
+
+PERSON = json.dumps(
+    {
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 30}, "horses": {"type": "integer", "maximum": 99}},
+        "required": ["name", "horses"],
+    }
+)
+PLAIN: dict[str, object] = {}
+STATEFUL: tuple[dict[str, object], ...] = (
+    {"stop": ["horses", "king"]},
+    {"logprobs": 2},
+    {"json_schema": PERSON, "ignore_eos": False},
+    {"regex": "[a-z ]{80}", "ignore_eos": False},
+)
+COUNTING: tuple[dict[str, object], ...] = (
+    {"frequency_penalty": 0.5, "presence_penalty": 0.3},
+    {"repetition_penalty": 1.2},
+    {"min_tokens": 5, "ignore_eos": False},
+)
+"""Options whose state the engine counts anew after a preemption: such calls are never preempted.
+
+In the overlap loop SGLang itself misses tokens in these counts, depending on which prefills come between: there such
+answers are not compared.
+"""
+
+
+@both_loops
+def test_preempted_calls_answer_token_for_token_as_if_undisturbed(preempting: Server) -> None:
+    """Thirteen calls share four slots; most are preempted again and again, and compute nothing twice."""
+    every_options = [*[PLAIN] * 6, *STATEFUL, *COUNTING]
+    prompts = [prompt(number, 1 + number % 3 * 2) for number in range(len(every_options))]
+
+    async def run() -> tuple[list[Answer], list[Answer]]:
+        async with httpx.AsyncClient(base_url=preempting.base_url, timeout=240) as http:
+            calls = [
+                complete(http, text, 32, f"program-{number}", **options)
+                for number, (text, options) in enumerate(zip(prompts, every_options, strict=True))
+            ]
+            return await asyncio.gather(*calls), await undisturbed(http, prompts, 32, every_options)
+
+    answers, calm = asyncio.run(run())
+    overlap = "'disable_overlap_schedule': False" in preempting.engine_log()
+    for answer, expected, options in zip(answers, calm, every_options, strict=True):
+        assert (options in COUNTING and overlap) or (answer.text, options) == (expected.text, options)
+        assert answer.logprobs == pytest.approx(expected.logprobs, abs=1e-3)
+    bills = [answer.bill for answer in answers]
+    preemptions = sum(bill.preemptions for bill in bills)
+    assert preemptions >= 20
+    assert all(bill.preemptions == 0 for bill in bills[-len(COUNTING) :])
+    assert all(bill.time.queued_us["retraction"] > 0 for bill in bills if bill.preemptions)
+    assert sum(bill.recomputed_tokens for bill in bills) <= preemptions
+    assert all(bill.output_tokens == 32 for bill in bills[:6])
+
+
+@overlap_loop
+def test_fresh_program_overtakes_running_ones(preempting: Server) -> None:
+    """Every slot is taken by calls that have run for long: a short call of a new program runs at once all the same."""
+
+    async def run() -> tuple[list[Answer], Answer, int]:
+        async with httpx.AsyncClient(base_url=preempting.base_url, timeout=240) as http:
+            heavy = [
+                asyncio.create_task(complete(http, prompt(100 + number), 120, f"heavy-{number}"))
+                for number in range(SLOTS)
+            ]
+            await until_all_sink(http, preempting)
+            fresh = await complete(http, prompt(200), 4, "fresh")
+            still_running = sum(not task.done() for task in heavy)
+            return await asyncio.gather(*heavy), fresh, still_running
+
+    heavy, fresh, still_running = asyncio.run(run())
+    assert still_running == SLOTS
+    assert sum(answer.bill.preemptions for answer in heavy) >= 1
+    assert fresh.bill.preemptions == 0
+    waited_us = fresh.bill.time.queued_us.get("admission", 0)
+    assert waited_us < min(answer.bill.time.decode_us for answer in heavy) / 10
+
+
+async def until_all_sink(http: httpx.AsyncClient, server: Server) -> None:
+    """Wait until every running call has been served for a while: calls of nobody in particular tell the time."""
+    for number in range(3):
+        await complete(http, prompt(300 + number), 8, f"clock-{number}")
+
+
+@dataclass(frozen=True)
+class Squeeze:
+    """Calls that are too large for the memory together.
+
+    Attributes:
+        calls: how many.
+        sentences: length of each prompt.
+        tokens: length of each answer.
+        ignore_eos: outputs of fixed length are reserved for in full; of others the engine hopes that they end early.
+    """
+
+    calls: int
+    sentences: int
+    tokens: int
+    ignore_eos: bool
+
+
+BY_PLAN = Squeeze(calls=3, sentences=28, tokens=40, ignore_eos=True)
+BY_ENGINE = Squeeze(calls=4, sentences=11, tokens=120, ignore_eos=False)
+
+
+@overlap_loop
+@pytest.mark.parametrize("squeeze", [BY_PLAN, BY_ENGINE], ids=["by plan", "by engine"])
+def test_calls_that_outgrow_the_memory_go_on_where_they_were(preempting: Server, squeeze: Squeeze) -> None:
+    """Some leave by a plan since another would not fit, or because the engine ran out of memory: none is spoilt."""
+    prompts = [prompt(400 + 100 * squeeze.calls + number, squeeze.sentences) for number in range(squeeze.calls)]
+    options: dict[str, object] = {"ignore_eos": squeeze.ignore_eos}
+
+    async def run() -> tuple[list[Answer], list[Answer]]:
+        async with httpx.AsyncClient(base_url=preempting.base_url, timeout=240) as http:
+            calls = [complete(http, text, squeeze.tokens, f"large-{text[6:9]}", **options) for text in prompts]
+            return await asyncio.gather(*calls), await undisturbed(
+                http, prompts, squeeze.tokens, [options] * squeeze.calls
+            )
+
+    answers, calm = asyncio.run(run())
+    assert [answer.text for answer in answers] == [answer.text for answer in calm]
+    bills = [answer.bill for answer in answers]
+    assert sum(bill.preemptions for bill in bills) > 0
+    if squeeze is BY_ENGINE:
+        assert "KV cache pool is full. Retract requests" in preempting.engine_log()
+
+
+@overlap_loop
+def test_calls_whose_clients_leave_are_gone(preempting: Server) -> None:
+    """Waiting, running or preempted: nothing of them stays, which the engine itself checks, and others are served."""
+
+    async def run() -> Answer:
+        async with httpx.AsyncClient(base_url=preempting.base_url, timeout=240) as http:
+            calls = [
+                asyncio.create_task(complete(http, prompt(700 + number), 100, f"left-{number}")) for number in range(12)
+            ]
+            await until_all_sink(http, preempting)
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+            return await complete(http, prompt(720), 8, "after")
+
+    assert asyncio.run(run()).bill.output_tokens == 8
+    rows = httpx.get(f"{preempting.url}/autellix/v1/programs").json()["programs"]
+    assert sum(row["calls_active"] for row in rows) == 0
+    assert preempting.process.poll() is None

@@ -1,0 +1,145 @@
+"""SGLang's scheduler as far as the planner's hooks see it: slots, a token pool, one admission loop. Whole steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from autellix_server.sglang_plugin.records import CallTag
+from autellix_server.sglang_plugin.requests import open_state
+
+
+@dataclass(eq=False)
+class FakeReq:
+    """The attributes of SGLang's `Req` that the hooks read, and those that a preemption changes."""
+
+    name: str
+    prompt_tokens: int = 10
+    max_new_tokens: int = 20
+    output_ids: list[int] = field(default_factory=list)
+    retraction_count: int = 0
+    finished_reason: Any = None
+    to_finish: Any = None
+    beam_group: Any = None
+    session: Any = None
+    input_embeds: Any = None
+    return_logprob: bool = False
+    logprob_start_len: int = -1
+    return_hidden_states: bool = False
+    return_routed_experts: bool = False
+    return_indexer_topk: bool = False
+    prefix_len: int = 0
+    autellix: Any = None
+
+    def __post_init__(self) -> None:
+        self.origin_input_ids = [0] * self.prompt_tokens
+        self.kv = SimpleNamespace(kv_committed_len=0)
+        self.sampling_params = SimpleNamespace(
+            max_new_tokens=self.max_new_tokens,
+            ignore_eos=True,
+            frequency_penalty=0.0,
+            presence_penalty=0.0,
+            repetition_penalty=1.0,
+            min_new_tokens=0,
+        )
+
+    def finished(self) -> bool:
+        """Whether the engine is done with it."""
+        return self.finished_reason is not None
+
+    def next_output_finishes_by_length(self) -> bool:
+        """Whether one more token is the last."""
+        return len(self.output_ids) + 1 >= self.max_new_tokens
+
+    def reset_for_retract(self) -> None:
+        """Count the retraction; the KV must have been released."""
+        assert self.kv.kv_committed_len == 0
+        self.retraction_count += 1
+
+
+class FakeBatch:
+    """A batch that runs."""
+
+    def __init__(self) -> None:
+        self.reqs: list[FakeReq] = []
+        self.batch_is_full = False
+        self.tree_cache: Any = None
+
+    def filter_batch(self, *, keep_indices: list[int]) -> None:
+        """Keep some requests."""
+        self.reqs = [self.reqs[index] for index in keep_indices]
+
+
+class FakeScheduler:
+    """Admits from the head of its queue while slots and tokens last, up to the first that does not fit.
+
+    Args:
+        slots: requests that may run.
+        tokens: size of the pool; prompts, outputs and what is reserved for outputs count, caches do not.
+    """
+
+    page_size = 1
+    chunked_prefill_size = 64
+    chunked_req: FakeReq | None = None
+    tree_cache = None
+
+    def __init__(self, slots: int, tokens: int = 10_000) -> None:
+        self._slots = slots
+        self._tokens = tokens
+        self.waiting_queue: list[FakeReq] = []
+        self.running_batch = FakeBatch()
+        self.forward_ct = 0
+        self.now_us = 0
+        self.released: list[str] = []
+        self.seen: list[list[str]] = []
+        self.new_token_ratio_tracker = SimpleNamespace(current=0.5)
+        self.token_to_kv_pool_allocator = SimpleNamespace(
+            create_prefill_budget=lambda _: SimpleNamespace(remaining_total=self._free)
+        )
+
+    @property
+    def _free(self) -> int:
+        return self._tokens - sum([int(req.kv.kv_committed_len) for req in self.running_batch.reqs])
+
+    def submit(self, name: str, base_s: float = 0.0, program: str | None = None, **fields: Any) -> FakeReq:
+        """Queue a request of a program that attained `base_s`; without `program` the program is its own."""
+        req = FakeReq(name, **fields)
+        tag = CallTag(program or f"program-{name}", "0.0", round(base_s * 1e6))
+        req.autellix = open_state(tag, req.prompt_tokens, self.now_us)
+        self.waiting_queue.append(req)
+        return req
+
+    def get_num_allocatable_reqs(self, running_bs: int, **_: Any) -> int:
+        """Slots that are left."""
+        return self._slots - running_bs
+
+    def release(self, req: FakeReq, _: Any, *, checkpoint: bool) -> None:
+        """Stands in for `release_kv_cache`."""
+        assert checkpoint
+        self.released.append(req.name)
+        req.kv.kv_committed_len = 0
+
+    def _add_request_to_queue(self, req: FakeReq, is_retracted: bool = False) -> None:
+        assert is_retracted
+        self.waiting_queue.append(req)
+
+    def admit(self, _: Any, running_batch: FakeBatch) -> str:
+        """Stands in for the original `get_new_batch_prefill`."""
+        self.seen.append([req.name for req in self.waiting_queue])
+        if running_batch.batch_is_full:
+            return "full"
+        for req in list(self.waiting_queue):
+            left = sum(one.max_new_tokens - len(one.output_ids) for one in running_batch.reqs)
+            needed = req.prompt_tokens + req.max_new_tokens + 1
+            if len(running_batch.reqs) >= self._slots or needed >= self._free - left:
+                running_batch.batch_is_full = True
+                break
+            self.waiting_queue.remove(req)
+            running_batch.reqs.append(req)
+            req.kv.kv_committed_len = req.prompt_tokens + len(req.output_ids)
+        return "planned"
+
+    def names(self) -> tuple[list[str], list[str]]:
+        """Who runs and who waits."""
+        return [req.name for req in self.running_batch.reqs], [req.name for req in self.waiting_queue]
