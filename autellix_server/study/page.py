@@ -11,7 +11,7 @@ from autellix_server.plots import Line, line_plot, parts_plot
 from autellix_server.simulator.model import make_model
 from autellix_server.study.jobs import SEEDS, SLOWDOWNS, Result
 from autellix_server.study.run import ENGINES, LOADS, SETTINGS, stock_rates
-from autellix_server.study.world import ARMS, CLAIRVOYANT, OURS, PRESET, SEED, STOCK, Workload
+from autellix_server.study.world import ARMS, CLAIRVOYANT, OURS, PRESET, SEED, STOCK, Workload, programs_of
 
 PLOTTED = (STOCK, "fcfs + host", "mlfq", "atlas", OURS, CLAIRVOYANT)
 PAPER = {"chat": "2x (8x on old vLLM)", "react": "2x (8x)", "mcts": "2x (5x)", "mixed": "4 to 5x (15x)"}
@@ -63,11 +63,16 @@ class Page:
         arms = _table(
             ("arm", "policy", "what it is"), [(name, f"`{arm.policy}`", arm.about) for name, arm in ARMS.items()]
         )
+        read = [
+            f"{one.programs} programs of {name} ({programs_of(name, one)[0].source})"
+            for name, one in self._traces.items()
+        ]
         counts = ", ".join(f"{one.programs} {name}" for name, one in self._workloads.items())
         return INTRO.format(
             preset=PRESET,
             source=model.source,
             counts=counts,
+            read=f"From traces, of which only counts are used: {'; '.join(read)}." if read else "",
             seed=SEED,
             seeds=", ".join(map(str, SEEDS)),
             arms=arms,
@@ -305,8 +310,8 @@ Everything here is simulated, and made by one command: `make results` (`autellix
 engine is the preset `{preset}`, {source}. It is a model: what it says of your machine, `autellix calibrate` and
 `autellix bench` say better.
 
-Programs: {counts}, generated to the means that the paper gives. The defaults were chosen on other programs (seed 0);
-these are of seed {seed}. Programs arrive by a Poisson process. Token latency is a program's response time, tools left
+Programs: {counts}, generated to the means that the paper gives. {read}
+The defaults were chosen on other programs (seed 0); these are of seed {seed}. Programs arrive by a Poisson process. Token latency is a program's response time, tools left
 out, by the tokens that it generated. Loads pool draws of the arrivals (seeds {seeds}); intervals are bootstrap
 intervals of 95 % over programs.
 
@@ -327,7 +332,10 @@ GATE = """\
 ## The gate: how much better than the stock engine
 
 The rate at equal latency over the stock engine's, and the stock engine's P99 over ours. At twice the unloaded latency
-no policy can matter much: on this engine batching alone doubles the latency before anybody waits (decision 0005)."""
+no policy can matter much: on this engine batching alone doubles the latency before anybody waits
+([decision 5](decisions/0005-equal-latency-at-several-multiples.md)). Where the stock engine goes from waiting for
+nobody to computing every history again within a few percent of the rate, as with ReAct, no rate can lie far above its own, and
+the gain is in the latency beyond that point."""
 
 LOAD_TEXT = """\
 ## Loads
