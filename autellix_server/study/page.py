@@ -311,8 +311,8 @@ engine is the preset `{preset}`, {source}. It is a model: what it says of your m
 `autellix bench` say better.
 
 Programs: {counts}, generated to the means that the paper gives. {read}
-The defaults were chosen on other programs (seed 0); these are of seed {seed}. Programs arrive by a Poisson process. Token latency is a program's response time, tools left
-out, by the tokens that it generated. Loads pool draws of the arrivals (seeds {seeds}); intervals are bootstrap
+The defaults were chosen on other programs (seed 0); these are of seed {seed}. Programs arrive by a
+Poisson process. Token latency is a program's response time, tools left out, by the tokens that it generated. Loads pool draws of the arrivals (seeds {seeds}); intervals are bootstrap
 intervals of 95 % over programs.
 
 {arms}
@@ -334,8 +334,8 @@ GATE = """\
 The rate at equal latency over the stock engine's, and the stock engine's P99 over ours. At twice the unloaded latency
 no policy can matter much: on this engine batching alone doubles the latency before anybody waits
 ([decision 5](decisions/0005-equal-latency-at-several-multiples.md)). Where the stock engine goes from waiting for
-nobody to computing every history again within a few percent of the rate, as with ReAct, no rate can lie far above its own, and
-the gain is in the latency beyond that point."""
+nobody to computing every history again within a few percent of the rate, as with ReAct, no rate
+can lie far above its own, and the gain is in the latency beyond that point."""
 
 LOAD_TEXT = """\
 ## Loads
