@@ -311,9 +311,9 @@ engine is the preset `{preset}`, {source}. It is a model: what it says of your m
 `autellix bench` say better.
 
 Programs: {counts}, generated to the means that the paper gives. {read}
-The defaults were chosen on other programs (seed 0); these are of seed {seed}. Programs arrive by a
-Poisson process. Token latency is a program's response time, tools left out, by the tokens that it generated. Loads pool draws of the arrivals (seeds {seeds}); intervals are bootstrap
-intervals of 95 % over programs.
+The defaults were chosen on other programs (seed 0); these are of seed {seed}. Programs arrive by a Poisson process.
+Token latency is a program's response time, tools left out, by the tokens that it generated. Loads pool draws of the
+arrivals (seeds {seeds}); intervals are bootstrap intervals of 95 % over programs.
 
 {arms}
 
