@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 # Scripts that tests run as a user would are ours to keep tidy too.
 SOURCES := autellix_sdk autellix_server examples tests
 
-.PHONY: help demo test check format lint types architecture unit engine results clean
+.PHONY: help demo test check format lint types architecture unit slow engine results clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 22
@@ -40,7 +40,10 @@ architecture: $(STAMP) ## who may import whom
 	$(BIN)/lint-imports
 
 unit: $(STAMP) ## tests that need no engine
-	$(BIN)/python -m pytest -m "not engine"
+	$(BIN)/python -m pytest -m "not engine and not slow"
+
+slow: engine ## tests that take too long for every change
+	$(BIN)/python -m pytest -m slow
 
 engine: $(STAMP) ## engine environment for the CPU and the bundled model
 	$(BIN)/autellix engine install --device cpu

@@ -32,7 +32,8 @@ ENVIRONMENT = {
 # The levels end after a few steps each, and every other step may bring a change.
 PLANS = ("--policy", "plas", "--first-bound-s", "0.1", "--steps-between-plans", "2")
 LOOPS = {"overlap": (), "normal": ("--disable-overlap-schedule",)}
-both_loops = pytest.mark.parametrize("preempting", LOOPS, indirect=True)
+NORMAL = pytest.param("normal", marks=pytest.mark.slow)
+both_loops = pytest.mark.parametrize("preempting", ["overlap", NORMAL], indirect=True)
 overlap_loop = pytest.mark.parametrize("preempting", ["overlap"], indirect=True)
 
 
