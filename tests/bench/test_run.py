@@ -14,38 +14,15 @@ from autellix_server.bench.client import ClientSettings
 from autellix_server.bench.plan import Arm, Cut, Pace
 from autellix_server.bench.run import Bench, Plan
 from autellix_server.errors import ServerError
+from tests.engine.fake_installer import Notes
 
 CHAIN = program(call("0", prompt=30), call("1", "0", prompt=44, shared=34), name="chain")
-
-
-class Told:
-    """A `Progress` that remembers."""
-
-    def __init__(self) -> None:
-        self.stages: list[str] = []
-        self.steps: list[str] = []
-        self.said: list[str] = []
-
-    def stage(self, title: str, steps: int | None = None) -> None:
-        """Remember the stage."""
-        self.stages.append(title)
-
-    def step(self, text: str) -> None:
-        """Remember the step."""
-        self.steps.append(text)
-
-    def say(self, text: str) -> None:
-        """Remember the sentence."""
-        self.said.append(text)
-
-    def close(self) -> None:
-        """Nothing follows."""
 
 
 def bench(*arms: Arm, repeats: int = 1, programs: int = 2, alone: int = 0, rate: float = 500.0) -> Bench:
     """Return a comparison that takes a moment."""
     named = [program(*CHAIN.calls, name=f"chain{number}") for number in range(programs)]
-    return Bench(Plan(arms, named, [Pace(rate)], repeats, alone), ClientSettings(), Told(), "n0")
+    return Bench(Plan(arms, named, [Pace(rate)], repeats, alone), ClientSettings(), Notes(), "n0")
 
 
 async def test_all_rounds_run_over_the_same_programs_with_other_words() -> None:
@@ -72,7 +49,7 @@ async def test_progress_tells_rounds_and_programs() -> None:
         whole = bench(Arm("a", fake.url))
         await whole.run()
     told = whole.progress
-    assert isinstance(told, Told)
+    assert isinstance(told, Notes)
     assert told.stages == ["round 1 of 1: a at 500 programs/s"]
     assert told.steps[-1] == "2 arrived, 2 ended, 0 failed"
     assert "2 programs in 0 s, 0 failed" in told.said[0]
@@ -107,7 +84,7 @@ async def test_servers_of_ours_run_one_at_a_time_and_serve_two_rounds_in_a_row()
         assert await whole.run()
     assert events == ["start fcfs", "stop fcfs", "start plas", "stop plas", "start fcfs", "stop fcfs"]
     assert len(whole.rounds) == 4
-    assert isinstance(whole.progress, Told)
+    assert isinstance(whole.progress, Notes)
     assert whole.progress.said[0] == "engine starting"
 
 

@@ -19,20 +19,8 @@ from autellix_server.mock_engine.tokens import id_tokens
 from autellix_server.scheduling.levels import geometric_levels
 from autellix_server.simulator.model import EngineModel
 from autellix_server.simulator.run import SimulationSettings
+from tests.simulator.worlds import MODEL
 
-SECOND_STEPS = EngineModel(
-    step_s=1.0,
-    prefill_token_s=0.0,
-    decode_sequence_s=0.0,
-    kv_token_s=0.0,
-    slots=2,
-    kv_tokens=10_000,
-    chunk_tokens=1000,
-    host_tokens=10_000,
-    kv_bytes_per_token=1,
-    link_bytes_per_s=1e12,
-    source="every step takes a second",
-)
 _IDLE_TURNS = 20
 
 
@@ -96,9 +84,7 @@ class JumpClock:
                 due.set_result(None)
 
 
-def simulation(
-    policy: str = "fcfs", model: EngineModel = SECOND_STEPS, first_bound_s: float = 1.0
-) -> SimulationSettings:
+def simulation(policy: str = "fcfs", model: EngineModel = MODEL, first_bound_s: float = 1.0) -> SimulationSettings:
     """Return settings of an engine."""
     return SimulationSettings(model, policy, geometric_levels(first_bound_s=first_bound_s))
 

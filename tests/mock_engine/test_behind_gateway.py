@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fake_engine import SECRET, Gateway, identity, ready, running_gateway
-from mock_world import SECOND_STEPS, JumpClock, Mock, running_mock, simulation, until
+from mock_world import MODEL, JumpClock, Mock, running_mock, simulation, until
 
 from autellix_sdk.bill import CallBill, decode_bill
 from autellix_server.engine.supervisor import EngineStatus
@@ -96,7 +96,7 @@ async def test_a_stamp_with_our_secret_is_believed() -> None:
 
 async def order_of_ends(policy: str) -> list[str]:
     """Return the order in which two programs that have worked much and a fresh one end on one slot."""
-    model = replace(SECOND_STEPS, slots=1)
+    model = replace(MODEL, slots=1)
     settings = simulation(policy, model, first_bound_s=5.0)
     settings = replace(settings, planner=replace(settings.planner, spares=0))
     clock = JumpClock()

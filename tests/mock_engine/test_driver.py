@@ -11,7 +11,7 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mock_world import SECOND_STEPS, JumpClock, ask, simulation
+from mock_world import MODEL, JumpClock, ask, simulation
 
 from autellix_sdk.errors import UsageError
 from autellix_server.mock_engine.engine import MockEngine, RunningCall
@@ -82,7 +82,7 @@ async def test_who_does_not_stream_has_everything_at_the_end() -> None:
 
 def few_slots(slots: int, spares: int) -> SimulationSettings:
     """Return settings of an engine with so many places."""
-    options = simulation(model=replace(SECOND_STEPS, slots=slots))
+    options = simulation(model=replace(MODEL, slots=slots))
     return replace(options, planner=replace(options.planner, spares=spares))
 
 
@@ -163,7 +163,7 @@ def test_whoever_leaves_and_whenever_the_others_finish_and_nothing_is_held(seed:
 
 async def _leave_at_random(random: Random) -> None:
     model = replace(
-        SECOND_STEPS,
+        MODEL,
         slots=random.randint(1, 4),
         kv_tokens=300,
         chunk_tokens=random.choice([8, 1000]),

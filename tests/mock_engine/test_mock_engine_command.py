@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from mock_world import SECOND_STEPS
+from mock_world import MODEL
 
 from autellix_server.cli import main
 
@@ -46,7 +46,7 @@ def test_it_says_when_it_is_ready_and_stops_cleanly_with_calls_in_flight(
 ) -> None:
     """One JSON line, exit status 0, the engine model of a file."""
     file = tmp_path / "mine.json"
-    file.write_text(json.dumps({"model": asdict(SECOND_STEPS), "fit": {}}))
+    file.write_text(json.dumps({"model": asdict(MODEL), "fit": {}}))
     with serving("--json", "--engine-model", str(file), "--policy", "mlfq") as process:
         url = ready(process)
         with urllib.request.urlopen(f"{url}/server_info", timeout=10) as reply:
