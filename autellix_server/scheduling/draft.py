@@ -50,6 +50,18 @@ class Room(NamedTuple):
         return self if one is None else Room(self.slots, self.kv_tokens + one.kv_tokens, self.host_tokens)
 
 
+def gives_way(one: Call | Hold, better: Call, margin: int) -> bool:
+    """Return whether `one` stands behind `better` and is so much worse that it leaves for it.
+
+    Args:
+        one: who is inside.
+        better: who would come in.
+        margin: levels by which it must be better, unless it is protected.
+    """
+    far = one.key[0] - better.level >= margin or better.rank == PROTECTED_RANK
+    return far and better.key < one.key
+
+
 class Draft:
     """Running calls and holds leave from the worst up, pinned calls never; stale holds go before all others.
 
@@ -169,18 +181,13 @@ class Draft:
         last = better is None and len(self._calls) + self._pinned == 1
         stale = hold is not None and hold.until_s <= self._now
         if hold is not None and (call is None or last or stale or call.key < hold.key):
-            if better is None or stale or self._yields(hold, better):
+            if better is None or stale or gives_way(hold, better, self._margin):
                 self._hold = next(self._worst_holds, None)
                 return hold
             return None
-        if call is not None and (better is None or self._yields(call, better)):
+        if call is not None and (better is None or gives_way(call, better, self._margin)):
             return self._calls.pop()
         return None
-
-    def _yields(self, one: Call | Hold, better: Call) -> bool:
-        """Return whether `one` stands behind `better` and is so much worse that it leaves for it."""
-        far = one.key[0] - better.level >= self._margin or better.rank == PROTECTED_RANK
-        return far and better.key < one.key
 
     def _leave(self, one: Call | Hold) -> None:
         self._room = self._room.plus(one)

@@ -8,7 +8,7 @@ from math import inf
 from autellix_sdk.errors import ConfigurationError
 from autellix_sdk.wire import ProgramId
 from autellix_server.scheduling.call import PROTECTED_RANK, Call, Place
-from autellix_server.scheduling.draft import Capacity, Draft
+from autellix_server.scheduling.draft import Capacity, Draft, gives_way
 from autellix_server.scheduling.holds import Holds
 from autellix_server.scheduling.line import Key, Line
 from autellix_server.scheduling.live import LivePrograms
@@ -180,8 +180,13 @@ class Planner:
         self._overtaking_guard.admitted((call,))
         self._run(call, now)
 
+    def gives_way(self, call: Call) -> bool:
+        """Return whether a running call would leave for the first that waits, if that needed its room."""
+        first = next(iter(self._waiting), None)
+        return first is not None and gives_way(call, first, self.policy.margin)
+
     def left(self, call: Call, now: float) -> None:
-        """Note that a running call waits again: the engine took its memory, or did not let it in as planned.
+        """Note that a running call waits again, without a plan: the engine took its memory, or did not let it in.
 
         Args:
             call: one that runs, or that a plan admitted.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import inf
 
 from autellix_server.scheduling.call import Call
@@ -127,16 +127,29 @@ class PlannerDriver:
         """Return whether to plan in this pass: who waits could run at once, or enough steps have passed."""
         return bool(self.planner.waiting) and (self._plan_at_once or step - self._planned_step >= self._plan_every)
 
-    def plan(self, capacity: Capacity, step: int, now: float) -> Plan:
+    def gives_way(self, prompt: EngineCall, step: int) -> bool:
+        """Return whether a call whose prompt takes whole steps would leave for the first that waits."""
+        return step >= prompt.kept_until_step and self.planner.gives_way(prompt)
+
+    def plan(self, capacity: Capacity, step: int, now: float, prompt: EngineCall | None = None) -> Plan:
         """Decide who leaves for whom. `kv_tokens` and `pinned` of every call are up to date.
 
         A call that has to be kept for a while is pinned here.
+
+        Args:
+            capacity: what the engine can hold.
+            step: forward passes so far.
+            now: seconds.
+            prompt: a call whose prompt takes whole steps and that gives way: it leaves if anybody is let in.
         """
         self._plan_at_once = False
         self._planned_step = step
         for call in self._live:
             call.pinned |= step < call.kept_until_step
         plan = self.planner.plan(capacity, now)
+        if prompt is not None and prompt.running and plan.admit:
+            self.planner.left(prompt, now)
+            plan = replace(plan, preempt=(*plan.preempt, prompt))
         self._last = plan
         self.counts.plans += 1
         self.counts.preemptions += len(plan.preempt)
@@ -154,7 +167,8 @@ class PlannerDriver:
         for call in calls:
             self.planner.left(call, now)
         self.counts.retractions += len(calls) - len(not_let_in)
-        if not_let_in:
+        # Those behind the first may have to wait for the next step only because this one is full.
+        if not_let_in and len(not_let_in) == len(last.admit):
             self.counts.in_vain += len(last.preempt)
             for victim in last.preempt:
                 if isinstance(victim, EngineCall):

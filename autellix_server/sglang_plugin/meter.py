@@ -26,7 +26,7 @@ class RequestMeter:
         queued_us: waiting time by cause.
         prefill_us, decode_us: time of the steps it took part in.
         retractions: times the engine took its memory back while it ran.
-        recomputed_tokens: tokens prefilled again after a retraction.
+        recomputed_tokens: tokens whose KV was computed again after a retraction.
     """
 
     arrived_us: int
@@ -37,35 +37,32 @@ class RequestMeter:
     retractions: int = 0
     recomputed_tokens: int = 0
     _cause: str = ADMISSION
-    _resuming: bool = False
+    _computed: int = 0
 
-    def step(self, start_us: int, end_us: int, *, prefilled_tokens: int, retractions: int) -> None:
+    def step(self, start_us: int, end_us: int, *, prefilled: range, retractions: int, left: bool) -> None:
         """Account for a step that ended at `end_us`, and for the wait before it.
 
         Args:
             start_us: when the step began; what lies before it is waiting.
             end_us: when its result was there; not before `start_us` or the previous step's end.
-            prefilled_tokens: prompt tokens of this request that the step computed; 0 in a decode step.
+            prefilled: positions of the request's tokens that the step computed as a prompt; empty in a decode step.
             retractions: how often the engine has retracted the request so far.
+            left: it was retracted after this step was launched, and waits.
         """
-        if retractions > self.retractions:
-            self.retractions = retractions
-            self._resuming = True
+        if retractions > self.retractions and not left:
             self._cause = RETRACTION
+        self.retractions = retractions
         start_us = max(start_us, self.settled_us)
         self._wait(start_us)
-        if prefilled_tokens:
+        if prefilled:
             self.prefill_us += end_us - start_us
-            if self.retractions:
-                # One token of a resumed request is new: the last one sampled never had its KV computed.
-                self.recomputed_tokens += prefilled_tokens - self._resuming
-            self._resuming = False
+            self.recomputed_tokens += len(range(prefilled.start, min(prefilled.stop, self._computed)))
+            self._computed = max(self._computed, prefilled.stop)
         else:
             self.decode_us += end_us - start_us
+            self._computed += 1
         self.settled_us = end_us
-        # With overlap scheduling a request is retracted while its last step is still under way: until it is
-        # prefilled again it waits for that, whatever steps of its own come to an end meanwhile.
-        self._cause = RETRACTION if self._resuming else BATCH
+        self._cause = RETRACTION if left else BATCH
 
     def finish(self, now_us: int) -> None:
         """Close the account; whatever is not settled was waiting."""

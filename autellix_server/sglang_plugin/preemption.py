@@ -90,17 +90,21 @@ class PreemptionHooks:
         if not self._driver.plan_is_due(step):
             return []
         free_slots = self._room.slots(scheduler, running_batch)
-        # Whether something fits that is looked at for the first time, the engine knows best.
-        looked_at = not free_slots or self._driver.refused
-        # A chunk that fills the step leaves nothing of it to whoever would be let in.
-        chunk_fills_step = prompt_left(scheduler.chunked_req) >= (scheduler.chunked_prefill_size or _NO_LIMIT)
-        if not looked_at or chunk_fills_step:
+        prompt = None
+        if prompt_left(scheduler.chunked_req) >= (scheduler.chunked_prefill_size or _NO_LIMIT):
+            # It leaves nothing of the step to whoever would be let in beside it.
+            prompt = call_of(scheduler.chunked_req)
+            can_leave_now = prompt is not None and can_leave(scheduler.chunked_req, in_chunks=True)
+            if prompt is None or not can_leave_now or not self._driver.gives_way(prompt, step):
+                return []
+        elif free_slots and not self._driver.refused:
+            # Whether something fits that is looked at for the first time, the engine knows best.
             return []
         capacity = self._measure(scheduler, running_batch, free_slots)
-        plan = self._driver.plan(capacity, step, now_s)
+        plan = self._driver.plan(capacity, step, now_s, prompt)
         if plan.admit:
             running_batch.batch_is_full = False
-        by_call = {call_of(req): req for req in running_batch.reqs}
+        by_call = {call_of(req): req for req in in_batch(scheduler, running_batch)}
         return [by_call[call] for call in plan.preempt if isinstance(call, EngineCall)]
 
     def _measure(self, scheduler: Any, running_batch: Any, free_slots: int) -> Capacity:
@@ -112,7 +116,7 @@ class PreemptionHooks:
         for req in in_batch(scheduler, running_batch):
             if (call := call_of(req)) is not None:
                 call.kv_tokens = self._room.freed(scheduler, req)
-                call.pinned = req is scheduler.chunked_req or not can_leave(req)
+                call.pinned = not can_leave(req, in_chunks=req is scheduler.chunked_req)
                 running, tokens = running + 1, tokens + call.kv_tokens
         free_tokens = self._room.tokens(scheduler, running_batch)
         return Capacity(running + free_slots, tokens + free_tokens, _NO_LIMIT)
@@ -120,6 +124,9 @@ class PreemptionHooks:
     def _preempt(self, scheduler: Any, batch: Any, victims: list[Any]) -> None:
         for req in victims:
             self._leave(req, scheduler.tree_cache)
+            if req is scheduler.chunked_req:
+                # What is computed of its prompt stays too: the engine has put it into its tree after every chunk.
+                scheduler.chunked_req = None
         leaving = set(map(id, victims))
         batch.filter_batch(keep_indices=[index for index, req in enumerate(batch.reqs) if id(req) not in leaving])
         # Else the engine would admit nobody until one more leaves.

@@ -45,7 +45,9 @@ class RoomMeter:
 
     def freed(self, scheduler: Any, req: Any) -> int:
         """Return the tokens that a running request leaves behind, as if it shared none of them."""
-        return int(req.kv.kv_committed_len) + floor(self._reserve(scheduler, req))
+        # For the output of a prompt in chunks nothing is reserved before the last one.
+        promised = prompt_left(req) if req is scheduler.chunked_req else floor(self._reserve(scheduler, req))
+        return int(req.kv.kv_committed_len) + promised
 
     def _output_left(self, req: Any) -> int:
         left: int = req.sampling_params.max_new_tokens - len(req.output_ids)
@@ -62,18 +64,22 @@ def prompt_left(chunked_req: Any) -> int:
     return 0 if chunked_req is None else max(0, _length(chunked_req) - int(chunked_req.prefix_len))
 
 
-def can_leave(req: Any) -> bool:
+def can_leave(req: Any, *, in_chunks: bool = False) -> bool:
     """Return whether a running request can wait and go on later as if nothing had happened.
 
-    Not one that is finished or about to be, has had no token yet, or carries state that the engine loses or repeats
+    Not one that is finished or about to be, whose first token is under way, or that carries state that the engine loses or repeats
     when it computes a prompt again: beams, streaming sessions, embeddings as input, penalties, `min_new_tokens`, and
     outputs that belong to prompt positions.
+
+    Args:
+        req: SGLang's request.
+        in_chunks: a part of its prompt is still to be computed.
     """
     params = req.sampling_params
     return not (
         req.finished()
         or req.to_finish
-        or not req.output_ids
+        or not (req.output_ids or in_chunks)
         or req.next_output_finishes_by_length()
         or req.beam_group is not None
         or (req.session is not None and req.session.streaming)

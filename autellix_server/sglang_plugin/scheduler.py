@@ -16,6 +16,7 @@ RECORD_KEY = "autellix"
 """Key of the record in the engine's per-request output, and of the counts in its internal state."""
 
 _US_PER_S = 1_000_000
+_NOTHING = range(0)
 
 
 @dataclass(eq=False, slots=True)
@@ -140,8 +141,8 @@ class SchedulerHooks:
         end_us = self._now_us()
         start_us = max(self._last_step_end_us, int(batch.launch_ts * _US_PER_S))
         self._last_step_end_us = end_us
-        prefilled = batch.extend_lens if batch.forward_mode.is_extend() else None
-        for index, req in enumerate(batch.reqs):
+        prefilled = _prefilled(batch) if batch.forward_mode.is_extend() else [_NOTHING] * len(batch.reqs)
+        for req, positions in zip(batch.reqs, prefilled, strict=True):
             state = state_of(req)
             if state is not None and not state.reported:
                 if self._driver is not None:
@@ -149,9 +150,15 @@ class SchedulerHooks:
                 state.meter.step(
                     start_us,
                     end_us,
-                    prefilled_tokens=prefilled[index] if prefilled else 0,
+                    prefilled=positions,
                     retractions=req.retraction_count,
+                    left=req.is_retracted,
                 )
+
+
+def _prefilled(batch: Any) -> list[range]:
+    """Return for each request of a prefill batch the positions of the tokens that it computes."""
+    return [range(start, start + length) for start, length in zip(batch.prefix_lens, batch.extend_lens, strict=True)]
 
 
 def monotonic_us() -> int:

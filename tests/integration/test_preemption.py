@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,12 @@ from tests.integration.server import Server, serve
 pytestmark = pytest.mark.engine
 
 SLOTS = 4
+CHUNK = 64
 ENGINE = (
     # So that the size of a batch flips no near-tie.
     *("--dtype", "float32", "--max-running-requests", str(SLOTS)),
     # Long prompts come in parts, and four long calls are more than the memory holds.
-    *("--chunked-prefill-size", "128", "--max-total-tokens", "1000"),
+    *("--chunked-prefill-size", str(CHUNK), "--max-total-tokens", "1000"),
 )
 ENVIRONMENT = {
     "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1",
@@ -168,6 +170,37 @@ async def until_all_sink(http: httpx.AsyncClient, server: Server) -> None:
     """Wait until every running call has been served for a while: calls of nobody in particular tell the time."""
     for number in range(3):
         await complete(http, prompt(300 + number), 8, f"clock-{number}")
+
+
+def prefills(server: Server) -> list[int]:
+    """Tokens of every prefill step so far."""
+    return [int(found) for found in re.findall(r"Prefill batch.* #new-token: (\d+)", server.engine_log())]
+
+
+@overlap_loop
+def test_short_call_starts_within_two_chunks_of_a_long_prompt(preempting: Server) -> None:
+    """A program that has run for long sends a prompt of ten chunks; a fresh call does not wait for its end."""
+    words = "one two three four five six seven eight nine ten"
+
+    async def run() -> tuple[Answer, Answer, int]:
+        async with httpx.AsyncClient(base_url=preempting.base_url, timeout=240) as http:
+            await complete(http, prompt(800), 40, "long")
+            before = len(prefills(preempting))
+            long = asyncio.create_task(complete(http, " ".join([words] * 64), 4, "long"))
+            while len(prefills(preempting)) < before + 2:
+                await asyncio.sleep(0.005)
+            arrived = len(prefills(preempting))
+            fresh = await complete(http, words + " and so on, in one row.", 1, "fresh-16")
+            return await long, fresh, arrived
+
+    long, fresh, arrived = asyncio.run(run())
+    assert (fresh.bill.prompt_tokens, long.bill.prompt_tokens // CHUNK) == (16, 10)
+    steps = prefills(preempting)[arrived:]
+    # Two, and one that may begin while the call is on its way to the engine.
+    assert steps.index(16) <= 3
+    assert steps.count(CHUNK) >= 5
+    assert long.bill.preemptions >= 1
+    assert long.bill.recomputed_tokens == 0
 
 
 @dataclass(frozen=True)

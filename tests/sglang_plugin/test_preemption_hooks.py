@@ -143,13 +143,56 @@ def test_victim_is_left_alone_when_its_place_was_not_taken() -> None:
     assert scheduler.released == ["heavy", "heavy"]
 
 
-def test_prompt_in_chunks_is_waited_for() -> None:
-    """It takes whole steps, so that room made now would stand empty."""
+def prompt_in_chunks(engine: Engine, **fields: Any) -> FakeReq:
+    """A call of a heavy program whose prompt takes several steps more, and a fresh call that waits."""
+    scheduler = engine.scheduler
+    prompt = scheduler.submit("prompt", 9.0, prompt_tokens=500, **fields)
+    engine.step()
+    scheduler.running_batch.reqs.remove(prompt)
+    prompt.output_ids.clear()
+    prompt.prefix_len = prompt.kv.kv_committed_len = 64
+    scheduler.chunked_req = prompt
+    scheduler.submit("fresh")
+    return prompt
+
+
+def test_prompt_in_chunks_leaves_between_two_of_them_for_a_better_call() -> None:
+    """It would take whole steps, though there is room for both; it goes on as soon as the better call is in."""
+    engine = Engine(slots=4)
+    prompt_in_chunks(engine)
+    engine.step()
+    assert engine.scheduler.chunked_req is None
+    assert engine.scheduler.names() == (["fresh"], ["prompt"])
+    assert engine.scheduler.seen[-1] == ["fresh"]
+    assert engine.driver.counts.preemptions == 1
+    engine.step()
+    assert engine.running == ["fresh", "prompt"]
+    assert engine.driver.counts.in_vain == 0
+
+
+@pytest.mark.parametrize(
+    "state", [{"return_logprob": True, "logprob_start_len": 0}, {"to_finish": "abort"}], ids=["logprobs", "aborted"]
+)
+def test_prompt_in_chunks_with_state_that_would_be_lost_stays(state: dict[str, Any]) -> None:
+    """As such calls do that have begun to answer."""
+    engine = Engine(slots=4)
+    prompt = prompt_in_chunks(engine, **state)
+    engine.hooks.new_batch(lambda *_: None, engine.scheduler, engine.scheduler.running_batch)
+    assert engine.scheduler.chunked_req is prompt
+    assert engine.scheduler.released == []
+
+
+def test_prompt_in_chunks_is_waited_for_by_calls_that_are_no_better() -> None:
+    """Room made for them now would stand empty."""
     engine = Engine(slots=2)
-    engine.scheduler.submit("heavy", 9.0)
+    engine.scheduler.submit("heavy", 40.0)
     engine.step(2)
-    engine.scheduler.chunked_req = FakeReq("long", prompt_tokens=500)
-    engine.scheduler.submit("fresh")
+    engine.scheduler.submit("prompt", 1.0, prompt_tokens=500)
+    engine.step()
+    prompt = engine.scheduler.running_batch.reqs.pop()
+    prompt.prefix_len = prompt.kv.kv_committed_len = 64
+    engine.scheduler.chunked_req = prompt
+    engine.scheduler.submit("medium", 20.0)
     engine.hooks.new_batch(lambda *_: None, engine.scheduler, engine.scheduler.running_batch)
     assert engine.scheduler.released == []
 

@@ -32,6 +32,7 @@ class FakeReq:
     name: str
     done: bool = False
     retraction_count: int = 0
+    is_retracted: bool = False
     cached_tokens: int = 3
     origin_input_ids: list[int] = field(default_factory=lambda: [1] * 10)
     output_ids: list[int] = field(default_factory=lambda: [2] * 4)
@@ -64,7 +65,10 @@ def create(hooks: SchedulerHooks, name: str, base_s: float | None) -> FakeReq:
 def batch(clock: Clock, reqs: list[FakeReq], prefilled: list[int] | None = None) -> Any:
     """A batch launched now."""
     mode = SimpleNamespace(is_extend=lambda: prefilled is not None)
-    return SimpleNamespace(reqs=reqs, forward_mode=mode, extend_lens=prefilled, launch_ts=clock.now_us / 1e6)
+    starts = None if prefilled is None else [0] * len(prefilled)
+    return SimpleNamespace(
+        reqs=reqs, forward_mode=mode, prefix_lens=starts, extend_lens=prefilled, launch_ts=clock.now_us / 1e6
+    )
 
 
 def test_record_is_sent_once_and_adds_up() -> None:
