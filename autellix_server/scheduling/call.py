@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from math import inf
 
 from autellix_sdk.wire import CallContext
+
+Key = tuple[int, float, int]
+
+LAST: Key = (sys.maxsize, inf, 0)
+"""Place in line behind all others."""
 
 PROTECTED_RANK = -inf
 """Rank in level 0 of a call that was overtaken too often; no policy gives it."""
@@ -50,9 +56,8 @@ class Call:
         wait_s: waiting of this call so far, up to the start of its present wait.
         waits_from_s: when its present wait began, `None` when it runs or is gone.
         running: it is in the batch.
-        level: its priority level, 0 is the best.
-        rank: order inside the level, before `sequence`.
-        sequence: stamped at each entry to a level and kept across preemption.
+        key: place in line, as level, rank and sequence: calls run in ascending order of it. No two calls of a planner
+            have the same, and `LAST` stands for none yet.
         quantum_s: service left until it moves to another level; ``inf``: it stays.
         ticket: place in the order of arrival of calls.
         program_ticket: place in the order of arrival of programs.
@@ -70,14 +75,12 @@ class Call:
     wait_s: float = 0.0
     kv_tokens: int = 0
     running: bool = False
-    level: int = 0
-    sequence: int = 0
     program_class: str = ""
     remaining_s: float | None = None
     cached_tokens: int = 0
     pinned: bool = False
     waits_from_s: float | None = None
-    rank: float = 0.0
+    key: Key = LAST
     quantum_s: float = inf
     ticket: int = 0
     program_ticket: int = 0
@@ -89,6 +92,16 @@ class Call:
         return f"call {self.context.call} of program {self.context.program}"
 
     @property
-    def key(self) -> tuple[int, float, int]:
-        """Place in line: calls run in ascending order of it. No two calls of a planner have the same."""
-        return (self.level, self.rank, self.sequence)
+    def level(self) -> int:
+        """Priority level, 0 is the best."""
+        return self.key[0]
+
+    @property
+    def rank(self) -> float:
+        """Order inside the level, before `sequence`."""
+        return self.key[1]
+
+    @property
+    def sequence(self) -> int:
+        """Stamped at each entry to a level and kept across preemption."""
+        return self.key[2]

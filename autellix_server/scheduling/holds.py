@@ -8,8 +8,8 @@ from itertools import chain, takewhile
 from operator import attrgetter
 
 from autellix_sdk.wire import ProgramId
-from autellix_server.scheduling.call import Call
-from autellix_server.scheduling.line import Key, Line
+from autellix_server.scheduling.call import Call, Key
+from autellix_server.scheduling.line import Line
 
 
 @dataclass(eq=False, slots=True)

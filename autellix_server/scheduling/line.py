@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Generic, Protocol, TypeVar
 
-_CHUNK = 1024
+from autellix_server.scheduling.call import Key
 
-Key = tuple[int, float, int]
+_CHUNK = 1024
 
 
 class Standing(Protocol):

@@ -7,10 +7,10 @@ from math import inf
 
 from autellix_sdk.errors import ConfigurationError
 from autellix_sdk.wire import ProgramId
-from autellix_server.scheduling.call import PROTECTED_RANK, Call, Place
+from autellix_server.scheduling.call import PROTECTED_RANK, Call, Key, Place
 from autellix_server.scheduling.draft import Capacity, Draft, gives_way
 from autellix_server.scheduling.holds import Holds
-from autellix_server.scheduling.line import Key, Line
+from autellix_server.scheduling.line import Line
 from autellix_server.scheduling.live import LivePrograms
 from autellix_server.scheduling.policy import Policy
 from autellix_server.scheduling.starvation import OvertakingGuard, WaitGuard
@@ -143,7 +143,7 @@ class Planner:
             line = self._line(call)
             line.remove(call)
             place = self.policy.start(call)
-            call.level, call.rank, call.quantum_s = place.level, place.rank, place.quantum_s
+            call.key, call.quantum_s = (place.level, place.rank, call.sequence), place.quantum_s
             line.add(call)
 
     def remove(self, call: Call, now: float, program_kv_tokens: int = 0) -> bool:
@@ -180,9 +180,14 @@ class Planner:
         self._overtaking_guard.admitted((call,))
         self._run(call, now)
 
+    @property
+    def first(self) -> Call | None:
+        """The best of the calls that wait."""
+        return next(iter(self._waiting), None)
+
     def gives_way(self, call: Call) -> bool:
         """Return whether a running call would leave for the first that waits, if that needed its room."""
-        first = next(iter(self._waiting), None)
+        first = self.first
         return first is not None and gives_way(call, first, self.policy.margin)
 
     def left(self, call: Call, now: float) -> None:
@@ -260,12 +265,12 @@ class Planner:
                 self._waiting.add(call)
         for call in self._overtaking_guard.overtaken():
             self._waiting.remove(call)
-            call.level, call.rank, call.sequence, call.quantum_s = 0, PROTECTED_RANK, call.ticket, inf
+            call.key, call.quantum_s = (0, PROTECTED_RANK, call.ticket), inf
             self._waiting.add(call)
 
     def _enter_level(self, call: Call, place: Place) -> None:
         self._sequence += 1
-        call.level, call.rank, call.quantum_s, call.sequence = place.level, place.rank, place.quantum_s, self._sequence
+        call.key, call.quantum_s = (place.level, place.rank, self._sequence), place.quantum_s
 
     def _program_key(self, call: Call) -> Key:
         """Return the place in line that the program of `call` keeps: protection is the call's alone."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import inf
 
 from autellix_server.scheduling.call import Call
 from autellix_server.scheduling.draft import Capacity
@@ -31,10 +30,12 @@ class EngineCall(Call):
     Attributes:
         start_level: priority level at its arrival.
         kept_until_step: forward pass up to which it is not preempted.
+        number: place in the order of arrival at this engine.
     """
 
     start_level: int = 0
     kept_until_step: int = 0
+    number: int = 0
 
 
 @dataclass(slots=True)
@@ -94,34 +95,43 @@ class PlannerDriver:
                 self._ended.popitem(last=False)
             self.planner.program_ended(program.id, program.program_class, program.service_us / 1_000_000, now)
 
-    def observe(self, waiting: Sequence[EngineCall], running: Sequence[EngineCall], step: int, now: float) -> None:
+    def observe(
+        self,
+        queued: Sequence[EngineCall],
+        started: Sequence[EngineCall],
+        gone: Sequence[EngineCall],
+        step: int,
+        now: float,
+    ) -> None:
         """Take over what the engine did since the last pass.
 
         Args:
-            waiting: every call in the engine's queue.
-            running: every call in its batch, one whose prompt is being computed in chunks included.
+            queued: calls that wait and did not then; `kv_tokens` is up to date.
+            started: calls that run and did not then.
+            gone: calls that do neither any longer.
             step: forward passes so far.
             now: seconds.
         """
-        for call in running:
+        last, self._last = self._last, _NO_PLAN
+        for call in started:
             if call not in self._live:
                 self._arrive(call, now)
             if not call.running:
                 self.planner.joined(call, now)
-        fresh = [call for call in waiting if call not in self._live]
-        known = [call for call in waiting if call in self._live] if fresh else waiting
-        self.refused = bool(known)
-        self._correct([call for call in known if call.running], step, now)
-        if fresh:
-            best = min((call.key for call in known), default=None)
-            for call in fresh:
-                self._arrive(call, now)
-                # It may have to run at once, since nobody goes before it.
-                self._plan_at_once |= best is None or call.key < best
-        if len(self._live) > len(waiting) + len(running):
-            for call in self._live.difference(waiting, running):
+        self._correct(last, {*started, *gone}, step, now)
+        for call in gone:
+            if call in self._live:
                 self._live.remove(call)
                 self.planner.remove(call, now)
+        self.refused = self.planner.waiting > 0
+        for call in queued:
+            if call not in self._live:
+                self._arrive(call, now)
+                # It may have to run at once, since nobody goes before it.
+                self._plan_at_once |= self.planner.first is call
+            elif call.running:
+                self.counts.retractions += 1
+                self.planner.left(call, now)
 
     def plan_is_due(self, step: int) -> bool:
         """Return whether to plan in this pass: who waits could run at once, or enough steps have passed."""
@@ -132,9 +142,7 @@ class PlannerDriver:
         return step >= prompt.kept_until_step and self.planner.gives_way(prompt)
 
     def plan(self, capacity: Capacity, step: int, now: float, prompt: EngineCall | None = None) -> Plan:
-        """Decide who leaves for whom. `kv_tokens` and `pinned` of every call are up to date.
-
-        A call that has to be kept for a while is pinned here.
+        """Decide who leaves for whom. `kv_tokens` of every call and `pinned` of those that run are up to date.
 
         Args:
             capacity: what the engine can hold.
@@ -144,8 +152,6 @@ class PlannerDriver:
         """
         self._plan_at_once = False
         self._planned_step = step
-        for call in self._live:
-            call.pinned |= step < call.kept_until_step
         plan = self.planner.plan(capacity, now)
         if prompt is not None and prompt.running and plan.admit:
             self.planner.left(prompt, now)
@@ -160,27 +166,14 @@ class PlannerDriver:
         self.planner.arrive(call, now)
         call.start_level = call.level
 
-    def _correct(self, calls: Sequence[EngineCall], step: int, now: float) -> None:
-        """Correct the planner, which takes `calls` for running that wait: retracted, or not let in as planned."""
-        last, self._last = self._last, _NO_PLAN
-        not_let_in = set(last.admit).intersection(calls)
-        for call in calls:
+    def _correct(self, last: Plan, let_in: set[EngineCall], step: int, now: float) -> None:
+        """Correct the planner, which takes for running those that it admitted and the engine did not let in."""
+        refused = [call for call in last.admit if call.running and call not in let_in]
+        for call in refused:
             self.planner.left(call, now)
-        self.counts.retractions += len(calls) - len(not_let_in)
         # Those behind the first may have to wait for the next step only because this one is full.
-        if not_let_in and len(not_let_in) == len(last.admit):
+        if refused and len(refused) == len(last.admit):
             self.counts.in_vain += len(last.preempt)
             for victim in last.preempt:
                 if isinstance(victim, EngineCall):
                     victim.kept_until_step = step + _PATIENCE * self._plan_every
-
-
-def place(call: EngineCall | None) -> tuple[float, ...]:
-    """Return the key by which the engine's queue is sorted.
-
-    Requests that did not come through us, such as the engine's own health checks, go first: they are short and few. A
-    call that the planner does not know yet goes last, until the next pass.
-    """
-    if call is None:
-        return (-inf,)
-    return call.key if call.ticket else (inf,)

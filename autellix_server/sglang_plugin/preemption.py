@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from autellix_server.scheduling.draft import Capacity
-from autellix_server.sglang_plugin.driver import EngineCall, PlannerDriver, place
-from autellix_server.sglang_plugin.requests import call_of
+from autellix_server.sglang_plugin.census import Census
+from autellix_server.sglang_plugin.driver import EngineCall, PlannerDriver
+from autellix_server.sglang_plugin.requests import call_of, place
 from autellix_server.sglang_plugin.room import RoomMeter, can_leave, in_batch, prompt_left
 
 _NO_LIMIT = 1 << 62
@@ -36,6 +37,7 @@ class PreemptionHooks:
         self._driver = driver
         self._room = room
         self._release = release
+        self._census = Census()
         self._now_us = now_us
 
     def new_batch(self, original: Callable[..., Any], scheduler: Any, running_batch: Any) -> Any:
@@ -46,15 +48,14 @@ class PreemptionHooks:
         long, so that none takes the room that a better one left.
         """
         now_s = self._now_us() / 1_000_000
-        running = _calls(in_batch(scheduler, running_batch))
-        self._driver.observe(_calls(scheduler.waiting_queue), running, scheduler.forward_ct, now_s)
+        self._observe(scheduler, running_batch, now_s)
         victims = self._plan(scheduler, running_batch, now_s)
         behind: list[Any] = []
         if victims:
             self._preempt(scheduler, running_batch, victims)
-            best = min(place(call_of(req)) for req in victims)
-            behind = [req for req in scheduler.waiting_queue if place(call_of(req)) > best]
-            scheduler.waiting_queue = [req for req in scheduler.waiting_queue if place(call_of(req)) < best]
+            best = min(map(place, victims))
+            behind = [req for req in scheduler.waiting_queue if place(req) > best]
+            scheduler.waiting_queue = [req for req in scheduler.waiting_queue if place(req) < best]
         planned = original(scheduler, running_batch)
         scheduler.waiting_queue.extend(behind)
         for req in victims:
@@ -66,11 +67,11 @@ class PreemptionHooks:
     ) -> None:
         """AROUND `SchedulePolicy.calc_priority`: sort by the planner's order."""
         original(policy, waiting_queue, *args, **options)
-        waiting_queue.sort(key=lambda req: place(call_of(req)))
+        waiting_queue.sort(key=place)
 
     def retraction_order(self, original: Callable[..., Any], reqs: Sequence[Any]) -> list[int]:
         """AROUND `ScheduleBatch._get_decode_retraction_order`: when memory runs out, the worst leave first."""
-        return sorted(range(len(reqs)), key=lambda index: place(call_of(reqs[index])))
+        return sorted(range(len(reqs)), key=lambda index: place(reqs[index]))
 
     def release_retracted(
         self, original: Callable[..., Any], batch: Any, idx: int, remaing_req_count: int, offload_kv: bool = True
@@ -83,6 +84,15 @@ class PreemptionHooks:
             return original(batch, idx, remaing_req_count, offload_kv)
         self._leave(batch.reqs[idx], batch.tree_cache)
         return True
+
+    def _observe(self, scheduler: Any, running_batch: Any, now_s: float) -> None:
+        """Tell the driver what the engine did since the last pass."""
+        changes = self._census.take(scheduler.waiting_queue, in_batch(scheduler, running_batch))
+        for req in changes.queued:
+            if (call := call_of(req)) is not None:
+                call.kv_tokens = self._room.needed(scheduler, req)
+        queued, started, gone = map(_calls, changes)
+        self._driver.observe(queued, started, gone, scheduler.forward_ct, now_s)
 
     def _plan(self, scheduler: Any, running_batch: Any, now_s: float) -> list[Any]:
         """Plan if it is time to, and return the requests that leave, worst first."""
@@ -108,15 +118,13 @@ class PreemptionHooks:
         return [by_call[call] for call in plan.preempt if isinstance(call, EngineCall)]
 
     def _measure(self, scheduler: Any, running_batch: Any, free_slots: int) -> Capacity:
-        """Bring every call up to date and return the capacity that leaves the planner just what is free."""
-        for req in scheduler.waiting_queue:
-            if (call := call_of(req)) is not None:
-                call.kv_tokens = self._room.needed(scheduler, req)
+        """Bring the running calls up to date and return the capacity that leaves the planner just what is free."""
         running, tokens = 0, 0
         for req in in_batch(scheduler, running_batch):
             if (call := call_of(req)) is not None:
                 call.kv_tokens = self._room.freed(scheduler, req)
-                call.pinned = not can_leave(req, in_chunks=req is scheduler.chunked_req)
+                kept = scheduler.forward_ct < call.kept_until_step
+                call.pinned = kept or not can_leave(req, in_chunks=req is scheduler.chunked_req)
                 running, tokens = running + 1, tokens + call.kv_tokens
         free_tokens = self._room.tokens(scheduler, running_batch)
         return Capacity(running + free_slots, tokens + free_tokens, _NO_LIMIT)
@@ -138,4 +146,8 @@ class PreemptionHooks:
 
 
 def _calls(reqs: Iterable[Any]) -> list[EngineCall]:
-    return [call for call in map(call_of, reqs) if call is not None]
+    """Return the calls of those requests that came through us, in order of arrival.
+
+    The order of a set is that of addresses, which differs between the ranks of one engine.
+    """
+    return sorted((call for call in map(call_of, reqs) if call is not None), key=lambda call: call.number)

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from autellix_sdk.wire import CallContext, CallId, ProgramId
+from autellix_server.scheduling.call import Key
 from autellix_server.sglang_plugin.driver import EngineCall
 from autellix_server.sglang_plugin.meter import RequestMeter
 from autellix_server.sglang_plugin.records import CallTag
 
 _US_PER_S = 1_000_000
+_FIRST: Key = (-1, 0.0, 0)
 
 
 @dataclass(eq=False, slots=True)
@@ -30,8 +32,8 @@ class RequestState:
     reported: bool = False
 
 
-def open_state(tag: CallTag, prompt_tokens: int, now_us: int) -> RequestState:
-    """Return the state of a request that arrives now."""
+def open_state(tag: CallTag, prompt_tokens: int, number: int, now_us: int) -> RequestState:
+    """Return the state of a request that arrives now, after `number` others."""
     call = EngineCall(
         context=CallContext(ProgramId(tag.program), "", 0, CallId(tag.call)),
         arrived_s=now_us / _US_PER_S,
@@ -39,6 +41,7 @@ def open_state(tag: CallTag, prompt_tokens: int, now_us: int) -> RequestState:
         base_service_s=tag.base_service_us / _US_PER_S,
         base_wait_s=tag.base_wait_us / _US_PER_S,
         program_class=tag.program_class,
+        number=number,
     )
     return RequestState(tag, call, RequestMeter(now_us, now_us))
 
@@ -53,3 +56,13 @@ def call_of(req: Any) -> EngineCall | None:
     """Return what the planner sees of a request, `None` for those that did not come through us."""
     state = state_of(req)
     return None if state is None else state.call
+
+
+def place(req: Any) -> Key:
+    """Return the key by which the engine's queue is sorted.
+
+    Requests that did not come through us, such as the engine's own health checks, go first: they are short and few. A
+    call that the planner does not know yet goes last, until the next pass.
+    """
+    state = getattr(req, "autellix", None)
+    return _FIRST if state is None else state.call.key

@@ -67,9 +67,9 @@ def prompt_left(chunked_req: Any) -> int:
 def can_leave(req: Any, *, in_chunks: bool = False) -> bool:
     """Return whether a running request can wait and go on later as if nothing had happened.
 
-    Not one that is finished or about to be, whose first token is under way, or that carries state that the engine loses or repeats
-    when it computes a prompt again: beams, streaming sessions, embeddings as input, penalties, `min_new_tokens`, and
-    outputs that belong to prompt positions.
+    Not one that is finished or about to be, whose first token is under way, or that carries state which the engine
+    loses or repeats when it computes a prompt again: beams, streaming sessions, embeddings as input, penalties,
+    `min_new_tokens`, and outputs that belong to prompt positions.
 
     Args:
         req: SGLang's request.

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from autellix_server.sglang_plugin.driver import PlannerDriver
@@ -45,6 +46,7 @@ class SchedulerHooks:
         self._read_tag = read_tag
         self._now_us = now_us
         self._driver = driver
+        self._numbers = count()
         self._finished = 0
         self._recomputed_tokens = 0
         self._queued_us: Counter[str] = Counter()
@@ -57,7 +59,7 @@ class SchedulerHooks:
         tag = self._read_tag(received.kv_hints)
         if tag is not None:
             now_us = self._now_us()
-            req.autellix = open_state(tag, len(req.origin_input_ids), now_us)
+            req.autellix = open_state(tag, len(req.origin_input_ids), next(self._numbers), now_us)
             if self._driver is not None:
                 self._driver.ended(tag.ended, now_us / _US_PER_S)
         return req
@@ -109,7 +111,7 @@ class SchedulerHooks:
             output_tokens=len(req.output_ids),
             recomputed_tokens=state.meter.recomputed_tokens,
             preemptions=state.meter.retractions,
-            level=(state.call.start_level, state.call.level),
+            level=(state.call.start_level, state.call.level) if self._driver is not None else (0, 0),
         )
         return [record.to_wire()]
 

@@ -190,7 +190,7 @@ def test_short_call_starts_within_two_chunks_of_a_long_prompt(preempting: Server
             while len(prefills(preempting)) < before + 2:
                 await asyncio.sleep(0.005)
             arrived = len(prefills(preempting))
-            fresh = await complete(http, words + " and so on, in one row.", 1, "fresh-16")
+            fresh = await complete(http, "a b c d e f g h i j k l m n o p", 1, "fresh-16")
             return await long, fresh, arrived
 
     long, fresh, arrived = asyncio.run(run())

@@ -19,7 +19,7 @@ def make_call(
     base_s: float = 0.0,
     tokens: int = 1,
     parents: tuple[CallId, ...] | None = (),
-    **fields: float,
+    **fields: object,
 ) -> Call:
     """A call; `fields` are those of `Call`."""
     context = CallContext(ProgramId(program), "s", 0, CallId(f"0.{number}"), parents)

@@ -15,7 +15,7 @@ CALLS = 5000
 
 def calls_in_line(random: Random) -> tuple[Line[Call], list[Call]]:
     """A line of many calls, and the calls best first."""
-    calls = [make_call(number=number, level=number % 7, rank=number % 11, sequence=number) for number in range(CALLS)]
+    calls = [make_call(number=number, key=(number % 7, number % 11, number)) for number in range(CALLS)]
     line: Line[Call] = Line()
     for call in random.sample(calls, CALLS):
         line.add(call)

@@ -25,7 +25,7 @@ every_policy = pytest.mark.parametrize("name", POLICIES)
 
 def put(policy: Policy, call: Call, place: Place) -> None:
     """Do to a call what the planner does."""
-    call.level, call.rank, call.quantum_s = place.level, place.rank, place.quantum_s
+    call.key, call.quantum_s = (place.level, place.rank, call.sequence), place.quantum_s
 
 
 def context(call: str = "0.0", parents: tuple[str, ...] | None = (), salt: str = "s") -> CallContext:

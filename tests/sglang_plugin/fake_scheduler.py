@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -90,6 +91,7 @@ class FakeScheduler:
         self.waiting_queue: list[FakeReq] = []
         self.running_batch = FakeBatch()
         self.forward_ct = 0
+        self._numbers = count()
         self.now_us = 0
         self.released: list[str] = []
         self.seen: list[list[str]] = []
@@ -106,7 +108,7 @@ class FakeScheduler:
         """Queue a request of a program that attained `base_s`; without `program` the program is its own."""
         req = FakeReq(name, **fields)
         tag = CallTag(program or f"program-{name}", "0.0", round(base_s * 1e6))
-        req.autellix = open_state(tag, req.prompt_tokens, self.now_us)
+        req.autellix = open_state(tag, req.prompt_tokens, next(self._numbers), self.now_us)
         self.waiting_queue.append(req)
         return req
 

@@ -207,7 +207,7 @@ def test_memory_that_runs_out_costs_the_worst_and_the_planner_learns_of_it() -> 
     assert engine.hooks.release_retracted(lambda *_: pytest.fail("stock release"), batch, batch.reqs.index(heavy), 1)
     batch.reqs.remove(heavy)
     engine.scheduler.waiting_queue.append(heavy)
-    engine.driver.observe([heavy.autellix.call], [fresh.autellix.call], step=3, now=3.0)
+    engine.driver.observe([heavy.autellix.call], [], [], step=3, now=3.0)
     assert (engine.driver.counts.retractions, engine.driver.planner.waiting) == (1, 1)
     assert heavy.retraction_count == 1
 

@@ -129,7 +129,7 @@ def test_driver_is_charged_for_every_step_and_the_record_tells_the_levels() -> N
     req = create(hooks, "a", 0.0)
     call = call_of(req)
     assert call is not None
-    driver.observe([], [call], step=1, now=1.0)
+    driver.observe([], [call], [], step=1, now=1.0)
     step = batch(clock, [req], [10])
     clock.now_us += 1_500_000
     hooks.process_result(lambda *_: None, None, step, None)
