@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, KeysView
 from dataclasses import dataclass
 from itertools import chain, takewhile
 from operator import attrgetter
@@ -61,6 +61,11 @@ class Holds:
     def __iter__(self) -> Iterator[Hold]:
         """Iterate over all holds, the oldest first."""
         return iter(self._holds.values())
+
+    @property
+    def programs(self) -> KeysView[ProgramId]:
+        """The programs that are held."""
+        return self._holds.keys()
 
     def of(self, program: ProgramId) -> Hold | None:
         """Return the program's hold, if it has one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import KeysView
 from dataclasses import dataclass
 from math import inf
 
@@ -170,6 +171,13 @@ class Planner:
             self._holds.gave_up(call)
         return ran and idle and self._holds.make(program, program_kv_tokens, self._program_key(call), now)
 
+    def release_worst(self, now: float) -> bool:
+        """End the hold that is the first to go, since the engine ran out of memory; return whether there was one."""
+        worst = next(self._holds.worst_first(now), None)
+        if worst is not None:
+            self._holds.drop(worst.program)
+        return worst is not None
+
     def joined(self, call: Call, now: float) -> None:
         """Note that a waiting call began to run without a plan: the engine has the last word on what fits.
 
@@ -179,6 +187,16 @@ class Planner:
         """
         self._overtaking_guard.admitted((call,))
         self._run(call, now)
+
+    @property
+    def held(self) -> KeysView[ProgramId]:
+        """The idle programs whose KV is held."""
+        return self._holds.programs
+
+    @property
+    def held_tokens(self) -> int:
+        """Device tokens of all that is held."""
+        return self._holds.kv_tokens
 
     @property
     def first(self) -> Call | None:

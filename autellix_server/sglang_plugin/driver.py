@@ -102,15 +102,18 @@ class PlannerDriver:
         gone: Sequence[EngineCall],
         step: int,
         now: float,
-    ) -> None:
+    ) -> list[EngineCall]:
         """Take over what the engine did since the last pass.
 
         Args:
             queued: calls that wait and did not then; `kv_tokens` is up to date.
             started: calls that run and did not then.
-            gone: calls that do neither any longer.
+            gone: calls that do neither any longer; `kv_tokens` is what they leave behind.
             step: forward passes so far.
             now: seconds.
+
+        Returns:
+            Those of `gone` of whose programs the KV is held from now on.
         """
         last, self._last = self._last, _NO_PLAN
         for call in started:
@@ -119,10 +122,9 @@ class PlannerDriver:
             if not call.running:
                 self.planner.joined(call, now)
         self._correct(last, {*started, *gone}, step, now)
-        for call in gone:
-            if call in self._live:
-                self._live.remove(call)
-                self.planner.remove(call, now)
+        known = [call for call in gone if call in self._live]
+        self._live.difference_update(known)
+        held = [call for call in known if self.planner.remove(call, now, call.kv_tokens)]
         self.refused = self.planner.waiting > 0
         for call in queued:
             if call not in self._live:
@@ -132,10 +134,17 @@ class PlannerDriver:
             elif call.running:
                 self.counts.retractions += 1
                 self.planner.left(call, now)
+        return held
+
+    def release_held(self, now: float) -> None:
+        """Hold no program any longer."""
+        while self.planner.release_worst(now):
+            pass
 
     def plan_is_due(self, step: int) -> bool:
         """Return whether to plan in this pass: who waits could run at once, or enough steps have passed."""
-        return bool(self.planner.waiting) and (self._plan_at_once or step - self._planned_step >= self._plan_every)
+        at_once = self._plan_at_once or not self.planner.running
+        return bool(self.planner.waiting) and (at_once or step - self._planned_step >= self._plan_every)
 
     def gives_way(self, prompt: EngineCall, step: int) -> bool:
         """Return whether a call whose prompt takes whole steps would leave for the first that waits."""
@@ -177,3 +186,6 @@ class PlannerDriver:
             for victim in last.preempt:
                 if isinstance(victim, EngineCall):
                     victim.kept_until_step = step + _PATIENCE * self._plan_every
+            if not self.planner.running:
+                # The engine stands still: nothing may be held against whom it has to serve.
+                self.release_held(now)

@@ -21,6 +21,7 @@ from autellix_server.sglang_plugin.settings import PluginSettings, read_settings
 from autellix_server.sglang_plugin.targets import (
     ACCOUNT_TARGETS,
     CALC_PRIORITY,
+    CHECK_DECODE,
     CREATE_REQUEST,
     GENERATE,
     HTTP_TARGETS,
@@ -35,6 +36,7 @@ from autellix_server.sglang_plugin.targets import (
     RETRACTION_ORDER,
     RUN_HTTP,
     STREAMER_CLASS,
+    TREE_RESET,
     WAIT_RESPONSE,
 )
 
@@ -115,18 +117,22 @@ def _register_scheduler(settings: PluginSettings) -> None:
 
 def _planner_hooks(driver: PlannerDriver) -> dict[Target, Callable[..., Any]]:
     from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS
-    from sglang.srt.mem_cache.common import release_kv_cache
+    from sglang.srt.mem_cache.common import match_kv_cache, release_kv_cache
 
+    from autellix_server.sglang_plugin.kept import KeptKv
     from autellix_server.sglang_plugin.preemption import PreemptionHooks
     from autellix_server.sglang_plugin.room import RoomMeter
     from autellix_server.sglang_plugin.scheduler import monotonic_us
 
-    hooks = PreemptionHooks(driver, RoomMeter(CLIP_MAX_NEW_TOKENS), release_kv_cache, monotonic_us)
+    kept = KeptKv(match_kv_cache)
+    hooks = PreemptionHooks(driver, RoomMeter(CLIP_MAX_NEW_TOKENS), kept, release_kv_cache, monotonic_us)
     return {
         CALC_PRIORITY: hooks.order_queue,
         NEW_PREFILL: hooks.new_batch,
         RETRACTION_ORDER: hooks.retraction_order,
         RELEASE_REQ: hooks.release_retracted,
+        CHECK_DECODE: hooks.decode_fits,
+        TREE_RESET: kept.reset,
     }
 
 

@@ -15,8 +15,9 @@ from typing import Any
 from autellix_server.scheduling.draft import Capacity
 from autellix_server.sglang_plugin.census import Census
 from autellix_server.sglang_plugin.driver import EngineCall, PlannerDriver
+from autellix_server.sglang_plugin.kept import KeptKv
 from autellix_server.sglang_plugin.requests import call_of, place
-from autellix_server.sglang_plugin.room import RoomMeter, can_leave, in_batch, prompt_left
+from autellix_server.sglang_plugin.room import RoomMeter, can_leave, in_batch, prompt_left, tokens_of
 
 _NO_LIMIT = 1 << 62
 
@@ -27,15 +28,22 @@ class PreemptionHooks:
     Args:
         driver: decides.
         room: measures what the engine has room for.
+        kept: KV of idle programs.
         release: SGLang's `release_kv_cache`.
         now_us: monotonic clock in whole microseconds.
     """
 
     def __init__(
-        self, driver: PlannerDriver, room: RoomMeter, release: Callable[..., None], now_us: Callable[[], int]
+        self,
+        driver: PlannerDriver,
+        room: RoomMeter,
+        kept: KeptKv,
+        release: Callable[..., None],
+        now_us: Callable[[], int],
     ) -> None:
         self._driver = driver
         self._room = room
+        self._kept = kept
         self._release = release
         self._census = Census()
         self._now_us = now_us
@@ -69,6 +77,14 @@ class PreemptionHooks:
         original(policy, waiting_queue, *args, **options)
         waiting_queue.sort(key=place)
 
+    def decode_fits(self, original: Callable[..., bool], batch: Any, *args: Any, **options: Any) -> bool:
+        """AROUND `ScheduleBatch.check_decode_mem`: what is held of idle programs goes before a running call does."""
+        fits = original(batch, *args, **options)
+        while not fits and self._driver.planner.release_worst(self._now_us() / 1_000_000):
+            self._kept.keep_only(self._driver.planner.held)
+            fits = original(batch, *args, **options)
+        return fits
+
     def retraction_order(self, original: Callable[..., Any], reqs: Sequence[Any]) -> list[int]:
         """AROUND `ScheduleBatch._get_decode_retraction_order`: when memory runs out, the worst leave first."""
         return sorted(range(len(reqs)), key=lambda index: place(reqs[index]))
@@ -91,8 +107,16 @@ class PreemptionHooks:
         for req in changes.queued:
             if (call := call_of(req)) is not None:
                 call.kv_tokens = self._room.needed(scheduler, req)
+        left = {call: req for req in changes.gone if (call := call_of(req)) is not None}
+        for call, req in left.items():
+            call.kv_tokens = tokens_of(req)
         queued, started, gone = map(_calls, changes)
-        self._driver.observe(queued, started, gone, scheduler.forward_ct, now_s)
+        for call in self._driver.observe(queued, started, gone, scheduler.forward_ct, now_s):
+            self._kept.keep(call.context.program, left[call], scheduler.tree_cache)
+        if len(queued) < len(changes.queued):
+            # The planner cannot tell what may be held against requests that it does not see.
+            self._driver.release_held(now_s)
+        self._kept.keep_only(self._driver.planner.held)
 
     def _plan(self, scheduler: Any, running_batch: Any, now_s: float) -> list[Any]:
         """Plan if it is time to, and return the requests that leave, worst first."""
@@ -112,6 +136,7 @@ class PreemptionHooks:
             return []
         capacity = self._measure(scheduler, running_batch, free_slots)
         plan = self._driver.plan(capacity, step, now_s, prompt)
+        self._kept.keep_only(self._driver.planner.held)
         if plan.admit:
             running_batch.batch_is_full = False
         by_call = {call_of(req): req for req in in_batch(scheduler, running_batch)}
@@ -127,7 +152,8 @@ class PreemptionHooks:
                 call.pinned = kept or not can_leave(req, in_chunks=req is scheduler.chunked_req)
                 running, tokens = running + 1, tokens + call.kv_tokens
         free_tokens = self._room.tokens(scheduler, running_batch)
-        return Capacity(running + free_slots, tokens + free_tokens, _NO_LIMIT)
+        held_tokens = self._driver.planner.held_tokens
+        return Capacity(running + free_slots, tokens + free_tokens + held_tokens, _NO_LIMIT)
 
     def _preempt(self, scheduler: Any, batch: Any, victims: list[Any]) -> None:
         for req in victims:

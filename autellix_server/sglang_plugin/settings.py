@@ -23,8 +23,7 @@ from autellix_server.scheduling.policies import SERVABLE, make_policy
 from autellix_server.scheduling.policy import Policy
 from autellix_server.stamp import read_secret
 
-# The engine does not know which program's KV a prefix is, and so cannot keep it for it.
-_PLANNER = PlannerSettings(hold_s=0.0, spares=0)
+_PLANNER = PlannerSettings(spares=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ _SCHEDULER = f"{_MANAGERS}.scheduler.Scheduler"
 _BATCH = f"{_MANAGERS}.schedule_batch"
 _POLICY = f"{_MANAGERS}.schedule_policy"
 _RESULTS = f"{_MANAGERS}.scheduler_components.batch_result_processor.SchedulerBatchResultProcessor"
+_MEMORY = "sglang.srt.mem_cache"
+_TREE = f"{_MEMORY}.unified_radix_cache.UnifiedRadixCache"
 _TOKENIZER = f"{_MANAGERS}.tokenizer_manager.TokenizerManager"
 
 CREATE_REQUEST = Target(f"{_SCHEDULER}._create_generation_req", ("self", "recv_req", "args", "kwargs"))
@@ -27,7 +29,9 @@ RETRACTION_ORDER = Target(f"{_BATCH}.ScheduleBatch._get_decode_retraction_order"
 RELEASE_REQ = Target(
     f"{_BATCH}.ScheduleBatch.release_req", ("self", "idx", "remaing_req_count", "offload_kv"), "f429e105afb79b8e"
 )
-PLANNER_TARGETS = (CALC_PRIORITY, NEW_PREFILL, RETRACTION_ORDER, RELEASE_REQ)
+CHECK_DECODE = Target(f"{_BATCH}.ScheduleBatch.check_decode_mem", ("self", "selected_indices"))
+TREE_RESET = Target(f"{_TREE}.reset", ("self",))
+PLANNER_TARGETS = (CALC_PRIORITY, NEW_PREFILL, RETRACTION_ORDER, RELEASE_REQ, CHECK_DECODE, TREE_RESET)
 """Hooked as well where the planner decides who runs."""
 
 RELIED_ON = (
@@ -47,6 +51,7 @@ RELIED_ON = (
         ("self", "running_bs", "beam_width", "running_batch", "num_held_rows"),
         "9ef9b9c5af8eca41",
     ),
+    Target(f"{_SCHEDULER}.update_running_batch", ("self", "batch"), "6962823239da9a89"),
     Target(f"{_BATCH}.ScheduleBatch.retract_decode", ("self",), "aa8b1c7e5e790ab7"),
     Target(f"{_BATCH}.ScheduleBatch.filter_batch", ("self", "reqs_to_exclude", "keep_indices"), "17e9b543d3c8c16e"),
     Target(
@@ -63,12 +68,20 @@ RELIED_ON = (
         "e9a690b5c7084bb5",
     ),
     Target(f"{_BATCH}.Req.reset_for_retract", ("self",), "371e01019e07f2f4"),
-    Target("sglang.srt.mem_cache.common.release_kv_cache", ("req", "tree_cache", "checkpoint"), "90e19434d1fa8c22"),
+    Target(f"{_MEMORY}.common.release_kv_cache", ("req", "tree_cache", "checkpoint"), "90e19434d1fa8c22"),
+    Target(
+        f"{_MEMORY}.common.match_kv_cache",
+        ("req", "tree_cache", "token_ids", "cow_mamba", "max_prefix_len"),
+        "1f3b0e2c895cf0ad",
+    ),
+    Target(f"{_TREE}.lock", ("self", "node_id", "skip_lock_components"), "e3802e4c275190aa"),
+    Target(f"{_TREE}.unlock", ("self", "lock"), "d991ce36e5f47b7f"),
     Target(
         f"{_POLICY}.PrefillAdder.add_one_req",
         ("self", "req", "has_chunked_req", "truncation_align_size"),
         "11ea292b16f33cb6",
     ),
+    Target(f"{_POLICY}.PrefillAdder.add_chunked_req", ("self", "req"), "af3ae7db76b5e8d2"),
     Target(f"{_POLICY}.PrefillAdder._get_running_request_total_token_offset", ("self", "req"), "64fd33f1c3fee43b"),
 )
 """What the planner's hooks call, mirror, or take for granted."""

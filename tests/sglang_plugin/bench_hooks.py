@@ -19,6 +19,7 @@ from autellix_server.scheduling.levels import geometric_levels
 from autellix_server.scheduling.planner import PlannerSettings
 from autellix_server.scheduling.policies import SERVABLE, make_policy
 from autellix_server.sglang_plugin.driver import PlannerDriver
+from autellix_server.sglang_plugin.kept import KeptKv
 from autellix_server.sglang_plugin.preemption import PreemptionHooks
 from autellix_server.sglang_plugin.requests import call_of
 from autellix_server.sglang_plugin.room import RoomMeter
@@ -35,9 +36,13 @@ class HookedScheduler:
     def __init__(self, policy: str) -> None:
         self.rng = random.Random(policy)
         self.scheduler = FakeScheduler(SLOTS, tokens=10_000_000)
-        self.driver = PlannerDriver(make_policy(policy, geometric_levels()), PlannerSettings(hold_s=0.0))
+        self.driver = PlannerDriver(make_policy(policy, geometric_levels()), PlannerSettings())
         self.hooks = PreemptionHooks(
-            self.driver, RoomMeter(4096), self.scheduler.release, lambda: self.scheduler.now_us
+            self.driver,
+            RoomMeter(4096),
+            KeptKv(self.scheduler.tree_cache.match),
+            self.scheduler.release,
+            lambda: self.scheduler.now_us,
         )
         self.original_s = 0.0
         for number in range(LIVE):
@@ -65,7 +70,7 @@ class HookedScheduler:
         for call in calls:
             self.driver.credit(call, STEP_S, scheduler.now_us / 1e6)
         hooks_s += time.thread_time() - start
-        scheduler.running_batch.reqs.pop(self.rng.randrange(len(scheduler.running_batch.reqs)))
+        scheduler.finish(self.rng.choice(scheduler.running_batch.reqs))
         scheduler.running_batch.batch_is_full = False
         return hooks_s * 1e6, self.driver.counts.plans > plans
 

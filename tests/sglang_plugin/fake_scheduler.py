@@ -72,6 +72,33 @@ class FakeBatch:
         self.reqs = [self.reqs[index] for index in keep_indices]
 
 
+class FakeTree:
+    """SGLang's prefix tree as far as locks go: what it keeps of each request is a node of its own."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, int] = {}
+        self.locked: list[str] = []
+
+    @property
+    def locked_tokens(self) -> int:
+        """Tokens that cannot be evicted."""
+        return sum(self.kept[node] for node in self.locked)
+
+    def match(self, req: FakeReq, tree: FakeTree) -> Any:
+        """Stands in for `match_kv_cache`."""
+        assert tree is self
+        return SimpleNamespace(last_device_node=req.name)
+
+    def lock(self, node: str) -> str:
+        """Lock a node; the receipt is its name."""
+        self.locked.append(node)
+        return node
+
+    def unlock(self, receipt: str) -> None:
+        """Undo one `lock`."""
+        self.locked.remove(receipt)
+
+
 class FakeScheduler:
     """Admits from the head of its queue while slots and tokens last, up to the first that does not fit.
 
@@ -83,13 +110,13 @@ class FakeScheduler:
     page_size = 1
     chunked_prefill_size = 64
     chunked_req: FakeReq | None = None
-    tree_cache = None
 
     def __init__(self, slots: int, tokens: int = 10_000) -> None:
         self._slots = slots
         self._tokens = tokens
         self.waiting_queue: list[FakeReq] = []
         self.running_batch = FakeBatch()
+        self.tree_cache = FakeTree()
         self.forward_ct = 0
         self._numbers = count()
         self.now_us = 0
@@ -102,7 +129,8 @@ class FakeScheduler:
 
     @property
     def _free(self) -> int:
-        return self._tokens - sum([int(req.kv.kv_committed_len) for req in self.running_batch.reqs])
+        running = sum([int(req.kv.kv_committed_len) for req in self.running_batch.reqs])
+        return self._tokens - self.tree_cache.locked_tokens - running
 
     def submit(self, name: str, base_s: float = 0.0, program: str | None = None, **fields: Any) -> FakeReq:
         """Queue a request of a program that attained `base_s`; without `program` the program is its own."""
@@ -141,6 +169,11 @@ class FakeScheduler:
             running_batch.reqs.append(req)
             req.kv.kv_committed_len = req.prompt_tokens + len(req.output_ids)
         return "planned"
+
+    def finish(self, req: FakeReq) -> None:
+        """Take a running request out; the tree keeps its KV."""
+        self.running_batch.reqs.remove(req)
+        self.tree_cache.kept[req.name] = int(req.kv.kv_committed_len)
 
     def names(self) -> tuple[list[str], list[str]]:
         """Who runs and who waits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from autellix_server.scheduling.levels import geometric_levels
 from autellix_server.scheduling.planner import PlannerSettings
 from autellix_server.scheduling.policies import SERVABLE, make_policy
 from autellix_server.sglang_plugin.driver import PlannerDriver
+from autellix_server.sglang_plugin.kept import KeptKv
 from autellix_server.sglang_plugin.preemption import PreemptionHooks
 from autellix_server.sglang_plugin.requests import call_of
 from autellix_server.sglang_plugin.room import RoomMeter, can_leave
@@ -22,12 +24,16 @@ from autellix_server.stamp import EndedProgram
 class Engine:
     """A fake scheduler under the hooks; every step gives each running request a token and a second of service."""
 
-    def __init__(self, slots: int, tokens: int = 10_000, policy: str = "plas", plan_every: int = 4) -> None:
+    def __init__(
+        self, slots: int, tokens: int = 10_000, policy: str = "plas", plan_every: int = 4, hold_s: float = 0.0
+    ) -> None:
         self.scheduler = FakeScheduler(slots, tokens)
-        settings = PlannerSettings(hold_s=0.0, steps_between_plans=plan_every)
+        self.tree = self.scheduler.tree_cache
+        settings = PlannerSettings(hold_s=hold_s, steps_between_plans=plan_every)
         self.driver = PlannerDriver(make_policy(policy, geometric_levels()), settings)
+        self.kept = KeptKv(self.tree.match)
         self.hooks = PreemptionHooks(
-            self.driver, RoomMeter(4096), self.scheduler.release, lambda: self.scheduler.now_us
+            self.driver, RoomMeter(4096), self.kept, self.scheduler.release, lambda: self.scheduler.now_us
         )
 
     def step(self, count: int = 1) -> None:
@@ -44,9 +50,9 @@ class Engine:
                 call = call_of(req)
                 if call is not None:
                     self.driver.credit(call, 1.0, scheduler.now_us / 1e6)
-            scheduler.running_batch.reqs = [
-                req for req in scheduler.running_batch.reqs if len(req.output_ids) < req.max_new_tokens
-            ]
+            for req in list(scheduler.running_batch.reqs):
+                if len(req.output_ids) >= req.max_new_tokens:
+                    scheduler.finish(req)
             scheduler.running_batch.batch_is_full = False
 
     @property
@@ -200,7 +206,8 @@ def test_prompt_in_chunks_is_waited_for_by_calls_that_are_no_better() -> None:
 def test_memory_that_runs_out_costs_the_worst_and_the_planner_learns_of_it() -> None:
     """The engine retracts in our order, keeps the KV, and queues the request again by itself."""
     engine = Engine(slots=3)
-    heavy, fresh = engine.scheduler.submit("heavy", 9.0), engine.scheduler.submit("fresh")
+    heavy = engine.scheduler.submit("heavy", 9.0)
+    engine.scheduler.submit("fresh")
     engine.step(2)
     batch = engine.scheduler.running_batch
     assert [batch.reqs[index].name for index in engine.hooks.retraction_order(sorted, batch.reqs)] == ["fresh", "heavy"]
@@ -288,6 +295,74 @@ def test_policy_learns_of_each_end_once() -> None:
     assert told == ["p"]
 
 
+def test_kv_of_an_idle_program_stays_until_a_better_call_needs_the_room() -> None:
+    """Calls of worse programs wait meanwhile, or take what is left."""
+    engine = Engine(slots=4, tokens=100, hold_s=inf)
+    engine.scheduler.submit("first", 0.0, "light", prompt_tokens=30, max_new_tokens=2)
+    engine.step(3)
+    assert engine.tree.locked == ["first"]
+    engine.scheduler.submit("small", 9.0, "heavy", prompt_tokens=20, max_new_tokens=20)
+    engine.scheduler.submit("large", 9.0, "heavier", prompt_tokens=60, max_new_tokens=20)
+    engine.step(8)
+    assert engine.scheduler.names() == (["small"], ["large"])
+    assert engine.tree.locked == ["first"]
+    engine.scheduler.submit("fresh", 0.0, "fresh", prompt_tokens=60, max_new_tokens=20)
+    engine.step(8)
+    assert engine.running == ["fresh"]
+
+
+def test_kv_of_a_program_is_its_next_calls_own() -> None:
+    """Once that runs, or when the program has ended, nothing is locked for it."""
+    engine = Engine(slots=4, hold_s=inf)
+    for end in (False, True):
+        engine.scheduler.submit("call", 0.0, "program", max_new_tokens=2)
+        engine.step(3)
+        assert engine.tree.locked == ["call"]
+        if end:
+            engine.driver.ended([EndedProgram("program", "agent", 1_000_000)], 1.0)  # type: ignore[arg-type]
+        else:
+            engine.scheduler.submit("next", 0.0, "program", max_new_tokens=20)
+            engine.step()
+        engine.step()
+        assert engine.tree.locked == []
+        engine.step(20)
+
+
+def test_what_is_held_goes_before_a_running_call_does() -> None:
+    """When memory runs out in the middle of a decode."""
+    engine = Engine(slots=4, hold_s=inf)
+    for name in ("light", "heavy"):
+        engine.scheduler.submit(name, 9.0 * (name == "heavy"), max_new_tokens=2)
+    engine.step(3)
+    assert engine.tree.locked == ["light", "heavy"]
+    fits = iter([False, True])
+    assert engine.hooks.decode_fits(lambda *_: next(fits), engine.scheduler.running_batch)
+    assert engine.tree.locked == ["light"]
+    assert not engine.hooks.decode_fits(lambda *_: False, engine.scheduler.running_batch)
+    assert engine.tree.locked == []
+
+
+def test_nothing_is_held_against_requests_that_the_planner_does_not_see() -> None:
+    """The engine's own health check must not wait for room that no plan gives it."""
+    engine = Engine(slots=4, tokens=100, hold_s=inf)
+    engine.scheduler.submit("first", prompt_tokens=60, max_new_tokens=2)
+    engine.step(3)
+    engine.scheduler.waiting_queue.append(FakeReq("health", prompt_tokens=40, max_new_tokens=2))
+    engine.step()
+    assert engine.running == ["health"]
+
+
+def test_nothing_is_held_after_the_tree_was_reset() -> None:
+    """Its nodes are no more."""
+    engine = Engine(slots=4, hold_s=inf)
+    engine.scheduler.submit("first", max_new_tokens=2)
+    engine.step(3)
+    engine.kept.reset(lambda tree: tree.locked.clear(), engine.tree)
+    engine.driver.release_held(9.0)
+    engine.step()
+    assert engine.tree.locked == []
+
+
 arrivals = st.lists(
     st.tuples(
         st.integers(0, 3),  # steps before the next one
@@ -303,12 +378,17 @@ arrivals = st.lists(
 
 
 @pytest.mark.parametrize("policy", [name for name in SERVABLE if name not in {"fcfs", "lpm"}])
-@given(arrivals, st.integers(1, 4), st.integers(120, 400), st.integers(1, 8))
+@given(arrivals, st.integers(1, 4), st.integers(120, 400), st.integers(1, 8), st.sampled_from([0.0, 5.0, inf]))
 def test_every_call_finishes_and_planner_and_engine_agree(
-    policy: str, sequence: list[tuple[int, str, float, int, int, bool]], slots: int, tokens: int, plan_every: int
+    policy: str,
+    sequence: list[tuple[int, str, float, int, int, bool]],
+    slots: int,
+    tokens: int,
+    plan_every: int,
+    hold_s: float,
 ) -> None:
     """Whatever arrives or is aborted, under every policy of the planner, with room for any one call at least."""
-    engine = Engine(slots, tokens, policy, plan_every)
+    engine = Engine(slots, tokens, policy, plan_every, hold_s)
     scheduler = engine.scheduler
     submitted, aborted = [], []
     for number, (steps, program, base_s, prompt_tokens, output_tokens, abort) in enumerate(sequence):
@@ -329,3 +409,4 @@ def test_every_call_finishes_and_planner_and_engine_agree(
     engine.step()
     assert (engine.driver.planner.running, engine.driver.planner.waiting) == (0, 0)
     assert sum(req.retraction_count for req in submitted) == engine.driver.counts.preemptions
+    assert len(engine.tree.locked) == len(engine.driver.planner.held)

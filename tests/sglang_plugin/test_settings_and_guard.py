@@ -35,7 +35,7 @@ def test_settings_are_read_once_into_a_frozen_value() -> None:
     assert settings is not None
     assert (settings.policy.name, settings.engine_name, settings.secret) == ("plas", "e3", b"\xab" * 16)
     assert settings.policy.start_level(0.25) == 1
-    assert (settings.planned, settings.planner.steps_between_plans, settings.planner.hold_s) == (True, 3, 0.0)
+    assert (settings.planned, settings.planner.steps_between_plans, settings.planner.hold_s) == (True, 3, 5.0)
 
 
 @pytest.mark.parametrize("name", [*SERVABLE])
