@@ -199,14 +199,18 @@ class Planner:
         return self._holds.kv_tokens
 
     @property
-    def first(self) -> Call | None:
-        """The best of the calls that wait."""
+    def best_waiting(self) -> Call | None:
+        """The first of the calls that wait."""
         return next(iter(self._waiting), None)
 
-    def gives_way(self, call: Call) -> bool:
-        """Return whether a running call would leave for the first that waits, if that needed its room."""
-        first = self.first
-        return first is not None and gives_way(call, first, self.policy.margin)
+    @property
+    def best_running(self) -> Call | None:
+        """The last of those that run to be preempted."""
+        return next(iter(self._running), None)
+
+    def gives_way(self, call: Call, other: Call | None) -> bool:
+        """Return whether a running call would leave for another, if that needed its room; not for nobody."""
+        return other is not None and gives_way(call, other, self.policy.margin)
 
     def left(self, call: Call, now: float) -> None:
         """Note that a running call waits again, without a plan: the engine took its memory, or did not let it in.

@@ -130,7 +130,7 @@ class PlannerDriver:
             if call not in self._live:
                 self._arrive(call, now)
                 # It may have to run at once, since nobody goes before it.
-                self._plan_at_once |= self.planner.first is call
+                self._plan_at_once |= self.planner.best_waiting is call
             elif call.running:
                 self.counts.retractions += 1
                 self.planner.left(call, now)
@@ -148,7 +148,11 @@ class PlannerDriver:
 
     def gives_way(self, prompt: EngineCall, step: int) -> bool:
         """Return whether a call whose prompt takes whole steps would leave for the first that waits."""
-        return step >= prompt.kept_until_step and self.planner.gives_way(prompt)
+        return step >= prompt.kept_until_step and self.planner.gives_way(prompt, self.planner.best_waiting)
+
+    def stalls_better(self, prompt: EngineCall) -> bool:
+        """Return whether a better call runs than the one whose prompt takes whole steps."""
+        return self.planner.gives_way(prompt, self.planner.best_running)
 
     def plan(self, capacity: Capacity, step: int, now: float, prompt: EngineCall | None = None) -> Plan:
         """Decide who leaves for whom. `kv_tokens` of every call and `pinned` of those that run are up to date.

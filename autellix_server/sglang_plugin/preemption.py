@@ -65,6 +65,10 @@ class PreemptionHooks:
             behind = [req for req in scheduler.waiting_queue if place(req) > best]
             scheduler.waiting_queue = [req for req in scheduler.waiting_queue if place(req) < best]
         planned = original(scheduler, running_batch)
+        prompt = call_of(scheduler.chunked_req)
+        if prompt is not None and self._driver.stalls_better(prompt):
+            # The engine computes all of a prompt before anybody decodes again: let better calls have every other step.
+            scheduler._prefill_decode_interval_remaining = 1  # noqa: SLF001
         scheduler.waiting_queue.extend(behind)
         for req in victims:
             scheduler._add_request_to_queue(req, is_retracted=True)  # noqa: SLF001

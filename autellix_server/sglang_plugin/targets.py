@@ -45,6 +45,8 @@ RELIED_ON = (
         "09e8cf03a4d0c1bb",
     ),
     Target(f"{_SCHEDULER}.get_next_batch_to_run", ("self", "running_batch", "last_batch"), "34f30fd4dfb13d74"),
+    Target(f"{_SCHEDULER}._should_defer_prefill", ("self", "running_batch"), "fbdbb2ae5a7e7086"),
+    Target(f"{_SCHEDULER}._arm_prefill_decode_interval", ("self", "batch"), "54db911b31a3cfcb"),
     Target(f"{_SCHEDULER}._add_request_to_queue", ("self", "req", "is_retracted"), "056a60799b02ac47"),
     Target(
         f"{_SCHEDULER}.get_num_allocatable_reqs",

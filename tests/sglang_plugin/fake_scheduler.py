@@ -110,6 +110,7 @@ class FakeScheduler:
     page_size = 1
     chunked_prefill_size = 64
     chunked_req: FakeReq | None = None
+    _prefill_decode_interval_remaining = 0
 
     def __init__(self, slots: int, tokens: int = 10_000) -> None:
         self._slots = slots

@@ -203,6 +203,18 @@ def test_prompt_in_chunks_is_waited_for_by_calls_that_are_no_better() -> None:
     assert engine.scheduler.released == []
 
 
+@pytest.mark.parametrize(("attained_s", "turns"), [(0.0, 1), (9.0, 0)], ids=["better", "no better"])
+def test_prompt_in_chunks_leaves_every_other_step_to_better_calls(attained_s: float, turns: int) -> None:
+    """Else they would not go on before all of it is computed."""
+    engine = Engine(slots=4)
+    engine.scheduler.submit("decodes", attained_s)
+    engine.step(2)
+    prompt_in_chunks(engine)
+    engine.scheduler.waiting_queue.clear()
+    engine.hooks.new_batch(lambda *_: None, engine.scheduler, engine.scheduler.running_batch)
+    assert engine.scheduler._prefill_decode_interval_remaining == turns
+
+
 def test_memory_that_runs_out_costs_the_worst_and_the_planner_learns_of_it() -> None:
     """The engine retracts in our order, keeps the KV, and queues the request again by itself."""
     engine = Engine(slots=3)
