@@ -63,6 +63,11 @@ class Holds:
         return iter(self._holds.values())
 
     @property
+    def enabled(self) -> bool:
+        """Whether anything is ever held."""
+        return self._hold_s > 0
+
+    @property
     def programs(self) -> KeysView[ProgramId]:
         """The programs that are held."""
         return self._holds.keys()
@@ -80,7 +85,7 @@ class Holds:
             key: its place in line.
             now: seconds, never less than before.
         """
-        if not self._hold_s or not kv_tokens:
+        if not self.enabled or not kv_tokens:
             return False
         hold = self._holds[program] = Hold(program, kv_tokens, key, now + self._hold_s)
         self._line.add(hold)

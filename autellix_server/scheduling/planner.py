@@ -189,6 +189,11 @@ class Planner:
         self._run(call, now)
 
     @property
+    def holds_programs(self) -> bool:
+        """Whether programs are held between their calls, under this policy and these settings."""
+        return self._holds.enabled
+
+    @property
     def held(self) -> KeysView[ProgramId]:
         """The idle programs whose KV is held."""
         return self._holds.programs

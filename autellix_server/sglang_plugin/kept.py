@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, NamedTuple
 
 from autellix_sdk.wire import ProgramId
+
+
+class KvInTree(NamedTuple):
+    """KV from the root of the prefix tree to a node: how many tokens, and the node."""
+
+    tokens: int
+    node: Any
 
 
 class KeptKv:
@@ -24,16 +31,21 @@ class KeptKv:
         self._tree: Any = None
         self._locks: dict[ProgramId, Any] = {}
 
-    def keep(self, program: ProgramId, req: Any, tree: Any) -> None:
-        """Lock what the tree has on the device of a request that is gone.
+    def find(self, req: Any, tree: Any) -> KvInTree:
+        """Return what the tree has on the device of a request that is gone."""
+        match = self._match(req, tree)
+        return KvInTree(match.device_prefix_len, match.last_device_node)
+
+    def keep(self, program: ProgramId, found: KvInTree, tree: Any) -> None:
+        """Lock what was found of a program's last request.
 
         Args:
-            program: whose it is; nothing of it is kept yet.
-            req: its last request.
+            program: nothing of it is kept yet.
+            found: since then the tree has not changed.
             tree: SGLang's prefix tree, the same every time.
         """
         self._tree = tree
-        self._locks[program] = tree.lock(self._match(req, tree).last_device_node)
+        self._locks[program] = tree.lock(found.node)
 
     def keep_only(self, programs: AbstractSet[ProgramId]) -> None:
         """Unlock what is kept of all other programs."""

@@ -15,9 +15,9 @@ from typing import Any
 from autellix_server.scheduling.draft import Capacity
 from autellix_server.sglang_plugin.census import Census
 from autellix_server.sglang_plugin.driver import EngineCall, PlannerDriver
-from autellix_server.sglang_plugin.kept import KeptKv
+from autellix_server.sglang_plugin.kept import KeptKv, KvInTree
 from autellix_server.sglang_plugin.requests import call_of, place
-from autellix_server.sglang_plugin.room import RoomMeter, can_leave, in_batch, prompt_left, tokens_of
+from autellix_server.sglang_plugin.room import RoomMeter, can_leave, in_batch, prompt_left
 
 _NO_LIMIT = 1 << 62
 
@@ -111,10 +111,13 @@ class PreemptionHooks:
         for req in changes.queued:
             if (call := call_of(req)) is not None:
                 call.kv_tokens = self._room.needed(scheduler, req)
-        left = {call: req for req in changes.gone if (call := call_of(req)) is not None}
-        for call, req in left.items():
-            call.kv_tokens = tokens_of(req)
+        left: dict[EngineCall, KvInTree] = {}
+        for req in changes.gone if self._driver.planner.holds_programs else ():
+            if (call := call_of(req)) is not None:
+                left[call] = self._kept.find(req, scheduler.tree_cache)
         queued, started, gone = map(_calls, changes)
+        for call in gone:
+            call.kv_tokens = left[call].tokens if call in left else 0
         for call in self._driver.observe(queued, started, gone, scheduler.forward_ct, now_s):
             self._kept.keep(call.context.program, left[call], scheduler.tree_cache)
         if len(queued) < len(changes.queued):

@@ -41,7 +41,7 @@ class RoomMeter:
     def needed(self, scheduler: Any, req: Any) -> int:
         """Return the tokens that a waiting request must find free, as if none of its prompt were in use by others."""
         # Strictly less than what is free, and one page for rounding.
-        return tokens_of(req) + self._output_left(req) + int(scheduler.page_size) + 1
+        return _length(req) + self._output_left(req) + int(scheduler.page_size) + 1
 
     def freed(self, scheduler: Any, req: Any) -> int:
         """Return the tokens that a running request leaves behind, as if it shared none of them."""
@@ -61,7 +61,7 @@ class RoomMeter:
 
 def prompt_left(chunked_req: Any) -> int:
     """Return the prompt tokens still to be computed of the request that is prefilled in chunks; 0: there is none."""
-    return 0 if chunked_req is None else max(0, tokens_of(chunked_req) - int(chunked_req.prefix_len))
+    return 0 if chunked_req is None else max(0, _length(chunked_req) - int(chunked_req.prefix_len))
 
 
 def can_leave(req: Any, *, in_chunks: bool = False) -> bool:
@@ -101,6 +101,5 @@ def in_batch(scheduler: Any, running_batch: Any) -> Iterable[Any]:
     return running_batch.reqs if chunked is None else [*running_batch.reqs, chunked]
 
 
-def tokens_of(req: Any) -> int:
-    """Return the length of a request's prompt and output so far."""
+def _length(req: Any) -> int:
     return len(req.origin_input_ids) + len(req.output_ids)

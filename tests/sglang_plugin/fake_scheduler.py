@@ -87,7 +87,7 @@ class FakeTree:
     def match(self, req: FakeReq, tree: FakeTree) -> Any:
         """Stands in for `match_kv_cache`."""
         assert tree is self
-        return SimpleNamespace(last_device_node=req.name)
+        return SimpleNamespace(last_device_node=req.name, device_prefix_len=self.kept.get(req.name, 0))
 
     def lock(self, node: str) -> str:
         """Lock a node; the receipt is its name."""
