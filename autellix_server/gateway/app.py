@@ -158,7 +158,7 @@ class _Status:
                     "pid": status.pid,
                     "restarts": status.restarts,
                     "limits": None if status.limits is None else status.limits.to_json(),
-                    "bounds": self._view.bounds,
+                    "bounds": None if status.address is None else self._view.bounds,
                 },
                 "programs": len(self._ledger.table),
                 "counters": asdict(self._ledger.counters),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -72,15 +72,16 @@ class ServeSettings(BaseSettings):
     def _calibrated(cls, value: object) -> object:
         return None if value == "auto" else value
 
-    @field_validator("bounds_s")
+    @field_validator("bounds_s", mode="before")
     @classmethod
-    def _good_bounds(cls, value: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+    def _good_bounds(cls, value: object, info: ValidationInfo) -> tuple[float, ...]:
+        listed = value.split(",") if isinstance(value, str) else cast("Iterable[float]", value)
         try:
-            return BoundSettings(info.data.get("first_bound_s"), value).bounds_s
+            return BoundSettings(info.data.get("first_bound_s"), tuple(map(float, listed))).bounds_s
         except ConfigurationError as error:
             raise ValueError(str(error)) from error
 
-    @field_validator("allowed_hosts", "allowed_origins", "bounds_s", mode="before")
+    @field_validator("allowed_hosts", "allowed_origins", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value

@@ -80,7 +80,7 @@ class BoundsInUse:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain builtins."""
-        return asdict(self)
+        return asdict(self) | {"bounds_s": list(self.bounds_s)}
 
 
 class RunningMedian:

@@ -113,7 +113,10 @@ def run_engine_python(python: Path, arguments: list[str], **variables: str) -> s
     [
         (["--model", "/no/such/folder"], 1, "there is no model folder /no/such/folder"),
         (["--policy", "fastest"], 1, "--policy (or AUTELLIX_POLICY) is 'fastest'"),
-        (["--first-bound-s", "0"], 1, "--first-bound-s (or AUTELLIX_FIRST_BOUND_S) is 0.0"),
+        (["--first-bound-s", "0"], 1, "--first-bound-s (or AUTELLIX_FIRST_BOUND_S) is '0'"),
+        (["--bounds-s", "2,1"], 1, "--bounds-s (or AUTELLIX_BOUNDS_S) is '2,1': bounds_s must be above 0, increasing"),
+        (["--beta", "-1"], 1, "--beta (or AUTELLIX_BETA) is -1.0"),
+        (["--steps-between-plans", "0"], 1, "--steps-between-plans (or AUTELLIX_STEPS_BETWEEN_PLANS) is 0"),
         (["--", "--enable-mixed-chunk"], 2, "refused flag --enable-mixed-chunk: "),
         (["--", "--no-such-flag"], 4, "--no-such-flag"),
     ],
