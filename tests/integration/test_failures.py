@@ -87,6 +87,11 @@ def test_tag_that_a_client_forged_is_replaced(engine_python: Path) -> None:
         ([], {"AUTELLIX_POLICY": "fastest"}, "autellix: AUTELLIX_POLICY is 'fastest'; choose one of: atlas, "),
         (["--disable-radix-cache"], {}, "autellix: refused flag --disable-radix-cache: "),
         (["--dp-size", "2"], {}, "autellix: refused flag --dp-size: "),
+        (
+            [],
+            {"AUTELLIX_BOUNDS_S": "2,1"},
+            "autellix: AUTELLIX_BOUNDS_S is '2,1': bounds_s must be above 0, increasing",
+        ),
     ],
 )
 def test_engine_itself_refuses_what_the_plugin_cannot_work_with(
