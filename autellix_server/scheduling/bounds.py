@@ -84,7 +84,7 @@ class BoundsInUse:
 
 
 class RunningMedian:
-    """The median of the last numbers seen: the upper one of two. A look takes no time, a number about a microsecond.
+    """The median of the last numbers seen: the upper one of two. Adding takes two binary searches and short moves.
 
     Args:
         window: how many numbers count, 1 or more.
@@ -119,7 +119,7 @@ class Calibration:
     """The first bound as the engine's calls suggest it. Deterministic: it follows from what calls were served alone.
 
     It stays where it is until the median is further away than a factor of `DRIFT`, then goes to the median. So bounds
-    move with the engine and its load, and not with chance: over a full window a median varies by less than a tenth.
+    move with the engine and its load, and not with chance: over a full window a median varies by a tenth or so.
 
     Args:
         first_bound_s: where it starts, in seconds; ``inf`` where there is one level only: it never moves.

@@ -7,7 +7,7 @@ if the engine was started with ``--enable-metrics``. Labels are the engine's nam
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -104,12 +104,12 @@ class Exposure:
         self._metrics: PrometheusMetrics | None = None
         self._first_bound_s: float | None = None
 
-    def show(self, scheduler: Any, counted: Counted, bounds: BoundsInUse | None) -> None:
+    def show(self, scheduler: Any, count: Callable[[], Counted], bounds: BoundsInUse | None) -> None:
         """Show what changed.
 
         Args:
             scheduler: SGLang's; of several ranks one keeps metrics, unless all are told to.
-            counted: numbers so far, by the keys of `METRICS`.
+            count: returns the numbers so far, by the keys of `METRICS`.
             bounds: of the planner's levels; `None` where there is no planner.
         """
         if bounds is not None and bounds.first_bound_s != self._first_bound_s:
@@ -122,7 +122,7 @@ class Exposure:
                 import prometheus_client
 
                 self._metrics = PrometheusMetrics(self._engine, prometheus_client)
-            self._metrics.show(counted, bounds)
+            self._metrics.show(count(), bounds)
 
 
 def _written(bounds_s: tuple[float, ...]) -> str:

@@ -75,7 +75,7 @@ class SchedulerHooks:
             self._settle()
             self._step = None
             if self._exposure is not None:
-                self._exposure.show(scheduler, self._counted(), self._bounds())
+                self._exposure.show(scheduler, self._counted, self._bounds())
 
     def output_streamer_class(self, original: Callable[..., Any], scheduler: Any) -> Any:
         """AROUND `Scheduler.get_output_streamer_class`: let finished requests carry their record."""

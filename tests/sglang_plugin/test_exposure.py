@@ -65,7 +65,7 @@ def test_counters_grow_by_what_is_new_and_gauges_follow(client: FakeClient) -> N
     """Waiting is split by cause, in seconds; a median that is not known yet is left out."""
     exposure = Exposure("e3")
     counted: dict[str, Any] = {"plans": 2, "queued_us": {"admission": 500_000}}
-    exposure.show(MEASURING, counted, BOUNDS)
+    exposure.show(MEASURING, lambda: counted, BOUNDS)
     expected = {
         ("autellix_plans_total", "e3"): 2,
         ("autellix_queued_seconds_total", "e3", "admission"): 0.5,
@@ -73,7 +73,7 @@ def test_counters_grow_by_what_is_new_and_gauges_follow(client: FakeClient) -> N
     }
     assert client.series == expected
     counted = {"plans": 5, "queued_us": {"admission": 500_000, "retraction": 250_000}}
-    exposure.show(MEASURING, counted, replace(BOUNDS, median_service_s=1.2))
+    exposure.show(MEASURING, lambda: counted, replace(BOUNDS, median_service_s=1.2))
     assert client.series == expected | {
         ("autellix_plans_total", "e3"): 5,
         ("autellix_queued_seconds_total", "e3", "retraction"): 0.25,
@@ -84,7 +84,7 @@ def test_counters_grow_by_what_is_new_and_gauges_follow(client: FakeClient) -> N
 def test_without_metrics_the_client_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Importing it before SGLang has set it up would decide how it works."""
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    Exposure("e3").show(SILENT, {"plans": 1}, BOUNDS)
+    Exposure("e3").show(SILENT, dict, BOUNDS)
 
 
 def test_bounds_that_move_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -92,8 +92,8 @@ def test_bounds_that_move_are_logged_once(caplog: pytest.LogCaptureFixture) -> N
     caplog.set_level(logging.INFO)
     exposure = Exposure("e3")
     for bounds in (BOUNDS, BOUNDS, BoundsInUse(0.25, (0.25, 0.5), 0.25, calibrated=True)):
-        exposure.show(SILENT, {}, bounds)
-        exposure.show(SILENT, {}, bounds)
+        exposure.show(SILENT, dict, bounds)
+        exposure.show(SILENT, dict, bounds)
     assert caplog.messages == ["level bounds follow the median service of calls: 0.25, 0.5 s"]
 
 
