@@ -85,7 +85,7 @@ def register(subparsers: Subparsers) -> None:
         "--first-bound-s",
         type=_over_zero,
         metavar="S",
-        help="virtual seconds of service after which a program leaves the best level (default: 1)",
+        help="virtual seconds of service after which a program leaves the best level (default: calibrated)",
     )
     parser.add_argument(
         "--speed", type=_over_zero, default=1.0, metavar="X", help="virtual seconds per second (default: %(default)s)"
@@ -118,7 +118,8 @@ def _settings(args: argparse.Namespace) -> MockSettings:
     """
     from autellix_server.mock_engine.faults import StandingFault
     from autellix_server.mock_engine.server import MockSettings
-    from autellix_server.scheduling.levels import DEFAULT_FIRST_BOUND_S, geometric_levels
+    from autellix_server.scheduling.bounds import BoundSettings
+    from autellix_server.scheduling.planner import PlannerSettings
     from autellix_server.scheduling.policies import SERVABLE
     from autellix_server.simulator.run import SimulationSettings
     from autellix_server.stamp import read_secret
@@ -127,13 +128,14 @@ def _settings(args: argparse.Namespace) -> MockSettings:
         raise UsageError(f"--policy is {args.policy!r}; choose one of: {', '.join(SERVABLE)}")
     if not 0 <= args.port <= 65535:
         raise UsageError(f"--port is {args.port}; choose one from 0 to 65535")
-    first_bound_s = DEFAULT_FIRST_BOUND_S if args.first_bound_s is None else args.first_bound_s
+    bounds = BoundSettings(args.first_bound_s)
+    planner = PlannerSettings(calibrated=bounds.calibrated)
     try:
         faults = tuple(map(StandingFault.parse, args.fault))
     except ConfigurationError as error:
         raise UsageError(f"--fault: {error}") from error
     return MockSettings(
-        SimulationSettings(chosen_model(args), args.policy, geometric_levels(first_bound_s=first_bound_s)),
+        SimulationSettings(chosen_model(args), args.policy, bounds.levels, planner=planner),
         model_name=args.model_name,
         speed=args.speed,
         secret=read_secret(os.environ),

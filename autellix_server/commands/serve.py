@@ -43,7 +43,8 @@ policies:
 
 environment (arguments win):
   AUTELLIX_HOST, AUTELLIX_PORT, AUTELLIX_MODEL, AUTELLIX_POLICY, AUTELLIX_DEVICE, AUTELLIX_FIRST_BOUND_S,
-  AUTELLIX_STEPS_BETWEEN_PLANS, AUTELLIX_LEASE_S, AUTELLIX_RECORD_TRACE, AUTELLIX_MAX_BODY_BYTES,
+  AUTELLIX_BOUNDS_S, AUTELLIX_BETA, AUTELLIX_STEPS_BETWEEN_PLANS, AUTELLIX_LEASE_S, AUTELLIX_RECORD_TRACE,
+  AUTELLIX_MAX_BODY_BYTES,
   AUTELLIX_ALLOWED_ORIGINS: web pages that may use the server from a browser, separated by commas;
   AUTELLIX_ALLOWED_HOSTS: names, separated by commas, that requests may carry in their Host header beside localhost
   and addresses in digits
@@ -75,7 +76,20 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("--host", help="address the gateway listens on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port the gateway listens on, 0 for a free one (default: 8700)")
     parser.add_argument(
-        "--first-bound-s", type=float, metavar="S", help="service after which a program leaves the best level"
+        "--first-bound-s",
+        metavar="S",
+        help="service after which a program leaves the best of eight levels; each further one ends at twice as much "
+        "(default: auto, the running median service of a call)",
+    )
+    parser.add_argument(
+        "--bounds-s", metavar="A,B,...", help="every bound of the levels, increasing, in place of --first-bound-s"
+    )
+    parser.add_argument(
+        "--beta",
+        type=float,
+        metavar="X",
+        help="a program that waited X times as long as it was served goes to the best level, inf for none "
+        "(default: 30)",
     )
     parser.add_argument(
         "--steps-between-plans", type=int, metavar="N", help="engine steps between two looks at who runs (default: 8)"
@@ -170,6 +184,8 @@ def prepare_launch(settings: ServeSettings, arguments: list[str]) -> SglangLaunc
         device=device,
         first_bound_s=settings.first_bound_s,
         steps_between_plans=settings.steps_between_plans,
+        bounds_s=settings.bounds_s,
+        beta=settings.beta,
         arguments=tuple(arguments),
     )
 

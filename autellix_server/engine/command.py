@@ -38,8 +38,10 @@ class SglangLaunch:
         model: model folder, or a Hugging Face ID.
         policy: scheduling policy, or `POLICY_OFF`.
         device: ``cpu`` or ``cuda``.
-        first_bound_s: upper bound of the best level, in seconds of attained service.
+        first_bound_s: upper bound of the best level, in seconds of attained service; `None`: calibrated.
         steps_between_plans: forward passes after which the planner looks again at who runs.
+        bounds_s: every bound of the levels; empty: they follow from the first.
+        beta: a program that waited this many times as long as it was served is promoted.
         arguments: further arguments for SGLang; they win over ours where SGLang takes the last one.
         name: name of the engine in bills.
         secret: signs the gateway's stamps for this engine; never on a command line.
@@ -49,8 +51,10 @@ class SglangLaunch:
     model: str
     policy: str
     device: str
-    first_bound_s: float
+    first_bound_s: float | None = None
     steps_between_plans: int = PlannerSettings().steps_between_plans
+    bounds_s: tuple[float, ...] = ()
+    beta: float = PlannerSettings().beta
     arguments: tuple[str, ...] = ()
     name: str = "e0"
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(_SECRET_BYTES), repr=False)
@@ -64,7 +68,9 @@ class SglangLaunch:
         ours = {
             "AUTELLIX_POLICY": self.policy,
             "AUTELLIX_ENGINE_NAME": self.name,
-            "AUTELLIX_FIRST_BOUND_S": repr(self.first_bound_s),
+            "AUTELLIX_FIRST_BOUND_S": "auto" if self.first_bound_s is None else repr(self.first_bound_s),
+            "AUTELLIX_BOUNDS_S": ",".join(map(repr, self.bounds_s)),
+            "AUTELLIX_BETA": repr(self.beta),
             "AUTELLIX_STEPS_BETWEEN_PLANS": str(self.steps_between_plans),
             "AUTELLIX_SECRET": self.secret.hex(),
             # The folder the user happens to be in must not shadow the engine's packages (`kernels`, for one).

@@ -14,13 +14,13 @@ from aiohttp.typedefs import Handler, Middleware
 from autellix_server.engine.command import POLICY_OFF
 from autellix_server.engine.supervisor import EngineState
 from autellix_server.gateway.calls import CallLedger
+from autellix_server.gateway.engine_view import EngineView
 from autellix_server.gateway.guard import HostGuard, OriginGuard
 from autellix_server.gateway.programs import ProgramsApi
 from autellix_server.gateway.proxy import Engine, Proxy, drop_added_headers
 from autellix_server.gateway.recording import Recording, open_trace
 from autellix_server.gateway.replies import RETRY_AFTER_S, error_reply
 from autellix_server.gateway.settings import ServeSettings
-from autellix_server.scheduling.levels import geometric_levels
 from autellix_server.scheduling.policies import make_policy
 from autellix_server.scheduling.table import Program, ProgramTable, TableLimits
 from autellix_server.stamp import EndedPrograms
@@ -36,8 +36,7 @@ def make_ledger(settings: ServeSettings, clock: Callable[[], float] = time.monot
     Raises:
         ConfigurationError: the trace to record cannot be written, see `open_trace`.
     """
-    levels = geometric_levels(first_bound_s=settings.first_bound_s)
-    policy = make_policy("fcfs" if settings.policy == POLICY_OFF else settings.policy, levels)
+    policy = make_policy("fcfs" if settings.policy == POLICY_OFF else settings.policy, settings.bounds.levels)
     limits = TableLimits(lease_s=settings.lease_s)
     recording = None if settings.record_trace is None else Recording(open_trace(settings.record_trace))
     ended = EndedPrograms()
@@ -60,9 +59,11 @@ def make_app(settings: ServeSettings, engine: Engine, ledger: CallLedger) -> web
     """
     hosts, origins = HostGuard((settings.host, *settings.allowed_hosts)), OriginGuard(settings.allowed_origins)
     app = web.Application(middlewares=[_checks(hosts, origins)], client_max_size=settings.max_body_bytes)
-    programs, status = ProgramsApi(ledger), _Status(engine, ledger)
+    view = EngineView(engine, ledger.table)
+    programs, status = ProgramsApi(ledger), _Status(engine, ledger, view)
     app.router.add_get("/health", status.health)
     app.router.add_get("/ready", status.ready)
+    app.router.add_get("/metrics", view.metrics)
     app.router.add_post("/autellix/v1/programs", programs.open)
     app.router.add_get("/autellix/v1/programs", programs.list)
     app.router.add_post("/autellix/v1/programs/end", programs.end)
@@ -70,7 +71,7 @@ def make_app(settings: ServeSettings, engine: Engine, ledger: CallLedger) -> web
 
     proxy = Proxy(engine, ledger)
     app.router.add_route(hdrs.METH_ANY, "/v1/{path:.*}", proxy.handle)
-    app.cleanup_ctx.extend((proxy.lifetime, _upkeep(ledger)))
+    app.cleanup_ctx.extend((proxy.lifetime, view.lifetime, _upkeep(ledger)))
     app.on_response_prepare.append(drop_added_headers)
     return app
 
@@ -139,9 +140,10 @@ def _refusal(request: web.Request, hosts: HostGuard, origins: OriginGuard) -> we
 class _Status:
     """Handlers of ``/health`` and ``/ready``."""
 
-    def __init__(self, engine: Engine, ledger: CallLedger) -> None:
+    def __init__(self, engine: Engine, ledger: CallLedger, view: EngineView) -> None:
         self._engine = engine
         self._ledger = ledger
+        self._view = view
 
     async def health(self, request: web.Request) -> web.Response:
         """Say that the gateway is alive, and how its engine is. Always 200."""
@@ -156,6 +158,7 @@ class _Status:
                     "pid": status.pid,
                     "restarts": status.restarts,
                     "limits": None if status.limits is None else status.limits.to_json(),
+                    "bounds": None if status.address is None else self._view.bounds,
                 },
                 "programs": len(self._ledger.table),
                 "counters": asdict(self._ledger.counters),

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from autellix_sdk.errors import ConfigurationError
 from autellix_server.engine.command import POLICY_OFF
 from autellix_server.gateway import DEFAULT_HOST, DEFAULT_PORT
-from autellix_server.scheduling.levels import DEFAULT_FIRST_BOUND_S
+from autellix_server.scheduling.bounds import BoundSettings
 from autellix_server.scheduling.planner import PlannerSettings
 from autellix_server.scheduling.policies import SERVABLE
 from autellix_server.scheduling.table import TableLimits
@@ -36,7 +36,10 @@ class ServeSettings(BaseSettings):
         model: model folder or Hugging Face ID; `None` is the bundled model.
         policy: scheduling policy, or ``off`` for the engine as SGLang ships it.
         device: what the engine computes on; ``auto`` takes a CUDA device where there is one.
-        first_bound_s: upper bound of the best priority level, in seconds of attained service.
+        first_bound_s: upper bound of the best priority level, in seconds of attained service; `None`, or ``auto`` where
+            it is set: calibrated.
+        bounds_s: every bound of the levels, separated by commas where they are set; empty: they follow from the first.
+        beta: a program that waited this many times as long as it was served is promoted; ``inf``: none is.
         steps_between_plans: forward passes after which the planner looks again at who runs.
         lease_s: a program without a call ends this many seconds after its last one.
         record_trace: file that programs are recorded to as a trace, new or empty; `None` records nothing.
@@ -52,10 +55,31 @@ class ServeSettings(BaseSettings):
     model: str | None = None
     policy: str = "plas"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    first_bound_s: float = Field(DEFAULT_FIRST_BOUND_S, gt=0, allow_inf_nan=False)
+    first_bound_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    bounds_s: Annotated[tuple[float, ...], NoDecode] = ()
+    beta: float = Field(PlannerSettings().beta, gt=0)
     steps_between_plans: int = Field(PlannerSettings().steps_between_plans, ge=1)
     lease_s: float = Field(TableLimits().lease_s, gt=0, allow_inf_nan=False)
     record_trace: Path | None = None
+
+    @property
+    def bounds(self) -> BoundSettings:
+        """What was said about the bounds of levels."""
+        return BoundSettings(self.first_bound_s, self.bounds_s)
+
+    @field_validator("first_bound_s", mode="before")
+    @classmethod
+    def _calibrated(cls, value: object) -> object:
+        return None if value == "auto" else value
+
+    @field_validator("bounds_s", mode="before")
+    @classmethod
+    def _good_bounds(cls, value: object, info: ValidationInfo) -> tuple[float, ...]:
+        listed = value.split(",") if isinstance(value, str) else cast("Iterable[float]", value)
+        try:
+            return BoundSettings(info.data.get("first_bound_s"), tuple(map(float, listed))).bounds_s
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
 
     @field_validator("allowed_hosts", "allowed_origins", mode="before")
     @classmethod

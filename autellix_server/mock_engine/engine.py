@@ -14,6 +14,7 @@ from autellix_server.mock_engine.driver import Driver, LiveCall
 from autellix_server.mock_engine.prefix import PrefixIndex
 from autellix_server.mock_engine.requests import Ask
 from autellix_server.mock_engine.tokens import answer_words, count, text_tokens
+from autellix_server.scheduling.bounds import BoundsInUse
 from autellix_server.scheduling.planner import Planner
 from autellix_server.scheduling.policies import make_policy
 from autellix_server.scheduling.table import Program
@@ -137,6 +138,11 @@ class MockEngine:
     def running(self) -> int:
         """Calls that run."""
         return self._planner.running
+
+    @property
+    def bounds(self) -> BoundsInUse:
+        """The bounds of the levels, in virtual seconds."""
+        return self._planner.bounds
 
     @property
     def pinned_tokens(self) -> int:

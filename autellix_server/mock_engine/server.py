@@ -131,6 +131,7 @@ class MockServer:
                     "waiting": engine.waiting,
                     "running": engine.running,
                     "programs": engine.programs,
+                    "bounds": engine.bounds.to_json(),
                     "counters": asdict(engine.counters),
                     "faults": self.faults.to_json(),
                 },

@@ -61,6 +61,10 @@ class Levels:
         level = self.level_of(service_s)
         return self.bounds_s[level] - service_s if level < len(self.bounds_s) else inf
 
+    def rescaled(self, first_bound_s: float) -> Levels:
+        """Return as many levels of the same proportions whose first bound is `first_bound_s` seconds."""
+        return Levels(tuple(first_bound_s * (bound_s / self.bounds_s[0]) for bound_s in self.bounds_s))
+
 
 def geometric_levels(
     count: int = DEFAULT_LEVELS, first_bound_s: float = DEFAULT_FIRST_BOUND_S, growth: float = DEFAULT_GROWTH

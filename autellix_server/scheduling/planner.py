@@ -8,6 +8,7 @@ from math import inf
 
 from autellix_sdk.errors import ConfigurationError
 from autellix_sdk.wire import ProgramId
+from autellix_server.scheduling.bounds import BoundsInUse, Calibration
 from autellix_server.scheduling.call import PROTECTED_RANK, Call, Key, Place
 from autellix_server.scheduling.draft import Capacity, Draft, gives_way
 from autellix_server.scheduling.holds import Holds
@@ -29,6 +30,7 @@ class PlannerSettings:
             programs; 0: not at all; ``inf``: until a better call needs the room.
         steps_between_plans: the driver plans every so many steps, and whenever a call arrives that could run at once.
         spares: calls that the driver admits beyond the plan, to take the place of one that finishes between plans.
+        calibrated: the policy's first bound follows the median service of calls, see `Calibration`.
 
     Raises:
         ConfigurationError: a value is out of range; the message names it.
@@ -40,6 +42,7 @@ class PlannerSettings:
     hold_s: float = 5.0
     steps_between_plans: int = 8
     spares: int = 1
+    calibrated: bool = False
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -81,13 +84,14 @@ class Planner:
     until the room is needed by a better one, since nobody else could use it meanwhile.
 
     Args:
-        policy: where calls start and move. If it learns, it belongs to this planner.
+        policy: where calls start and move. If it learns, or its bounds are calibrated, it belongs to this planner.
         settings: guards and memory.
     """
 
     def __init__(self, policy: Policy, settings: PlannerSettings | None = None) -> None:
         self.policy = policy
         self.settings = settings or PlannerSettings()
+        self._calibration = Calibration(policy.promotion_s, fixed=not self.settings.calibrated)
         self._waiting: Line[Call] = Line()
         self._running: Line[Call] = Line()
         self._programs = LivePrograms(self.settings.max_idle_programs)
@@ -105,6 +109,14 @@ class Planner:
     def running(self) -> int:
         """Number of calls that run."""
         return len(self._running)
+
+    @property
+    def bounds(self) -> BoundsInUse:
+        """The bounds of the policy's levels now, and the median that they can follow."""
+        calibration = self._calibration
+        return BoundsInUse(
+            calibration.first_bound_s, self.policy.levels.bounds_s, calibration.median_s, not calibration.fixed
+        )
 
     def arrive(self, call: Call, now: float) -> None:
         """Enter a new call, at the level where the policy starts it (Algorithm 1, step 1)."""
@@ -164,6 +176,8 @@ class Planner:
         self._line(call).remove(call)
         program, ran = call.context.program, call.running
         idle = self._programs.leave(program, call.service_s)
+        if self._calibration.left(call.service_s):
+            self.policy.rescale(self._calibration.first_bound_s)
         if ran:
             call.running = False
         else:

@@ -23,7 +23,7 @@ class Policy(Protocol):
 
     @property
     def levels(self) -> Levels:
-        """The levels it uses."""
+        """The levels it uses, until `rescale` changes them."""
 
     @property
     def promotion_s(self) -> float:
@@ -39,6 +39,12 @@ class Policy(Protocol):
     @property
     def margin(self) -> int:
         """Levels by which a call must be better than what it displaces; 0: any better place in line will do."""
+
+    def rescale(self, first_bound_s: float) -> None:
+        """Use levels whose first bound is `first_bound_s` seconds, from the next question on.
+
+        Calls keep the level and the quantum that they have until they move.
+        """
 
     def inherited_s(self, context: CallContext, service_s: float) -> float:
         """Return the attained service, in seconds, that an arriving call is scheduled by.

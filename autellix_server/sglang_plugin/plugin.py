@@ -27,6 +27,7 @@ from autellix_server.sglang_plugin.targets import (
     HTTP_TARGETS,
     INIT_INFO,
     INTERNAL_STATE,
+    METRICS_SWITCH,
     NEW_PREFILL,
     PLANNER_TARGETS,
     PROCESS_RESULT,
@@ -58,7 +59,7 @@ def register() -> None:
         refuse(str(error))
     if settings is None:
         return
-    relied_on = RELIED_ON if settings.planned else ()
+    relied_on = (METRICS_SWITCH, *(RELIED_ON if settings.planned else ()))
     if multiprocessing.current_process().name == "MainProcess":
         check_engine((*scheduler_targets(settings), *relied_on, *HTTP_TARGETS))
         _register_http(settings)
@@ -94,10 +95,11 @@ def _register_scheduler(settings: PluginSettings) -> None:
 
     from autellix_server.sglang_plugin import envelope
     from autellix_server.sglang_plugin.driver import PlannerDriver
+    from autellix_server.sglang_plugin.exposure import Exposure
     from autellix_server.sglang_plugin.scheduler import SchedulerHooks, monotonic_us
 
     driver = PlannerDriver(settings.policy, settings.planner) if settings.planned else None
-    hooks = SchedulerHooks(envelope.read, monotonic_us, driver)
+    hooks = SchedulerHooks(envelope.read, monotonic_us, driver, Exposure(settings.engine_name))
 
     def add_marker(info: dict[str, Any], scheduler: Any) -> dict[str, Any]:
         targets = scheduler_targets(settings)

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+from autellix_server.scheduling.bounds import BoundsInUse
 from autellix_server.sglang_plugin.driver import PlannerDriver
+from autellix_server.sglang_plugin.exposure import Counted, Exposure
 from autellix_server.sglang_plugin.records import CallTag, RequestRecord
 from autellix_server.sglang_plugin.requests import open_state, state_of
 
@@ -35,6 +37,7 @@ class SchedulerHooks:
         read_tag: finds the call's tag in what the HTTP process sent, `None` for the engine's own requests.
         now_us: monotonic clock in whole microseconds.
         driver: charged for what requests are served; `None` where the engine goes by its own order.
+        exposure: shows what is counted; `None`: it is shown in the internal state only.
     """
 
     def __init__(
@@ -42,11 +45,13 @@ class SchedulerHooks:
         read_tag: Callable[[Any], CallTag | None],
         now_us: Callable[[], int],
         driver: PlannerDriver | None = None,
+        exposure: Exposure | None = None,
     ) -> None:
         self._read_tag = read_tag
         self._now_us = now_us
         self._driver = driver
         self._numbers = count()
+        self._exposure = exposure
         self._finished = 0
         self._recomputed_tokens = 0
         self._queued_us: Counter[str] = Counter()
@@ -72,6 +77,8 @@ class SchedulerHooks:
         finally:
             self._settle()
             self._step = None
+            if self._exposure is not None:
+                self._exposure.show(scheduler, self._counted, self._bounds())
 
     def output_streamer_class(self, original: Callable[..., Any], scheduler: Any) -> Any:
         """AROUND `Scheduler.get_output_streamer_class`: let finished requests carry their record."""
@@ -119,15 +126,23 @@ class SchedulerHooks:
         """AFTER `Scheduler.get_internal_state`: report for ``/server_info`` what was counted.
 
         Of requests: how many finished, what these waited by cause, and the tokens they computed twice. Of the planner,
-        where it decides: see `driver.Counts`.
+        where it decides: see `driver.Counts`, and the bounds of its levels.
         """
-        output.internal_state[RECORD_KEY] = {
+        bounds = self._bounds()
+        shown_bounds = {} if bounds is None else {"bounds": bounds.to_json()}
+        output.internal_state[RECORD_KEY] = {**self._counted(), **shown_bounds}
+        return output
+
+    def _counted(self) -> Counted:
+        return {
             "finished": self._finished,
             "queued_us": dict(self._queued_us),
             "recomputed_tokens": self._recomputed_tokens,
             **(self._driver.counts.to_json() if self._driver is not None else {}),
         }
-        return output
+
+    def _bounds(self) -> BoundsInUse | None:
+        return None if self._driver is None else self._driver.planner.bounds
 
     def _settle(self) -> None:
         """Book the current step to every request in it, once.

@@ -4,7 +4,9 @@
 |---|---|
 | ``AUTELLIX_POLICY`` | policy name; unset or ``off``: no hook is registered, the engine is stock |
 | ``AUTELLIX_ENGINE_NAME`` | name in bills and metrics; default ``engine`` |
-| ``AUTELLIX_FIRST_BOUND_S`` | upper bound of the best level in seconds of attained service |
+| ``AUTELLIX_FIRST_BOUND_S`` | upper bound of the best level in seconds of attained service; ``auto``: calibrated |
+| ``AUTELLIX_BOUNDS_S`` | every bound of the levels in seconds, separated by commas, in place of the first alone |
+| ``AUTELLIX_BETA`` | a program that waited this many times as long as it was served is promoted; ``inf``: none is |
 | ``AUTELLIX_STEPS_BETWEEN_PLANS`` | forward passes after which the planner looks again at who runs |
 | ``AUTELLIX_SECRET`` | hexadecimal secret shared with the gateway, whose signed stamps are then believed |
 | ``AUTELLIX_CPU`` | ``1`` activates the CPU platform (see `platform`) |
@@ -12,12 +14,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from autellix_sdk.errors import ConfigurationError
 from autellix_server.engine.command import POLICY_OFF, is_planned
-from autellix_server.scheduling.levels import DEFAULT_FIRST_BOUND_S, geometric_levels
+from autellix_server.scheduling.bounds import BoundSettings
 from autellix_server.scheduling.planner import PlannerSettings
 from autellix_server.scheduling.policies import SERVABLE, make_policy
 from autellix_server.scheduling.policy import Policy
@@ -60,25 +63,54 @@ def read_settings(environ: Mapping[str, str]) -> PluginSettings | None:
     if name not in SERVABLE:
         choices = ", ".join((*SERVABLE, POLICY_OFF))
         raise ConfigurationError(f"AUTELLIX_POLICY is {name!r}; choose one of: {choices}")
-    bound = environ.get("AUTELLIX_FIRST_BOUND_S") or str(DEFAULT_FIRST_BOUND_S)
-    try:
-        levels = geometric_levels(first_bound_s=float(bound))
-    except (ValueError, ConfigurationError) as error:
-        raise ConfigurationError(f"AUTELLIX_FIRST_BOUND_S={bound!r} is not a number of seconds above 0") from error
+    bounds = _bounds(environ)
     return PluginSettings(
-        policy=make_policy(name, levels),
+        policy=make_policy(name, bounds.levels),
         engine_name=environ.get("AUTELLIX_ENGINE_NAME") or "engine",
         secret=read_secret(environ),
-        planner=_planner(environ.get("AUTELLIX_STEPS_BETWEEN_PLANS")),
+        planner=_planner(environ, calibrated=bounds.calibrated),
     )
 
 
-def _planner(steps_between_plans: str | None) -> PlannerSettings:
-    if not steps_between_plans:
-        return _PLANNER
+_Value = TypeVar("_Value")
+
+
+def _bounds(environ: Mapping[str, str]) -> BoundSettings:
+    def first(text: str) -> float | None:
+        return None if text == "auto" else BoundSettings(float(text)).first_bound_s
+
+    def every(text: str) -> tuple[float, ...]:
+        return BoundSettings(first_bound_s, tuple(map(float, text.split(",")))).bounds_s
+
+    first_bound_s = _read(environ, "AUTELLIX_FIRST_BOUND_S", first, None)
+    return BoundSettings(first_bound_s, _read(environ, "AUTELLIX_BOUNDS_S", every, ()))
+
+
+def _planner(environ: Mapping[str, str], *, calibrated: bool) -> PlannerSettings:
+    def steps(text: str) -> int:
+        return replace(_PLANNER, steps_between_plans=int(text)).steps_between_plans
+
+    def beta(text: str) -> float:
+        return replace(_PLANNER, beta=float(text)).beta
+
+    return replace(
+        _PLANNER,
+        steps_between_plans=_read(environ, "AUTELLIX_STEPS_BETWEEN_PLANS", steps, _PLANNER.steps_between_plans),
+        beta=_read(environ, "AUTELLIX_BETA", beta, _PLANNER.beta),
+        calibrated=calibrated,
+    )
+
+
+def _read(environ: Mapping[str, str], variable: str, read: Callable[[str], _Value], default: _Value) -> _Value:
+    """Return what a variable says, `default` when it is not set or empty.
+
+    Raises:
+        ConfigurationError: it cannot be read; the message names it, its value and the reason.
+    """
+    text = environ.get(variable)
+    if not text:
+        return default
     try:
-        return replace(_PLANNER, steps_between_plans=int(steps_between_plans))
+        return read(text)
     except (ValueError, ConfigurationError) as error:
-        raise ConfigurationError(
-            f"AUTELLIX_STEPS_BETWEEN_PLANS={steps_between_plans!r} is not a whole number above 0"
-        ) from error
+        raise ConfigurationError(f"{variable} is {text!r}: {error}") from error

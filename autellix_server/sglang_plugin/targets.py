@@ -21,6 +21,13 @@ INTERNAL_STATE = Target(f"{_SCHEDULER}.get_internal_state", ("self", "recv_req")
 ACCOUNT_TARGETS = (CREATE_REQUEST, PROCESS_RESULT, STREAMER_CLASS, INIT_INFO, INTERNAL_STATE)
 """Hooked in every scheduler process."""
 
+METRICS_SWITCH = Target(
+    f"{_MANAGERS}.scheduler_components.metrics_reporter.SchedulerMetricsReporter.__post_init__",
+    ("self",),
+    "98fc4039bd454e90",
+)
+"""Says whether this scheduler process keeps metrics."""
+
 CALC_PRIORITY = Target(
     f"{_POLICY}.SchedulePolicy.calc_priority", ("self", "waiting_queue", "running_batch", "processed_tokens")
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from autellix_server.engine.command import (
 from autellix_server.engine.marker import code_version, marker_complaint
 from autellix_server.engine.refusals import owned_by_serve, refused, refused_environment
 from autellix_server.errors import RefusedFlag
+from autellix_server.sglang_plugin.settings import read_settings
 
 LAUNCH = SglangLaunch(
     Path("/engine/bin/python"), "/models/tiny", "plas", "cpu", 1.0, arguments=("--log-level", "info"), secret=b"s" * 32
@@ -144,8 +146,18 @@ def test_the_environment_says_what_the_plugin_needs_and_drops_what_would_mislead
     assert "PYTHONPATH" not in made
     assert (made["AUTELLIX_POLICY"], made["AUTELLIX_CPU"]) == ("plas", "1")
     assert bytes.fromhex(made["AUTELLIX_SECRET"]) == LAUNCH.secret
+    assert (made["AUTELLIX_FIRST_BOUND_S"], made["AUTELLIX_BOUNDS_S"], made["AUTELLIX_BETA"]) == ("1.0", "", "30.0")
     on_gpu = SglangLaunch(LAUNCH.python, "m/m", "plas", "cuda", 1.0).environment({"AUTELLIX_CPU": "1"})
     assert "AUTELLIX_CPU" not in on_gpu
+
+
+def test_bounds_reach_the_plugin_as_they_were_given() -> None:
+    """Also past a variable of the caller's that says something else."""
+    launch = SglangLaunch(LAUNCH.python, "m/m", "plas", "cpu", bounds_s=(0.5, 2.0), beta=inf)
+    settings = read_settings(launch.environment({"AUTELLIX_FIRST_BOUND_S": "9", "AUTELLIX_BETA": "9"}))
+    assert settings is not None
+    assert (settings.policy.levels.bounds_s, settings.planner.beta) == ((0.5, 2.0), inf)
+    assert not settings.planner.calibrated
 
 
 def test_secrets_differ_between_launches_and_are_not_shown() -> None:

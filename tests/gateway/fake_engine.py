@@ -68,17 +68,25 @@ class FakeEngine:
         status: what the gateway is told of it.
         seen: requests, in order.
         service_us: service that its bills charge.
+        shown: its ``/server_info``, for which the gateway asks by itself.
+        looks: how often it did.
         left: set when a client leaves a call of `stay_silent`.
     """
 
     status: EngineStatus
     seen: list[Seen] = field(default_factory=list)
     service_us: int = 5000
+    shown: dict[str, Any] = field(default_factory=dict)
+    looks: int = 0
     left: asyncio.Event = field(default_factory=asyncio.Event)
     behave: Behaviour | None = None
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Record the request and answer it."""
+        """Record the request and answer it; what the gateway asks by itself is not recorded."""
+        if request.path == "/server_info":
+            assert request.headers["Authorization"] == f"Bearer {KEY}"
+            self.looks += 1
+            return web.json_response(self.shown)
         headers = [(key.decode(), value.decode("latin-1")) for key, value in request.raw_headers]
         seen = Seen(request.method, request.raw_path, headers, await request.read())
         self.seen.append(seen)

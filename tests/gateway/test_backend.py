@@ -20,6 +20,7 @@ from autellix_server.engine.supervisor import EngineState, EngineStatus
 from autellix_server.errors import EngineFailure
 from autellix_server.gateway.backend import Backend, bind
 from autellix_server.gateway.settings import ServeSettings, read_settings
+from autellix_server.scheduling.bounds import BoundSettings
 
 ANYWHERE = ServeSettings(port=0)
 
@@ -140,8 +141,32 @@ def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert (settings.port, settings.policy, settings.allowed_hosts) == (9001, "fcfs", ("a", "b"))
 
 
+def test_bounds_are_calibrated_unless_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the command line ``auto`` wins over a number in the environment; a list wins over nothing only."""
+    assert read_settings({}).bounds == BoundSettings()
+    monkeypatch.setenv("AUTELLIX_FIRST_BOUND_S", "0.5")
+    assert read_settings({}).bounds == BoundSettings(0.5)
+    with pytest.raises(ConfigurationError, match="leave out first_bound_s"):
+        read_settings({"bounds_s": "1,2"})
+    every = read_settings({"first_bound_s": "auto", "bounds_s": "1, 2"})
+    assert every.bounds == BoundSettings(bounds_s=(1.0, 2.0))
+
+
 @pytest.mark.parametrize(
-    ("name", "value"), [("port", 70000), ("policy", "lottery"), ("lease_s", 0.0), ("device", "tpu"), ("host", "")]
+    ("name", "value"),
+    [
+        ("port", 70000),
+        ("policy", "lottery"),
+        ("lease_s", 0.0),
+        ("device", "tpu"),
+        ("host", ""),
+        ("first_bound_s", "soon"),
+        ("first_bound_s", "-1"),
+        ("bounds_s", "2,1"),
+        ("bounds_s", "1,inf"),
+        ("beta", 0.0),
+        ("steps_between_plans", 0),
+    ],
 )
 def test_a_wrong_setting_is_named_with_its_value(name: str, value: object) -> None:
     """By flag and by variable."""

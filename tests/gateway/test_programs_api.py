@@ -131,6 +131,7 @@ async def test_health_is_the_gateways_and_ready_is_the_engines(gateway: Gateway,
         "pid": None,
         "restarts": 1,
         "limits": None,
+        "bounds": None,
     }
 
 

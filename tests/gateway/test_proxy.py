@@ -272,7 +272,7 @@ async def test_a_body_over_the_limit_is_a_413(engine: FakeEngine) -> None:
         "/server_info",
         "/flush_cache",
         "/generate",
-        "/metrics",
+        "/metrics/",
     ],
 )
 async def test_engine_endpoints_outside_the_api_are_not_exposed(

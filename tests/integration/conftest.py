@@ -23,6 +23,6 @@ def engine_python() -> Path:
 
 @pytest.fixture(scope="session")
 def server(engine_python: Path) -> Iterator[Server]:
-    """The server that most tests share: PLAS, few slots, so that calls queue, and a low first bound."""
-    with serve("--policy", "plas", "--first-bound-s", "0.25", "--", "--max-running-requests", str(SLOTS)) as running:
+    """The server that most tests share: PLAS, calibrated bounds, few slots, so that calls queue, and metrics."""
+    with serve("--policy", "plas", "--", "--max-running-requests", str(SLOTS), "--enable-metrics") as running:
         yield running

@@ -87,6 +87,11 @@ def test_tag_that_a_client_forged_is_replaced(engine_python: Path) -> None:
         ([], {"AUTELLIX_POLICY": "fastest"}, "autellix: AUTELLIX_POLICY is 'fastest'; choose one of: atlas, "),
         (["--disable-radix-cache"], {}, "autellix: refused flag --disable-radix-cache: "),
         (["--dp-size", "2"], {}, "autellix: refused flag --dp-size: "),
+        (
+            [],
+            {"AUTELLIX_BOUNDS_S": "2,1"},
+            "autellix: AUTELLIX_BOUNDS_S is '2,1': bounds_s must be above 0, increasing",
+        ),
     ],
 )
 def test_engine_itself_refuses_what_the_plugin_cannot_work_with(
@@ -113,7 +118,10 @@ def run_engine_python(python: Path, arguments: list[str], **variables: str) -> s
     [
         (["--model", "/no/such/folder"], 1, "there is no model folder /no/such/folder"),
         (["--policy", "fastest"], 1, "--policy (or AUTELLIX_POLICY) is 'fastest'"),
-        (["--first-bound-s", "0"], 1, "--first-bound-s (or AUTELLIX_FIRST_BOUND_S) is 0.0"),
+        (["--first-bound-s", "0"], 1, "--first-bound-s (or AUTELLIX_FIRST_BOUND_S) is '0'"),
+        (["--bounds-s", "2,1"], 1, "--bounds-s (or AUTELLIX_BOUNDS_S) is '2,1': bounds_s must be above 0, increasing"),
+        (["--beta", "-1"], 1, "--beta (or AUTELLIX_BETA) is -1.0"),
+        (["--steps-between-plans", "0"], 1, "--steps-between-plans (or AUTELLIX_STEPS_BETWEEN_PLANS) is 0"),
         (["--", "--enable-mixed-chunk"], 2, "refused flag --enable-mixed-chunk: "),
         (["--", "--no-such-flag"], 4, "--no-such-flag"),
     ],

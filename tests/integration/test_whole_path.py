@@ -18,6 +18,7 @@ from openai import AsyncOpenAI, OpenAI
 import autellix_sdk as autellix
 from autellix_sdk.bill import CallBill, decode_bill
 from autellix_sdk.wire import BILL_HEADER, PROGRAM_HEADER
+from autellix_server.scheduling.bounds import DRIFT
 from tests.integration.server import SLOTS, Server
 
 pytestmark = pytest.mark.engine
@@ -171,7 +172,7 @@ def test_program_that_had_much_service_waits_behind_a_fresh_one(server: Server) 
                 return bill_of(response)
 
             await call("warm up", 48, heavy)
-            while (await http.get(f"{server.url}/autellix/v1/programs/heavy-program")).json()["level"] == 0:
+            while (await http.get(f"{server.url}/autellix/v1/programs/heavy-program")).json()["level"] < 2:
                 await call("warm up", 48, heavy)
             blockers = [asyncio.create_task(call(f"blocker {i}", 64, {})) for i in range(SLOTS)]
             await until_active(http, server, SLOTS)
@@ -200,6 +201,27 @@ def test_health_has_the_limits_of_the_engine(server: Server) -> None:
     """As the engine itself has chosen them; `autellix calibrate` needs no flags."""
     limits = httpx.get(f"{server.url}/health").json()["engine"]["limits"]
     assert limits == {"slots": SLOTS, "kv_tokens": 32768, "chunk_tokens": 512}
+
+
+def test_bounds_follow_the_calls_and_are_shown(server: Server) -> None:
+    """By the gateway's health, its levels and the metrics that the engine keeps, and in one line of the log."""
+    for number in range(4):
+        body = {"model": MODEL, "prompt": [f"{number} and {i}" for i in range(8)], "max_tokens": 2}
+        assert httpx.post(f"{server.base_url}/completions", json=body, timeout=60).status_code == 200
+    asked_s = time.monotonic()
+    while not (bounds := httpx.get(f"{server.url}/health").json()["engine"]["bounds"])["median_service_s"]:
+        assert time.monotonic() < asked_s + 30
+    first_s, median_s = bounds["first_bound_s"], bounds["median_service_s"]
+    assert bounds["calibrated"]
+    assert bounds["bounds_s"] == [first_s * 2**index for index in range(7)]
+    assert first_s / DRIFT <= median_s <= first_s * DRIFT
+    assert ("level bounds follow the median" in server.engine_log()) == (first_s != 1.0)
+    metrics = httpx.get(f"{server.url}/metrics").text
+    shown = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if line.startswith("autellix_"))
+    assert float(shown['autellix_first_bound_seconds{engine="e0"}']) == first_s
+    assert float(shown['autellix_finished_requests_total{engine="e0"}']) >= 32
+    assert float(shown['autellix_queued_seconds_total{cause="admission",engine="e0"}']) > 0
+    assert "sglang:num_running_reqs" in metrics
 
 
 @pytest.mark.parametrize(

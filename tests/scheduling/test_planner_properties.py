@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import inf
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from small_engine import make_call
 
 from autellix_sdk.wire import ProgramId
+from autellix_server.scheduling import bounds
 from autellix_server.scheduling.call import PROTECTED_RANK, Call
 from autellix_server.scheduling.draft import Capacity
 from autellix_server.scheduling.levels import geometric_levels
@@ -39,12 +41,21 @@ few_but_long = settings(max_examples=30)
 every_policy = pytest.mark.parametrize("name", POLICIES)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _bounds_move_soon() -> Iterator[None]:
+    """A few events are enough for calibrated bounds to move."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bounds, "LEAST_CALLS", 1)
+        yield
+
+
 @dataclass
 class Drive:
     """Feeds events to a planner, keeps its own account of calls and of what is held, and checks every plan."""
 
     name: str
     hold_s: float = 2.0
+    calibrated: bool = False
     calls: list[Call] = field(default_factory=list)
     held: dict[str, int] = field(default_factory=dict)
     overtaken: Counter[int] = field(default_factory=Counter)
@@ -55,7 +66,13 @@ class Drive:
     def __post_init__(self) -> None:
         self.planner = Planner(
             make_policy(self.name, geometric_levels(4, 1.0)),
-            PlannerSettings(beta=2.0, max_overtakes=MAX_OVERTAKES, max_idle_programs=2, hold_s=self.hold_s),
+            PlannerSettings(
+                beta=2.0,
+                max_overtakes=MAX_OVERTAKES,
+                max_idle_programs=2,
+                hold_s=self.hold_s,
+                calibrated=self.calibrated,
+            ),
         )
 
     def run(self, sequence: list[Event]) -> Drive:
@@ -135,18 +152,22 @@ class Drive:
 
 @every_policy
 @few_but_long
-@given(events, st.sampled_from([0.0, 2.0, inf]))
-def test_plan_is_the_oracles(name: str, sequence: list[Event], hold_s: float) -> None:
-    """No call is lost or doubled, capacity holds, levels only sink in a call, and overtaking is bounded."""
-    Drive(name, hold_s).run(sequence)
+@given(events, st.sampled_from([0.0, 2.0, inf]), st.booleans())
+def test_plan_is_the_oracles(name: str, sequence: list[Event], hold_s: float, calibrated: bool) -> None:
+    """No call is lost or doubled, capacity holds, levels only sink in a call, and overtaking is bounded.
+
+    Whether the bounds of the levels stay or move with every call that finishes.
+    """
+    Drive(name, hold_s, calibrated).run(sequence)
 
 
 @every_policy
 @few_but_long
 @given(events)
 def test_same_input_gives_the_same_plans(name: str, sequence: list[Event]) -> None:
-    """Nothing but the events decides."""
-    assert Drive(name).run(sequence).trace == Drive(name).run(sequence).trace
+    """Nothing but the events decides, neither where the bounds of the levels go."""
+    one, other = (Drive(name, calibrated=True).run(sequence) for _ in range(2))
+    assert (one.trace, one.planner.bounds) == (other.trace, other.planner.bounds)
 
 
 @every_policy

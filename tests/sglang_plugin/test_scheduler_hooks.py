@@ -145,4 +145,10 @@ def test_driver_is_charged_for_every_step_and_the_record_tells_the_levels() -> N
         "preemptions": 0,
         "in_vain": 0,
         "retractions": 0,
+        "bounds": {
+            "first_bound_s": 1.0,
+            "bounds_s": [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0],
+            "median_service_s": None,
+            "calibrated": False,
+        },
     }

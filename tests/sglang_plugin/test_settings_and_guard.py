@@ -29,13 +29,33 @@ def test_settings_are_read_once_into_a_frozen_value() -> None:
         "AUTELLIX_ENGINE_NAME": "e3",
         "AUTELLIX_FIRST_BOUND_S": "0.25",
         "AUTELLIX_STEPS_BETWEEN_PLANS": "3",
+        "AUTELLIX_BETA": "12.5",
         "AUTELLIX_SECRET": "ab" * 16,
     }
     settings = read_settings(environ)
     assert settings is not None
     assert (settings.policy.name, settings.engine_name, settings.secret) == ("plas", "e3", b"\xab" * 16)
     assert settings.policy.start_level(0.25) == 1
-    assert (settings.planned, settings.planner.steps_between_plans, settings.planner.hold_s) == (True, 3, 5.0)
+    planner = settings.planner
+    assert (settings.planned, planner.steps_between_plans, planner.hold_s, planner.beta) == (True, 3, 5.0, 12.5)
+    assert not planner.calibrated
+
+
+@pytest.mark.parametrize(
+    ("environ", "bounds_s", "calibrated"),
+    [
+        ({}, (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0), True),
+        ({"AUTELLIX_FIRST_BOUND_S": "auto", "AUTELLIX_BOUNDS_S": ""}, (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0), True),
+        ({"AUTELLIX_BOUNDS_S": "0.5, 2,1e3"}, (0.5, 2.0, 1000.0), False),
+    ],
+)
+def test_bounds_are_calibrated_unless_they_are_given(
+    environ: dict[str, str], bounds_s: tuple[float, ...], calibrated: bool
+) -> None:
+    """A list gives as many levels as it has bounds, and one more."""
+    settings = read_settings({"AUTELLIX_POLICY": "plas", **environ})
+    assert settings is not None
+    assert (settings.policy.levels.bounds_s, settings.planner.calibrated) == (bounds_s, calibrated)
 
 
 @pytest.mark.parametrize("name", [*SERVABLE])
@@ -56,6 +76,13 @@ def test_every_policy_that_needs_no_oracle_can_be_served(name: str) -> None:
         ("AUTELLIX_FIRST_BOUND_S", "soon"),
         ("AUTELLIX_FIRST_BOUND_S", "nan"),
         ("AUTELLIX_FIRST_BOUND_S", "-1"),
+        ("AUTELLIX_BOUNDS_S", "1,2,2"),
+        ("AUTELLIX_BOUNDS_S", "0,1"),
+        ("AUTELLIX_BOUNDS_S", "1,,2"),
+        ("AUTELLIX_BOUNDS_S", "1,inf"),
+        ("AUTELLIX_BETA", "0"),
+        ("AUTELLIX_BETA", "nan"),
+        ("AUTELLIX_BETA", "much"),
         ("AUTELLIX_SECRET", "short"),
         ("AUTELLIX_SECRET", "abcd"),
     ],
@@ -64,6 +91,12 @@ def test_wrong_setting_is_refused_by_name(variable: str, value: str) -> None:
     """The message names the variable, so that it can be mended."""
     with pytest.raises(ConfigurationError, match=variable):
         read_settings({"AUTELLIX_POLICY": "plas", variable: value})
+
+
+def test_a_first_bound_beside_a_list_of_bounds_is_refused() -> None:
+    """The message says which to leave out."""
+    with pytest.raises(ConfigurationError, match=r"AUTELLIX_BOUNDS_S is '1,2': .*leave out first_bound_s"):
+        read_settings({"AUTELLIX_POLICY": "plas", "AUTELLIX_FIRST_BOUND_S": "1", "AUTELLIX_BOUNDS_S": "1,2"})
 
 
 def engine_function(self: object, batch: int) -> int:

@@ -28,6 +28,11 @@ class BasePolicy:
         self.levels = levels
         self.promotion_s = levels.quantum_s(0)
 
+    def rescale(self, first_bound_s: float) -> None:
+        """Keep the number of levels and their proportions."""
+        self.levels = self.levels.rescaled(first_bound_s)
+        self.promotion_s = self.levels.quantum_s(0)
+
     def inherited_s(self, context: CallContext, service_s: float) -> float:
         """Inherit what the program attained."""
         return service_s
