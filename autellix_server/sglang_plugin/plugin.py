@@ -21,6 +21,7 @@ from autellix_server.sglang_plugin.settings import PluginSettings, read_settings
 from autellix_server.sglang_plugin.targets import (
     ACCOUNT_TARGETS,
     CALC_PRIORITY,
+    COUNT_OUTPUT,
     CREATE_REQUEST,
     GENERATE,
     HTTP_TARGETS,
@@ -28,6 +29,7 @@ from autellix_server.sglang_plugin.targets import (
     INTERNAL_STATE,
     NEW_PREFILL,
     PLANNER_TARGETS,
+    PREPARE_PREFILL,
     PROCESS_RESULT,
     RELEASE_REQ,
     RELIED_ON,
@@ -117,16 +119,21 @@ def _planner_hooks(driver: PlannerDriver) -> dict[Target, Callable[..., Any]]:
     from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS
     from sglang.srt.mem_cache.common import release_kv_cache
 
+    from autellix_server.sglang_plugin import penalizers
+    from autellix_server.sglang_plugin.penalties import PenaltyHooks
     from autellix_server.sglang_plugin.preemption import PreemptionHooks
     from autellix_server.sglang_plugin.room import RoomMeter
     from autellix_server.sglang_plugin.scheduler import monotonic_us
 
     hooks = PreemptionHooks(driver, RoomMeter(CLIP_MAX_NEW_TOKENS), release_kv_cache, monotonic_us)
+    penalties = PenaltyHooks(penalizers.count, penalizers.replay)
     return {
         CALC_PRIORITY: hooks.order_queue,
         NEW_PREFILL: hooks.new_batch,
         RETRACTION_ORDER: hooks.retraction_order,
         RELEASE_REQ: hooks.release_retracted,
+        COUNT_OUTPUT: penalties.count_output,
+        PREPARE_PREFILL: penalties.replay_output,
     }
 
 

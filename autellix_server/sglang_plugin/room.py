@@ -66,10 +66,9 @@ def can_leave(req: Any) -> bool:
     """Return whether a running request can wait and go on later as if nothing had happened.
 
     Not one that is finished or about to be, has had no token yet, or carries state that the engine loses or repeats
-    when it computes a prompt again: beams, streaming sessions, embeddings as input, penalties, `min_new_tokens`, and
-    outputs that belong to prompt positions.
+    when it computes a prompt again: beams, streaming sessions, embeddings as input, and outputs that belong to prompt
+    positions.
     """
-    params = req.sampling_params
     return not (
         req.finished()
         or req.to_finish
@@ -82,10 +81,6 @@ def can_leave(req: Any) -> bool:
         or req.return_hidden_states
         or req.return_routed_experts
         or req.return_indexer_topk
-        or params.frequency_penalty
-        or params.presence_penalty
-        or params.repetition_penalty != 1.0
-        or params.min_new_tokens
     )
 
 
