@@ -22,6 +22,7 @@ from autellix_server.sglang_plugin.targets import (
     ACCOUNT_TARGETS,
     CALC_PRIORITY,
     CHECK_DECODE,
+    COUNT_OUTPUT,
     CREATE_REQUEST,
     GENERATE,
     HTTP_TARGETS,
@@ -30,6 +31,7 @@ from autellix_server.sglang_plugin.targets import (
     METRICS_SWITCH,
     NEW_PREFILL,
     PLANNER_TARGETS,
+    PREPARE_PREFILL,
     PROCESS_RESULT,
     RELEASE_REQ,
     RELIED_ON,
@@ -121,13 +123,16 @@ def _planner_hooks(driver: PlannerDriver) -> dict[Target, Callable[..., Any]]:
     from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS
     from sglang.srt.mem_cache.common import match_kv_cache, release_kv_cache
 
+    from autellix_server.sglang_plugin import penalizers
     from autellix_server.sglang_plugin.kept import KeptKv
+    from autellix_server.sglang_plugin.penalties import PenaltyHooks
     from autellix_server.sglang_plugin.preemption import PreemptionHooks
     from autellix_server.sglang_plugin.room import RoomMeter
     from autellix_server.sglang_plugin.scheduler import monotonic_us
 
     kept = KeptKv(match_kv_cache)
     hooks = PreemptionHooks(driver, RoomMeter(CLIP_MAX_NEW_TOKENS), kept, release_kv_cache, monotonic_us)
+    penalties = PenaltyHooks(penalizers.count, penalizers.replay)
     return {
         CALC_PRIORITY: hooks.order_queue,
         NEW_PREFILL: hooks.new_batch,
@@ -135,6 +140,8 @@ def _planner_hooks(driver: PlannerDriver) -> dict[Target, Callable[..., Any]]:
         RELEASE_REQ: hooks.release_retracted,
         CHECK_DECODE: hooks.decode_fits,
         TREE_RESET: kept.reset,
+        COUNT_OUTPUT: penalties.count_output,
+        PREPARE_PREFILL: penalties.replay_output,
     }
 
 

@@ -68,14 +68,13 @@ def can_leave(req: Any, *, in_chunks: bool = False) -> bool:
     """Return whether a running request can wait and go on later as if nothing had happened.
 
     Not one that is finished or about to be, whose first token is under way, or that carries state which the engine
-    loses or repeats when it computes a prompt again: beams, streaming sessions, embeddings as input, penalties,
-    `min_new_tokens`, and outputs that belong to prompt positions.
+    loses or repeats when it computes a prompt again: beams, streaming sessions, embeddings as input, and outputs that
+    belong to prompt positions.
 
     Args:
         req: SGLang's request.
         in_chunks: a part of its prompt is still to be computed.
     """
-    params = req.sampling_params
     return not (
         req.finished()
         or req.to_finish
@@ -88,10 +87,6 @@ def can_leave(req: Any, *, in_chunks: bool = False) -> bool:
         or req.return_hidden_states
         or req.return_routed_experts
         or req.return_indexer_topk
-        or params.frequency_penalty
-        or params.presence_penalty
-        or params.repetition_penalty != 1.0
-        or params.min_new_tokens
     )
 
 

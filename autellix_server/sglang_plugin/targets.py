@@ -12,6 +12,7 @@ _RESULTS = f"{_MANAGERS}.scheduler_components.batch_result_processor.SchedulerBa
 _MEMORY = "sglang.srt.mem_cache"
 _TREE = f"{_MEMORY}.unified_radix_cache.UnifiedRadixCache"
 _TOKENIZER = f"{_MANAGERS}.tokenizer_manager.TokenizerManager"
+_PENALTIES = "sglang.srt.sampling.penaltylib"
 
 CREATE_REQUEST = Target(f"{_SCHEDULER}._create_generation_req", ("self", "recv_req", "args", "kwargs"))
 PROCESS_RESULT = Target(f"{_SCHEDULER}.process_batch_result", ("self", "batch", "result"), "726305f46a979a47")
@@ -38,9 +39,27 @@ RELEASE_REQ = Target(
 )
 CHECK_DECODE = Target(f"{_BATCH}.ScheduleBatch.check_decode_mem", ("self", "selected_indices"))
 TREE_RESET = Target(f"{_TREE}.reset", ("self",))
-PLANNER_TARGETS = (CALC_PRIORITY, NEW_PREFILL, RETRACTION_ORDER, RELEASE_REQ, CHECK_DECODE, TREE_RESET)
+COUNT_OUTPUT = Target(f"{_BATCH}.ScheduleBatch.cumulate_penalty_output_tokens", ("self",), "dce2467c859a7049")
+PREPARE_PREFILL = Target(f"{_BATCH}.ScheduleBatch.prepare_for_extend", ("self",), "e7ca2d0e335a570e")
+PLANNER_TARGETS = (
+    CALC_PRIORITY,
+    NEW_PREFILL,
+    RETRACTION_ORDER,
+    RELEASE_REQ,
+    CHECK_DECODE,
+    TREE_RESET,
+    COUNT_OUTPUT,
+    PREPARE_PREFILL,
+)
 """Hooked as well where the planner decides who runs."""
 
+# Each with the digests of how it starts and how it counts.
+_PENALIZERS = (
+    ("Frequency", "b32d6fe0e7061082", "183002237e80c0ba"),
+    ("Presence", "61d94d93a553b4c4", "1393d164cbc474e6"),
+    ("Repetition", "a042ddca6c2f3d66", "88b317559b43af91"),
+    ("MinNewTokens", "ddda7380804b17de", "1550699d4d76e090"),
+)
 RELIED_ON = (
     Target(f"{_SCHEDULER}.event_loop_normal", ("self",), "c328a45b821f18a0"),
     Target(f"{_SCHEDULER}.event_loop_overlap", ("self",), "c093eb14e50c1ac6"),
@@ -92,6 +111,25 @@ RELIED_ON = (
     ),
     Target(f"{_POLICY}.PrefillAdder.add_chunked_req", ("self", "req"), "af3ae7db76b5e8d2"),
     Target(f"{_POLICY}.PrefillAdder._get_running_request_total_token_offset", ("self", "req"), "64fd33f1c3fee43b"),
+    Target(f"{_BATCH}.ScheduleBatch.prepare_for_decode", ("self",), "1690ff7deee18f0f"),
+    Target(
+        "sglang.srt.sampling.sampling_batch_info.SamplingBatchInfo.from_schedule_batch",
+        ("batch", "vocab_size"),
+        "48352e06affec043",
+    ),
+    Target(
+        f"{_PENALTIES}.BatchedPenalizerOrchestrator.cumulate_output_tokens", ("self", "output_ids"), "89117b50d93aa719"
+    ),
+    Target(f"{_PENALTIES}.BatchedPenalizerOrchestrator.filter", ("self", "keep_indices"), "4632bf1813e6f220"),
+    Target(f"{_PENALTIES}.BatchedPenalizerOrchestrator.merge", ("self", "their"), "134a5b1c03fae630"),
+    *(
+        Target(f"{_PENALTIES}.Batched{name}Penalizer.{function}", parameters, digest)
+        for name, prepare, count in _PENALIZERS
+        for function, parameters, digest in (
+            ("_prepare", ("self",), prepare),
+            ("_cumulate_output_tokens", ("self", "output_ids"), count),
+        )
+    ),
 )
 """What the planner's hooks call, mirror, or take for granted."""
 

@@ -36,14 +36,7 @@ class FakeReq:
     def __post_init__(self) -> None:
         self.origin_input_ids = [0] * self.prompt_tokens
         self.kv = SimpleNamespace(kv_committed_len=0)
-        self.sampling_params = SimpleNamespace(
-            max_new_tokens=self.max_new_tokens,
-            ignore_eos=True,
-            frequency_penalty=0.0,
-            presence_penalty=0.0,
-            repetition_penalty=1.0,
-            min_new_tokens=0,
-        )
+        self.sampling_params = SimpleNamespace(max_new_tokens=self.max_new_tokens, ignore_eos=True)
 
     def finished(self) -> bool:
         """Whether the engine is done with it."""

@@ -286,17 +286,6 @@ def test_request_with_state_that_would_be_lost_never_leaves(state: dict[str, Any
     assert not can_leave(FakeReq("other", **{"output_ids": [1], **state}))
 
 
-@pytest.mark.parametrize(
-    ("parameter", "value"),
-    [("frequency_penalty", 0.1), ("presence_penalty", -1.0), ("repetition_penalty", 1.1), ("min_new_tokens", 5)],
-)
-def test_request_with_penalties_never_leaves(parameter: str, value: float) -> None:
-    """They are counted anew from the prompt when it is computed again."""
-    req = FakeReq("penalized", output_ids=[1, 1])
-    setattr(req.sampling_params, parameter, value)
-    assert not can_leave(req)
-
-
 def test_policy_learns_of_each_end_once() -> None:
     """A tag comes with every sample of a call."""
     engine = Engine(slots=1, policy="gittins")
