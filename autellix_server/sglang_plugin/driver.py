@@ -72,7 +72,8 @@ class PlannerDriver:
         self.refused = False
         """A call waits that waited before the last pass: the engine did not admit it then."""
         self._ended: OrderedDict[EndedProgram, None] = OrderedDict()
-        self._live: set[EngineCall] = set()
+        # In order of arrival: what goes through them must do so alike on every rank.
+        self._live: dict[EngineCall, None] = {}
         self._plan_every = settings.steps_between_plans
         self._planned_step = 0
         self._plan_at_once = False
@@ -119,8 +120,9 @@ class PlannerDriver:
                 # It may have to run at once, since nobody goes before it.
                 self._plan_at_once |= best is None or call.key < best
         if len(self._live) > len(waiting) + len(running):
-            for call in self._live.difference(waiting, running):
-                self._live.remove(call)
+            there = {*waiting, *running}
+            for call in [call for call in self._live if call not in there]:
+                del self._live[call]
                 self.planner.remove(call, now)
 
     def plan_is_due(self, step: int) -> bool:
@@ -143,7 +145,7 @@ class PlannerDriver:
         return plan
 
     def _arrive(self, call: EngineCall, now: float) -> None:
-        self._live.add(call)
+        self._live[call] = None
         self.planner.arrive(call, now)
         call.start_level = call.level
 

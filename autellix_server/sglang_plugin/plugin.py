@@ -20,6 +20,7 @@ from autellix_server.sglang_plugin.guard import Target, check_engine, check_mark
 from autellix_server.sglang_plugin.settings import PluginSettings, read_settings
 from autellix_server.sglang_plugin.targets import (
     ACCOUNT_TARGETS,
+    BROADCAST,
     CALC_PRIORITY,
     CREATE_REQUEST,
     GENERATE,
@@ -39,6 +40,7 @@ from autellix_server.sglang_plugin.targets import (
 )
 
 if TYPE_CHECKING:
+    from autellix_server.sglang_plugin.clock import PlannerClock
     from autellix_server.sglang_plugin.driver import PlannerDriver
 
 _SCHEDULER = "sglang.srt.managers.scheduler"
@@ -105,7 +107,7 @@ def _register_scheduler(settings: PluginSettings) -> None:
         CREATE_REQUEST: hooks.create_request,
         PROCESS_RESULT: hooks.process_result,
         STREAMER_CLASS: hooks.output_streamer_class,
-        **(_planner_hooks(driver) if driver is not None else {}),
+        **(_planner_hooks(driver, hooks.clock) if driver is not None else {}),
     }
     for target, hook in around.items():
         HookRegistry.register(target.path, hook, HookType.AROUND)
@@ -113,20 +115,20 @@ def _register_scheduler(settings: PluginSettings) -> None:
     HookRegistry.register(INTERNAL_STATE.path, hooks.internal_state, HookType.AFTER)
 
 
-def _planner_hooks(driver: PlannerDriver) -> dict[Target, Callable[..., Any]]:
+def _planner_hooks(driver: PlannerDriver, clock: PlannerClock) -> dict[Target, Callable[..., Any]]:
     from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS
     from sglang.srt.mem_cache.common import release_kv_cache
 
     from autellix_server.sglang_plugin.preemption import PreemptionHooks
     from autellix_server.sglang_plugin.room import RoomMeter
-    from autellix_server.sglang_plugin.scheduler import monotonic_us
 
-    hooks = PreemptionHooks(driver, RoomMeter(CLIP_MAX_NEW_TOKENS), release_kv_cache, monotonic_us)
+    hooks = PreemptionHooks(driver, RoomMeter(CLIP_MAX_NEW_TOKENS), release_kv_cache, clock.now_us)
     return {
         CALC_PRIORITY: hooks.order_queue,
         NEW_PREFILL: hooks.new_batch,
         RETRACTION_ORDER: hooks.retraction_order,
         RELEASE_REQ: hooks.release_retracted,
+        BROADCAST: clock.receive,
     }
 
 

@@ -9,6 +9,7 @@ _SCHEDULER = f"{_MANAGERS}.scheduler.Scheduler"
 _BATCH = f"{_MANAGERS}.schedule_batch"
 _POLICY = f"{_MANAGERS}.schedule_policy"
 _RESULTS = f"{_MANAGERS}.scheduler_components.batch_result_processor.SchedulerBatchResultProcessor"
+_RECEIVER = f"{_MANAGERS}.scheduler_components.request_receiver.SchedulerRequestReceiver"
 _TOKENIZER = f"{_MANAGERS}.tokenizer_manager.TokenizerManager"
 
 CREATE_REQUEST = Target(f"{_SCHEDULER}._create_generation_req", ("self", "recv_req", "args", "kwargs"))
@@ -27,12 +28,19 @@ RETRACTION_ORDER = Target(f"{_BATCH}.ScheduleBatch._get_decode_retraction_order"
 RELEASE_REQ = Target(
     f"{_BATCH}.ScheduleBatch.release_req", ("self", "idx", "remaing_req_count", "offload_kv"), "f429e105afb79b8e"
 )
-PLANNER_TARGETS = (CALC_PRIORITY, NEW_PREFILL, RETRACTION_ORDER, RELEASE_REQ)
+BROADCAST = Target(
+    f"{_RECEIVER}._broadcast_reqs_across_ranks",
+    ("self", "recv_reqs", "local_reqs"),
+    "f569f2021b707ed5",
+)
+PLANNER_TARGETS = (CALC_PRIORITY, NEW_PREFILL, RETRACTION_ORDER, RELEASE_REQ, BROADCAST)
 """Hooked as well where the planner decides who runs."""
 
 RELIED_ON = (
     Target(f"{_SCHEDULER}.event_loop_normal", ("self",), "c328a45b821f18a0"),
     Target(f"{_SCHEDULER}.event_loop_overlap", ("self",), "c093eb14e50c1ac6"),
+    Target(f"{_SCHEDULER}.ingest_requests", ("self", "stop_at_pause"), "77f9e386bae1ee18"),
+    Target(f"{_RECEIVER}.recv_requests", ("self", "local_reqs"), "2b9c24e4a31976b0"),
     Target(f"{_RESULTS}.process_batch_result_prefill", ("self", "batch", "result"), "a43539bf03ee4abf"),
     Target(f"{_RESULTS}.process_batch_result_decode", ("self", "batch", "result"), "c4c08ab3f8690085"),
     Target(

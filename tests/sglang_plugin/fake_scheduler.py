@@ -106,7 +106,7 @@ class FakeScheduler:
         """Queue a request of a program that attained `base_s`; without `program` the program is its own."""
         req = FakeReq(name, **fields)
         tag = CallTag(program or f"program-{name}", "0.0", round(base_s * 1e6))
-        req.autellix = open_state(tag, req.prompt_tokens, self.now_us)
+        req.autellix = open_state(tag, req.prompt_tokens, self.now_us, self.now_us)
         self.waiting_queue.append(req)
         return req
 
