@@ -15,7 +15,18 @@ import pytest
 from autellix_server.engine.home import Home
 from autellix_server.engine.model import BundledModel
 from tests.integration.server import Server, serve
-from tests.integration.test_preemption import ENGINE, ENVIRONMENT, PERSON, PLANS, Answer, complete, prompt, undisturbed
+from tests.integration.test_preemption import (
+    ENGINE,
+    ENVIRONMENT,
+    LOOPS,
+    NORMAL,
+    PERSON,
+    PLANS,
+    Answer,
+    complete,
+    prompt,
+    undisturbed,
+)
 
 pytestmark = pytest.mark.engine
 
@@ -77,16 +88,23 @@ def tiny_model(engine_python: Path, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that preempts as often as it can, on two ranks."""
+def two_ranks(
+    engine_python: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Server]:
+    """A server that preempts as often as it can, on two ranks, with either of the engine's event loops."""
     model = tiny_model(engine_python, tmp_path_factory.mktemp("tiny"))
     with pytest.MonkeyPatch.context() as patch:
         for name, value in CHECKED.items():
             patch.setenv(name, value)
-        with serve("--model", str(model), *PLANS, "--first-bound-s", "0.02", "--", *ENGINE, "--tp", "2") as running:
+        engine = (*ENGINE, *LOOPS[request.param], "--tp", "2")
+        with serve("--model", str(model), *PLANS, "--first-bound-s", "0.02", "--", *engine) as running:
             yield running
 
 
+both_loops = pytest.mark.parametrize("two_ranks", ["overlap", NORMAL], indirect=True)
+
+
+@both_loops
 def test_ranks_preempt_alike_and_every_answer_is_as_if_undisturbed(two_ranks: Server) -> None:
     """Twenty-four calls share four slots, and come while others run; the engine checks that its ranks agree."""
     every_options: list[dict[str, object]] = [{}, {}, {"logprobs": 2}, {"json_schema": PERSON}] * 6
@@ -112,4 +130,24 @@ def test_ranks_preempt_alike_and_every_answer_is_as_if_undisturbed(two_ranks: Se
     bills = [answer.bill for answer in answers]
     assert sum(bill.preemptions for bill in bills) >= 20
     assert "Rank consensus checker is enabled" in two_ranks.engine_log()
-    assert two_ranks.process.poll() is None
+
+
+@both_loops
+def test_ranks_stay_together_when_memory_runs_out_and_clients_leave(two_ranks: Server) -> None:
+    """Half of the clients leave, whether their calls run, wait or come in chunks; the others' answers are whole."""
+    prompts = [prompt(100 + number, 11 + number) for number in range(8)]
+    fixed: dict[str, object] = {"ignore_eos": False}
+
+    async def run() -> tuple[list[Answer], list[Answer]]:
+        async with httpx.AsyncClient(base_url=two_ranks.base_url, timeout=120) as http:
+            calls = [asyncio.create_task(complete(http, text, 120, f"large-{text[6:9]}", **fixed)) for text in prompts]
+            for leaving in calls[1::2]:
+                await complete(http, prompt(200), 6, "clock")
+                leaving.cancel()
+            stayed = await asyncio.gather(*calls[::2])
+            await asyncio.gather(*calls, return_exceptions=True)
+            return stayed, await undisturbed(http, prompts[::2], 120, [fixed] * 4)
+
+    stayed, calm = asyncio.run(run())
+    assert [answer.text for answer in stayed] == [answer.text for answer in calm]
+    assert "KV cache pool is full. Retract requests" in two_ranks.engine_log()

@@ -30,6 +30,7 @@ class FakeReq:
     return_routed_experts: bool = False
     return_indexer_topk: bool = False
     prefix_len: int = 0
+    cached_tokens: int = 0
     autellix: Any = None
 
     def __post_init__(self) -> None:
