@@ -18,10 +18,11 @@ _SHORTEST = "--tp"
 def tensor_parallel_size(argv: Sequence[str]) -> int:
     """Return how many ranks the arguments for SGLang ask for, 1 or more.
 
-    What is no number is left for SGLang to refuse, and counts as 1.
+    What is no number is left for SGLang to refuse.
     """
-    sizes = [value for flag, value in flags(argv) if any(_names(name, flag) for name in _FLAGS)]
-    return int(sizes[-1]) if sizes and sizes[-1] is not None and sizes[-1].isdecimal() and int(sizes[-1]) else 1
+    values = [value for flag, value in flags(argv) if any(_names(name, flag) for name in _FLAGS)]
+    numbers = [int(value) for value in values if value is not None and value.isdecimal()]
+    return max([1, *numbers[-1:]])
 
 
 def threads_bind(ranks: int, cores: Sequence[int]) -> str:
