@@ -134,20 +134,26 @@ def test_ranks_preempt_alike_and_every_answer_is_as_if_undisturbed(two_ranks: Se
 
 @both_loops
 def test_ranks_stay_together_when_memory_runs_out_and_clients_leave(two_ranks: Server) -> None:
-    """Half of the clients leave, whether their calls run, wait or come in chunks; the others' answers are whole."""
-    prompts = [prompt(100 + number, 11 + number) for number in range(8)]
-    fixed: dict[str, object] = {"ignore_eos": False}
+    """Four calls outgrow the memory; then half of eight leave, whether they run, wait or come in chunks."""
+    prompts = [prompt(100 + number, 11 + number // 4) for number in range(12)]
+    early: dict[str, object] = {"ignore_eos": False}
 
     async def run() -> tuple[list[Answer], list[Answer]]:
         async with httpx.AsyncClient(base_url=two_ranks.base_url, timeout=120) as http:
-            calls = [asyncio.create_task(complete(http, text, 120, f"large-{text[6:9]}", **fixed)) for text in prompts]
+
+            def start(texts: list[str]) -> list[asyncio.Task[Answer]]:
+                return [asyncio.create_task(complete(http, text, 130, f"large-{text[6:9]}", **early)) for text in texts]
+
+            outgrown = await asyncio.gather(*start(prompts[:4]))
+            calls = start(prompts[4:])
             for leaving in calls[1::2]:
                 await complete(http, prompt(200), 6, "clock")
                 leaving.cancel()
             stayed = await asyncio.gather(*calls[::2])
             await asyncio.gather(*calls, return_exceptions=True)
-            return stayed, await undisturbed(http, prompts[::2], 120, [fixed] * 4)
+            whole = [*prompts[:4], *prompts[4::2]]
+            return [*outgrown, *stayed], await undisturbed(http, whole, 130, [early] * len(whole))
 
-    stayed, calm = asyncio.run(run())
-    assert [answer.text for answer in stayed] == [answer.text for answer in calm]
+    answers, calm = asyncio.run(run())
+    assert [answer.text for answer in answers] == [answer.text for answer in calm]
     assert "KV cache pool is full. Retract requests" in two_ranks.engine_log()
