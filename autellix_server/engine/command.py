@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autellix_sdk.errors import ConfigurationError
+from autellix_server.engine.machine import core_numbers
+from autellix_server.engine.ranks import THREADS_BIND, tensor_parallel_size, threads_bind
 from autellix_server.engine.refusals import owned_by_serve, refused, refused_environment
 from autellix_server.errors import RefusedFlag
 from autellix_server.scheduling.planner import PlannerSettings
@@ -81,6 +83,8 @@ class SglangLaunch:
         if self.device == "cpu":
             ours["AUTELLIX_CPU"] = "1"
             inherited.setdefault(*WAIT_POLICY)
+            if (ranks := tensor_parallel_size(self.arguments)) > 1:
+                inherited.setdefault(THREADS_BIND, threads_bind(ranks, core_numbers()))
         return inherited | ours
 
 

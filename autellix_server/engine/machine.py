@@ -13,7 +13,12 @@ from autellix_server.engine.home import Device
 
 def cores() -> int:
     """Return how many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0))
+    return len(core_numbers())
+
+
+def core_numbers() -> list[int]:
+    """Return the numbers of the CPU cores that this process may use, in order."""
+    return sorted(os.sched_getaffinity(0))
 
 
 def memory_gb() -> float:

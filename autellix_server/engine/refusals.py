@@ -84,9 +84,7 @@ _UNSUPPORTED = (
 
 _UNPLANNABLE = (
     _Rule(
-        ("--tp-size", "--tensor-parallel-size"),
-        "every rank would plan by its own clock, and no two clocks agree; use `--policy fcfs` or `lpm` with it",
-        _over_one,
+        ("--nnodes",), "ranks on other machines are not started with the plugin, and would decide otherwise", _over_one
     ),
     _Rule(("--min-free-slots-delay",), "it holds back calls for which others have made room"),
 )
@@ -137,15 +135,15 @@ def refused_environment(environ: Mapping[str, str]) -> str | None:
 
 
 def _first_refusal(rules: Sequence[_Rule], argv: Sequence[str]) -> str | None:
-    for flag, value in _flags(argv):
+    for flag, value in flags(argv):
         for rule in rules:
             if rule.matches(flag, value):
                 return f"refused flag {flag}: {rule.reason}"
     return None
 
 
-def _flags(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """Yield every flag with its first value, `None` when it has none."""
+def flags(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield every flag of `argv` with its first value, `None` when it has none."""
     for index, token in enumerate(argv):
         if not token.startswith("--"):
             continue

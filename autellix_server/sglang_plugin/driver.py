@@ -73,6 +73,7 @@ class PlannerDriver:
         self.refused = False
         """A call waits that waited before the last pass: the engine did not admit it then."""
         self._ended: OrderedDict[EndedProgram, None] = OrderedDict()
+        # Never iterated: its order would differ between ranks.
         self._live: set[EngineCall] = set()
         self._plan_every = settings.steps_between_plans
         self._planned_step = 0

@@ -20,6 +20,7 @@ from autellix_server.sglang_plugin.guard import Target, check_engine, check_mark
 from autellix_server.sglang_plugin.settings import PluginSettings, read_settings
 from autellix_server.sglang_plugin.targets import (
     ACCOUNT_TARGETS,
+    BROADCAST,
     CALC_PRIORITY,
     CHECK_DECODE,
     COUNT_OUTPUT,
@@ -44,6 +45,7 @@ from autellix_server.sglang_plugin.targets import (
 )
 
 if TYPE_CHECKING:
+    from autellix_server.sglang_plugin.clock import PlannerClock
     from autellix_server.sglang_plugin.driver import PlannerDriver
 
 _SCHEDULER = "sglang.srt.managers.scheduler"
@@ -111,7 +113,7 @@ def _register_scheduler(settings: PluginSettings) -> None:
         CREATE_REQUEST: hooks.create_request,
         PROCESS_RESULT: hooks.process_result,
         STREAMER_CLASS: hooks.output_streamer_class,
-        **(_planner_hooks(driver) if driver is not None else {}),
+        **(_planner_hooks(driver, hooks.clock) if driver is not None else {}),
     }
     for target, hook in around.items():
         HookRegistry.register(target.path, hook, HookType.AROUND)
@@ -119,7 +121,7 @@ def _register_scheduler(settings: PluginSettings) -> None:
     HookRegistry.register(INTERNAL_STATE.path, hooks.internal_state, HookType.AFTER)
 
 
-def _planner_hooks(driver: PlannerDriver) -> dict[Target, Callable[..., Any]]:
+def _planner_hooks(driver: PlannerDriver, clock: PlannerClock) -> dict[Target, Callable[..., Any]]:
     from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS
     from sglang.srt.mem_cache.common import match_kv_cache, release_kv_cache
 
@@ -128,10 +130,9 @@ def _planner_hooks(driver: PlannerDriver) -> dict[Target, Callable[..., Any]]:
     from autellix_server.sglang_plugin.penalties import PenaltyHooks
     from autellix_server.sglang_plugin.preemption import PreemptionHooks
     from autellix_server.sglang_plugin.room import RoomMeter
-    from autellix_server.sglang_plugin.scheduler import monotonic_us
 
     kept = KeptKv(match_kv_cache)
-    hooks = PreemptionHooks(driver, RoomMeter(CLIP_MAX_NEW_TOKENS), kept, release_kv_cache, monotonic_us)
+    hooks = PreemptionHooks(driver, RoomMeter(CLIP_MAX_NEW_TOKENS), kept, release_kv_cache, clock.now_us)
     penalties = PenaltyHooks(penalizers.count, penalizers.replay)
     return {
         CALC_PRIORITY: hooks.order_queue,
@@ -142,6 +143,7 @@ def _planner_hooks(driver: PlannerDriver) -> dict[Target, Callable[..., Any]]:
         TREE_RESET: kept.reset,
         COUNT_OUTPUT: penalties.count_output,
         PREPARE_PREFILL: penalties.replay_output,
+        BROADCAST: clock.receive,
     }
 
 

@@ -32,11 +32,19 @@ class RequestState:
     reported: bool = False
 
 
-def open_state(tag: CallTag, prompt_tokens: int, number: int, now_us: int) -> RequestState:
-    """Return the state of a request that arrives now, after `number` others."""
+def open_state(tag: CallTag, prompt_tokens: int, number: int, now_us: int, planner_us: int) -> RequestState:
+    """Return the state of a request that arrives now.
+
+    Args:
+        tag: who it belongs to.
+        prompt_tokens: length of its prompt.
+        number: requests that arrived before.
+        now_us: now, by the clock that its time is measured with.
+        planner_us: now, as the planner is told: see `clock.PlannerClock`.
+    """
     call = EngineCall(
         context=CallContext(ProgramId(tag.program), "", 0, CallId(tag.call)),
-        arrived_s=now_us / _US_PER_S,
+        arrived_s=planner_us / _US_PER_S,
         prompt_tokens=prompt_tokens,
         base_service_s=tag.base_service_us / _US_PER_S,
         base_wait_s=tag.base_wait_us / _US_PER_S,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 from autellix_server.scheduling.bounds import BoundsInUse
-from autellix_server.sglang_plugin.driver import PlannerDriver
+from autellix_server.sglang_plugin.clock import PlannerClock
+from autellix_server.sglang_plugin.driver import EngineCall, PlannerDriver
 from autellix_server.sglang_plugin.exposure import Counted, Exposure
 from autellix_server.sglang_plugin.records import CallTag, RequestRecord
-from autellix_server.sglang_plugin.requests import open_state, state_of
+from autellix_server.sglang_plugin.requests import call_of, open_state, state_of
 
 RECORD_KEY = "autellix"
 """Key of the record in the engine's per-request output, and of the counts in its internal state."""
@@ -38,6 +39,9 @@ class SchedulerHooks:
         now_us: monotonic clock in whole microseconds.
         driver: charged for what requests are served; `None` where the engine goes by its own order.
         exposure: shows what is counted; `None`: it is shown in the internal state only.
+
+    Attributes:
+        clock: what the driver is told of time.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class SchedulerHooks:
         self._driver = driver
         self._numbers = count()
         self._exposure = exposure
+        self.clock = PlannerClock(now_us, self._charge)
         self._finished = 0
         self._recomputed_tokens = 0
         self._queued_us: Counter[str] = Counter()
@@ -64,9 +69,10 @@ class SchedulerHooks:
         tag = self._read_tag(received.kv_hints)
         if tag is not None:
             now_us = self._now_us()
-            req.autellix = open_state(tag, len(req.origin_input_ids), next(self._numbers), now_us)
+            planner_us = self.clock.now_us()
+            req.autellix = open_state(tag, len(req.origin_input_ids), next(self._numbers), now_us, planner_us)
             if self._driver is not None:
-                self._driver.ended(tag.ended, now_us / _US_PER_S)
+                self._driver.ended(tag.ended, planner_us / _US_PER_S)
         return req
 
     def process_result(self, original: Callable[..., Any], scheduler: Any, batch: Any, result: Any) -> Any:
@@ -158,12 +164,12 @@ class SchedulerHooks:
         end_us = self._now_us()
         start_us = max(self._last_step_end_us, int(batch.launch_ts * _US_PER_S))
         self._last_step_end_us = end_us
+        # Whoever is gone is not charged, which the driver knows: what was reported, rank 0 alone does.
+        self.clock.step_ended([call for call in map(call_of, batch.reqs) if call is not None], end_us - start_us)
         prefilled = _prefilled(batch) if batch.forward_mode.is_extend() else [_NOTHING] * len(batch.reqs)
         for req, positions in zip(batch.reqs, prefilled, strict=True):
             state = state_of(req)
             if state is not None and not state.reported:
-                if self._driver is not None:
-                    self._driver.credit(state.call, (end_us - start_us) / _US_PER_S, end_us / _US_PER_S)
                 state.meter.step(
                     start_us,
                     end_us,
@@ -171,6 +177,11 @@ class SchedulerHooks:
                     retractions=req.retraction_count,
                     left=req.is_retracted,
                 )
+
+    def _charge(self, calls: Sequence[EngineCall], step_us: int) -> None:
+        if self._driver is not None:
+            for call in calls:
+                self._driver.credit(call, step_us / _US_PER_S, self.clock.now_us() / _US_PER_S)
 
 
 def _prefilled(batch: Any) -> list[range]:

@@ -11,6 +11,7 @@ _POLICY = f"{_MANAGERS}.schedule_policy"
 _RESULTS = f"{_MANAGERS}.scheduler_components.batch_result_processor.SchedulerBatchResultProcessor"
 _MEMORY = "sglang.srt.mem_cache"
 _TREE = f"{_MEMORY}.unified_radix_cache.UnifiedRadixCache"
+_RECEIVER = f"{_MANAGERS}.scheduler_components.request_receiver.SchedulerRequestReceiver"
 _TOKENIZER = f"{_MANAGERS}.tokenizer_manager.TokenizerManager"
 _PENALTIES = "sglang.srt.sampling.penaltylib"
 
@@ -41,6 +42,11 @@ CHECK_DECODE = Target(f"{_BATCH}.ScheduleBatch.check_decode_mem", ("self", "sele
 TREE_RESET = Target(f"{_TREE}.reset", ("self",))
 COUNT_OUTPUT = Target(f"{_BATCH}.ScheduleBatch.cumulate_penalty_output_tokens", ("self",), "dce2467c859a7049")
 PREPARE_PREFILL = Target(f"{_BATCH}.ScheduleBatch.prepare_for_extend", ("self",), "e7ca2d0e335a570e")
+BROADCAST = Target(
+    f"{_RECEIVER}._broadcast_reqs_across_ranks",
+    ("self", "recv_reqs", "local_reqs"),
+    "f569f2021b707ed5",
+)
 PLANNER_TARGETS = (
     CALC_PRIORITY,
     NEW_PREFILL,
@@ -50,6 +56,7 @@ PLANNER_TARGETS = (
     TREE_RESET,
     COUNT_OUTPUT,
     PREPARE_PREFILL,
+    BROADCAST,
 )
 """Hooked as well where the planner decides who runs."""
 
@@ -63,6 +70,8 @@ _PENALIZERS = (
 RELIED_ON = (
     Target(f"{_SCHEDULER}.event_loop_normal", ("self",), "c328a45b821f18a0"),
     Target(f"{_SCHEDULER}.event_loop_overlap", ("self",), "c093eb14e50c1ac6"),
+    Target(f"{_SCHEDULER}.ingest_requests", ("self", "stop_at_pause"), "77f9e386bae1ee18"),
+    Target(f"{_RECEIVER}.recv_requests", ("self", "local_reqs"), "2b9c24e4a31976b0"),
     Target(f"{_RESULTS}.process_batch_result_prefill", ("self", "batch", "result"), "a43539bf03ee4abf"),
     Target(f"{_RESULTS}.process_batch_result_decode", ("self", "batch", "result"), "c4c08ab3f8690085"),
     Target(

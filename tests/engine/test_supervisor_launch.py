@@ -20,6 +20,7 @@ from autellix_server.engine.command import (
     served_name,
 )
 from autellix_server.engine.marker import code_version, marker_complaint
+from autellix_server.engine.ranks import THREADS_BIND, tensor_parallel_size, threads_bind
 from autellix_server.engine.refusals import owned_by_serve, refused, refused_environment
 from autellix_server.errors import RefusedFlag
 from autellix_server.sglang_plugin.settings import read_settings
@@ -98,13 +99,14 @@ def test_flags_that_serve_sets_itself_are_refused_with_the_remedy(argv: list[str
         check_arguments(argv, {}, "plas")
 
 
-@pytest.mark.parametrize("argv", [["--tp", "2"], ["--tp-size=4"], ["--tensor-parallel-size", "2"]])
-def test_ranks_that_would_plan_by_their_own_clocks_are_refused(argv: list[str]) -> None:
-    """Under the engine's own orders every rank decides alike, and nothing is refused."""
-    with pytest.raises(RefusedFlag, match=f"refused flag {argv[0].partition('=')[0]}: every rank would plan"):
-        check_arguments(argv, {}, "plas")
+def test_ranks_without_the_plugin_are_refused_where_all_must_plan_alike() -> None:
+    """Ranks of this machine have it, and under the engine's own orders every rank decides alike without."""
+    several = ["--tp", "2", "--nnodes", "2"]
+    with pytest.raises(RefusedFlag, match="refused flag --nnodes: ranks on other machines"):
+        check_arguments(several, {}, "plas")
+    check_arguments(["--tp", "2", "--nnodes", "1"], {}, "plas")
     for policy in ("fcfs", "lpm", "off"):
-        check_arguments(argv, {}, policy)
+        check_arguments(several, {}, policy)
 
 
 def test_stock_orders_are_the_engines_own_queue() -> None:
@@ -158,6 +160,49 @@ def test_bounds_reach_the_plugin_as_they_were_given() -> None:
     assert settings is not None
     assert (settings.policy.levels.bounds_s, settings.planner.beta) == ((0.5, 2.0), inf)
     assert not settings.planner.calibrated
+
+
+def test_every_rank_on_a_cpu_gets_its_cores() -> None:
+    """SGLang ends without, on most machines; what the user set stays."""
+    two = replace(LAUNCH, arguments=("--tp", "2"))
+    assert two.environment({})[THREADS_BIND].count("|") == 1
+    assert two.environment({THREADS_BIND: "3|1"})[THREADS_BIND] == "3|1"
+    assert THREADS_BIND not in LAUNCH.environment({})
+    assert THREADS_BIND not in replace(two, device="cuda").environment({})
+
+
+@pytest.mark.parametrize(
+    ("ranks", "cores", "bound"),
+    [
+        (2, [0, 1], "0|1"),
+        (2, [0, 1, 4, 5, 6], "0,1|4,5,6"),
+        (1, [2, 3], "2,3"),
+        (4, [0, 1], "0|0|1|1"),
+        (2, [7], "7|7"),
+    ],
+)
+def test_cores_are_shared_out_among_ranks(ranks: int, cores: list[int], bound: str) -> None:
+    """In order, evenly, and never none."""
+    assert threads_bind(ranks, cores) == bound
+
+
+@pytest.mark.parametrize(
+    ("argv", "size"),
+    [
+        ([], 1),
+        (["--tp", "2"], 2),
+        (["--tp-size=4"], 4),
+        (["--tensor-parallel-size", "8"], 8),
+        (["--tp", "2", "--tp", "1"], 1),
+        (["--tp", "0"], 1),
+        (["--tp", "two"], 1),
+        (["--tp"], 1),
+        (["--tokenizer-path", "8"], 1),
+    ],
+)
+def test_number_of_ranks_is_read_as_sglang_reads_it(argv: list[str], size: int) -> None:
+    """The last one counts; nonsense is SGLang's to refuse."""
+    assert tensor_parallel_size(argv) == size
 
 
 def test_secrets_differ_between_launches_and_are_not_shown() -> None:

@@ -20,6 +20,7 @@ class FakeReq:
     max_new_tokens: int = 20
     output_ids: list[int] = field(default_factory=list)
     retraction_count: int = 0
+    is_retracted: bool = False
     finished_reason: Any = None
     to_finish: Any = None
     beam_group: Any = None
@@ -31,6 +32,7 @@ class FakeReq:
     return_routed_experts: bool = False
     return_indexer_topk: bool = False
     prefix_len: int = 0
+    cached_tokens: int = 0
     autellix: Any = None
 
     def __post_init__(self) -> None:
@@ -130,7 +132,7 @@ class FakeScheduler:
         """Queue a request of a program that attained `base_s`; without `program` the program is its own."""
         req = FakeReq(name, **fields)
         tag = CallTag(program or f"program-{name}", "0.0", round(base_s * 1e6))
-        req.autellix = open_state(tag, req.prompt_tokens, next(self._numbers), self.now_us)
+        req.autellix = open_state(tag, req.prompt_tokens, next(self._numbers), self.now_us, self.now_us)
         self.waiting_queue.append(req)
         return req
 

@@ -1,0 +1,159 @@
+"""The planner on two ranks of the real engine: both decide alike, however their clocks run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from autellix_server.engine.home import Home
+from autellix_server.engine.model import BundledModel
+from tests.integration.server import Server, serve
+from tests.integration.test_preemption import (
+    ENGINE,
+    ENVIRONMENT,
+    LOOPS,
+    NORMAL,
+    PERSON,
+    PLANS,
+    Answer,
+    complete,
+    prompt,
+    undisturbed,
+)
+
+pytestmark = pytest.mark.engine
+
+TINY = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": False,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "dtype": "float32",
+}
+"""A Llama that can be split in two, which the bundled model with its nine heads cannot."""
+
+RANDOM_WEIGHTS = """
+import json, sys
+from pathlib import Path
+import numpy
+from safetensors.numpy import save_file
+folder = Path(sys.argv[1])
+config = json.loads((folder / "config.json").read_text())
+width, inner, vocabulary = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+kv_width = width * config["num_key_value_heads"] // config["num_attention_heads"]
+random = numpy.random.default_rng(0)
+def weights(rows, columns):
+    return random.standard_normal((rows, columns), dtype=numpy.float32) * numpy.float32(2 / columns**0.5)
+tensors = {f"{name}.weight": weights(vocabulary, width) for name in ("model.embed_tokens", "lm_head")}
+tensors["model.norm.weight"] = numpy.ones(width, numpy.float32)
+for number in range(config["num_hidden_layers"]):
+    layer = f"model.layers.{number}"
+    for name in ("input_layernorm", "post_attention_layernorm"):
+        tensors[f"{layer}.{name}.weight"] = numpy.ones(width, numpy.float32)
+    for name, rows in {"q": width, "k": kv_width, "v": kv_width, "o": width}.items():
+        tensors[f"{layer}.self_attn.{name}_proj.weight"] = weights(rows, width)
+    for name, shape in {"gate": (inner, width), "up": (inner, width), "down": (width, inner)}.items():
+        tensors[f"{layer}.mlp.{name}_proj.weight"] = weights(*shape)
+save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+"""
+
+# What one rank decides and the other does not ends the engine.
+CHECKED = ENVIRONMENT | {"SGLANG_ENABLE_RANK_CONSENSUS_CHECKER": "1"}
+
+
+def tiny_model(engine_python: Path, folder: Path) -> Path:
+    """Put a model of random weights, with the bundled one's tokenizer, into `folder`."""
+    bundled = BundledModel(Home.from_environment()).path
+    for file in bundled.glob("*token*.json"):
+        shutil.copy(file, folder)
+    taken_over = ("vocab_size", "bos_token_id", "eos_token_id")
+    theirs = json.loads((bundled / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(TINY | {name: theirs[name] for name in taken_over}))
+    subprocess.run([engine_python, "-c", RANDOM_WEIGHTS, folder], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_ranks(
+    engine_python: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Server]:
+    """A server that preempts as often as it can, on two ranks, with either of the engine's event loops."""
+    model = tiny_model(engine_python, tmp_path_factory.mktemp("tiny"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in CHECKED.items():
+            patch.setenv(name, value)
+        engine = (*ENGINE, *LOOPS[request.param], "--tp", "2")
+        with serve("--model", str(model), *PLANS, "--first-bound-s", "0.02", "--", *engine) as running:
+            yield running
+
+
+both_loops = pytest.mark.parametrize("two_ranks", ["overlap", NORMAL], indirect=True)
+
+
+@both_loops
+def test_ranks_preempt_alike_and_every_answer_is_as_if_undisturbed(two_ranks: Server) -> None:
+    """Twenty-four calls share four slots, and come while others run; the engine checks that its ranks agree."""
+    every_options: list[dict[str, object]] = [{}, {}, {"logprobs": 2}, {"json_schema": PERSON}] * 6
+    prompts = [prompt(number, 1 + number % 5 * 3) for number in range(len(every_options))]
+
+    async def run() -> tuple[list[Answer], list[Answer]]:
+        async with httpx.AsyncClient(base_url=two_ranks.base_url, timeout=120) as http:
+
+            async def turns(first: int) -> list[Answer]:
+                """Calls of one program, one after the other."""
+                return [
+                    await complete(http, prompts[number], 40, f"program-{first}", **every_options[number])
+                    for number in range(first, len(prompts), 12)
+                ]
+
+            programs = await asyncio.gather(*map(turns, range(12)))
+            answers = [answer for turn in zip(*programs, strict=True) for answer in turn]
+            return answers, await undisturbed(http, prompts, 40, every_options)
+
+    answers, calm = asyncio.run(run())
+    assert [answer.text for answer in answers] == [answer.text for answer in calm]
+    assert len({answer.text for answer in answers}) > len(answers) / 2
+    bills = [answer.bill for answer in answers]
+    assert sum(bill.preemptions for bill in bills) >= 20
+    assert "Rank consensus checker is enabled" in two_ranks.engine_log()
+
+
+@both_loops
+def test_ranks_stay_together_when_memory_runs_out_and_clients_leave(two_ranks: Server) -> None:
+    """Four calls outgrow the memory; then half of eight leave, whether they run, wait or come in chunks."""
+    prompts = [prompt(100 + number, 11 + number // 4) for number in range(12)]
+    early: dict[str, object] = {"ignore_eos": False}
+
+    async def run() -> tuple[list[Answer], list[Answer]]:
+        async with httpx.AsyncClient(base_url=two_ranks.base_url, timeout=120) as http:
+
+            def start(texts: list[str]) -> list[asyncio.Task[Answer]]:
+                return [asyncio.create_task(complete(http, text, 130, f"large-{text[6:9]}", **early)) for text in texts]
+
+            outgrown = await asyncio.gather(*start(prompts[:4]))
+            calls = start(prompts[4:])
+            for leaving in calls[1::2]:
+                await complete(http, prompt(200), 6, "clock")
+                leaving.cancel()
+            stayed = await asyncio.gather(*calls[::2])
+            await asyncio.gather(*calls, return_exceptions=True)
+            whole = [*prompts[:4], *prompts[4::2]]
+            return [*outgrown, *stayed], await undisturbed(http, whole, 130, [early] * len(whole))
+
+    answers, calm = asyncio.run(run())
+    assert [answer.text for answer in answers] == [answer.text for answer in calm]
+    assert "KV cache pool is full. Retract requests" in two_ranks.engine_log()
