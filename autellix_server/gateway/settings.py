@@ -38,6 +38,8 @@ class ServeSettings(BaseSettings):
         device: what the engine computes on; ``auto`` takes a CUDA device where there is one.
         first_bound_s: upper bound of the best priority level, in seconds of attained service.
         steps_between_plans: forward passes after which the planner looks again at who runs.
+        host_kv_gb: gigabytes, 1e9 bytes, of host memory for KV that the device has no room for, for each rank of the
+            engine; 0: none.
         lease_s: a program without a call ends this many seconds after its last one.
         record_trace: file that programs are recorded to as a trace, new or empty; `None` records nothing.
     """
@@ -54,6 +56,7 @@ class ServeSettings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     first_bound_s: float = Field(DEFAULT_FIRST_BOUND_S, gt=0, allow_inf_nan=False)
     steps_between_plans: int = Field(PlannerSettings().steps_between_plans, ge=1)
+    host_kv_gb: int = Field(0, ge=0)
     lease_s: float = Field(TableLimits().lease_s, gt=0, allow_inf_nan=False)
     record_trace: Path | None = None
 

@@ -13,17 +13,25 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from autellix_sdk.errors import ConfigurationError
-from autellix_server.engine.command import schedule_policy
+from autellix_server.engine.command import HOST_WRITE_POLICY, schedule_policy
 from autellix_server.engine.marker import MARKER_KEY, code_version
 from autellix_server.engine.refusals import refused, refused_environment
 from autellix_server.sglang_plugin.guard import Target, check_engine, check_markers, refuse
+from autellix_server.sglang_plugin.platform import on_cpu
 from autellix_server.sglang_plugin.settings import PluginSettings, read_settings
 from autellix_server.sglang_plugin.targets import (
     ACCOUNT_TARGETS,
     CALC_PRIORITY,
+    CPU_RELIED_ON,
+    CPU_TARGETS,
     CREATE_REQUEST,
+    DROP_SUBTREE,
     GENERATE,
+    HOST_LOAD,
+    HOST_POOL_CLASS,
+    HOST_WRITE,
     HTTP_TARGETS,
+    INIT_HICACHE,
     INIT_INFO,
     INTERNAL_STATE,
     NEW_PREFILL,
@@ -35,11 +43,13 @@ from autellix_server.sglang_plugin.targets import (
     RETRACTION_ORDER,
     RUN_HTTP,
     STREAMER_CLASS,
+    TREE_RESET,
     WAIT_RESPONSE,
 )
 
 if TYPE_CHECKING:
     from autellix_server.sglang_plugin.driver import PlannerDriver
+    from autellix_server.sglang_plugin.swap import SwapHooks
 
 _SCHEDULER = "sglang.srt.managers.scheduler"
 
@@ -56,7 +66,7 @@ def register() -> None:
         refuse(str(error))
     if settings is None:
         return
-    relied_on = RELIED_ON if settings.planned else ()
+    relied_on = (*(RELIED_ON if settings.planned else ()), *(CPU_RELIED_ON if on_cpu() else ()))
     if multiprocessing.current_process().name == "MainProcess":
         check_engine((*scheduler_targets(settings), *relied_on, *HTTP_TARGETS))
         _register_http(settings)
@@ -67,7 +77,11 @@ def register() -> None:
 
 def scheduler_targets(settings: PluginSettings) -> tuple[Target, ...]:
     """Return what is hooked in the scheduler process."""
-    return (*ACCOUNT_TARGETS, *(PLANNER_TARGETS if settings.planned else ()))
+    return (
+        *ACCOUNT_TARGETS,
+        *(PLANNER_TARGETS if settings.planned else ()),
+        *(CPU_TARGETS if on_cpu() else ()),
+    )
 
 
 def marker(settings: PluginSettings) -> Mapping[str, Any]:
@@ -91,11 +105,10 @@ def _register_scheduler(settings: PluginSettings) -> None:
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     from autellix_server.sglang_plugin import envelope
-    from autellix_server.sglang_plugin.driver import PlannerDriver
     from autellix_server.sglang_plugin.scheduler import SchedulerHooks, monotonic_us
 
-    driver = PlannerDriver(settings.policy, settings.planner) if settings.planned else None
-    hooks = SchedulerHooks(envelope.read, monotonic_us, driver)
+    driver, swap = _planner(settings) if settings.planned else (None, None)
+    hooks = SchedulerHooks(envelope.read, monotonic_us, driver, swap)
 
     def add_marker(info: dict[str, Any], scheduler: Any) -> dict[str, Any]:
         targets = scheduler_targets(settings)
@@ -105,7 +118,8 @@ def _register_scheduler(settings: PluginSettings) -> None:
         CREATE_REQUEST: hooks.create_request,
         PROCESS_RESULT: hooks.process_result,
         STREAMER_CLASS: hooks.output_streamer_class,
-        **(_planner_hooks(driver) if driver is not None else {}),
+        **(_planner_hooks(driver, swap) if driver is not None and swap is not None else {}),
+        **(_cpu_hooks() if on_cpu() else {}),
     }
     for target, hook in around.items():
         HookRegistry.register(target.path, hook, HookType.AROUND)
@@ -113,21 +127,40 @@ def _register_scheduler(settings: PluginSettings) -> None:
     HookRegistry.register(INTERNAL_STATE.path, hooks.internal_state, HookType.AFTER)
 
 
-def _planner_hooks(driver: PlannerDriver) -> dict[Target, Callable[..., Any]]:
-    from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS
+def _planner(settings: PluginSettings) -> tuple[PlannerDriver, SwapHooks]:
     from sglang.srt.mem_cache.common import release_kv_cache
+
+    from autellix_server.sglang_plugin.driver import PlannerDriver
+    from autellix_server.sglang_plugin.swap import SwapHooks
+
+    return PlannerDriver(settings.policy, settings.planner), SwapHooks(release_kv_cache)
+
+
+def _planner_hooks(driver: PlannerDriver, swap: SwapHooks) -> dict[Target, Callable[..., Any]]:
+    from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS
 
     from autellix_server.sglang_plugin.preemption import PreemptionHooks
     from autellix_server.sglang_plugin.room import RoomMeter
     from autellix_server.sglang_plugin.scheduler import monotonic_us
 
-    hooks = PreemptionHooks(driver, RoomMeter(CLIP_MAX_NEW_TOKENS), release_kv_cache, monotonic_us)
+    hooks = PreemptionHooks(driver, RoomMeter(CLIP_MAX_NEW_TOKENS), swap.release, monotonic_us)
     return {
         CALC_PRIORITY: hooks.order_queue,
-        NEW_PREFILL: hooks.new_batch,
+        NEW_PREFILL: partial(swap.new_batch, hooks.new_batch),
         RETRACTION_ORDER: hooks.retraction_order,
         RELEASE_REQ: hooks.release_retracted,
+        INIT_HICACHE: swap.init_hicache,
+        TREE_RESET: swap.reset,
+        DROP_SUBTREE: swap.drop_subtree,
+        HOST_WRITE: swap.write,
+        HOST_LOAD: swap.load,
     }
+
+
+def _cpu_hooks() -> dict[Target, Callable[..., Any]]:
+    from autellix_server.sglang_plugin.host_pool import host_pool_class
+
+    return {HOST_POOL_CLASS: host_pool_class}
 
 
 def _register_http(settings: PluginSettings) -> None:
@@ -166,3 +199,6 @@ def _refuse_flags(settings: PluginSettings, server_args: Any) -> None:
     order = schedule_policy(settings.policy.name)
     if server_args.schedule_policy != order:
         refuse(f"policy {settings.policy.name} needs --schedule-policy {order}, not {server_args.schedule_policy}")
+    write_policy = server_args.hicache_write_policy
+    if settings.planned and server_args.enable_hierarchical_cache and write_policy != HOST_WRITE_POLICY:
+        refuse(f"policy {settings.policy.name} needs --hicache-write-policy {HOST_WRITE_POLICY}, not {write_policy}")

@@ -11,6 +11,7 @@ from typing import Any
 from autellix_server.sglang_plugin.driver import PlannerDriver
 from autellix_server.sglang_plugin.records import CallTag, RequestRecord
 from autellix_server.sglang_plugin.requests import open_state, state_of
+from autellix_server.sglang_plugin.swap import SwapHooks
 
 RECORD_KEY = "autellix"
 """Key of the record in the engine's per-request output, and of the counts in its internal state."""
@@ -33,6 +34,7 @@ class SchedulerHooks:
         read_tag: finds the call's tag in what the HTTP process sent, `None` for the engine's own requests.
         now_us: monotonic clock in whole microseconds.
         driver: charged for what requests are served; `None` where the engine goes by its own order.
+        swap: asked for its counts; `None` where the engine goes by its own order.
     """
 
     def __init__(
@@ -40,10 +42,12 @@ class SchedulerHooks:
         read_tag: Callable[[Any], CallTag | None],
         now_us: Callable[[], int],
         driver: PlannerDriver | None = None,
+        swap: SwapHooks | None = None,
     ) -> None:
         self._read_tag = read_tag
         self._now_us = now_us
         self._driver = driver
+        self._swap = swap
         self._finished = 0
         self._recomputed_tokens = 0
         self._queued_us: Counter[str] = Counter()
@@ -107,6 +111,7 @@ class SchedulerHooks:
             cached_tokens=req.cached_tokens,
             output_tokens=len(req.output_ids),
             recomputed_tokens=state.meter.recomputed_tokens,
+            swapped_tokens=state.meter.swapped_tokens,
             preemptions=state.meter.retractions,
             level=(state.call.start_level, state.call.level),
         )
@@ -116,13 +121,14 @@ class SchedulerHooks:
         """AFTER `Scheduler.get_internal_state`: report for ``/server_info`` what was counted.
 
         Of requests: how many finished, what these waited by cause, and the tokens they computed twice. Of the planner,
-        where it decides: see `driver.Counts`.
+        where it decides: see `driver.Counts`; and of KV in host memory: see `SwapHooks.to_json`.
         """
         output.internal_state[RECORD_KEY] = {
             "finished": self._finished,
             "queued_us": dict(self._queued_us),
             "recomputed_tokens": self._recomputed_tokens,
             **(self._driver.counts.to_json() if self._driver is not None else {}),
+            **(self._swap.to_json() if self._swap is not None else {}),
         }
         return output
 

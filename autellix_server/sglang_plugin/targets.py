@@ -10,6 +10,10 @@ _BATCH = f"{_MANAGERS}.schedule_batch"
 _POLICY = f"{_MANAGERS}.schedule_policy"
 _RESULTS = f"{_MANAGERS}.scheduler_components.batch_result_processor.SchedulerBatchResultProcessor"
 _TOKENIZER = f"{_MANAGERS}.tokenizer_manager.TokenizerManager"
+_MEMORY = "sglang.srt.mem_cache"
+_TREE = f"{_MEMORY}.unified_radix_cache.UnifiedRadixCache"
+_HOST_CONTROLLER = f"{_MEMORY}.hybrid_cache.hybrid_cache_controller.HybridCacheController"
+_HOST_POOL = f"{_MEMORY}.pool_host.mha.MHATokenToKVPoolHost"
 
 CREATE_REQUEST = Target(f"{_SCHEDULER}._create_generation_req", ("self", "recv_req", "args", "kwargs"))
 PROCESS_RESULT = Target(f"{_SCHEDULER}.process_batch_result", ("self", "batch", "result"), "726305f46a979a47")
@@ -27,8 +31,41 @@ RETRACTION_ORDER = Target(f"{_BATCH}.ScheduleBatch._get_decode_retraction_order"
 RELEASE_REQ = Target(
     f"{_BATCH}.ScheduleBatch.release_req", ("self", "idx", "remaing_req_count", "offload_kv"), "f429e105afb79b8e"
 )
-PLANNER_TARGETS = (CALC_PRIORITY, NEW_PREFILL, RETRACTION_ORDER, RELEASE_REQ)
+INIT_HICACHE = Target(f"{_TREE}.init_hicache", ("self", "server_args", "params"))
+TREE_RESET = Target(f"{_TREE}.reset", ("self",))
+DROP_SUBTREE = Target(f"{_TREE}._drop_subtree_no_host", ("self", "node_id", "tracker"), "4edc74200eab1a67")
+HOST_WRITE = Target(
+    f"{_HOST_CONTROLLER}.write",
+    ("self", "device_indices", "priority", "node_id", "extra_pools", "flush", "start_owner"),
+    "17b118c37cfafb45",
+)
+HOST_LOAD = Target(
+    f"{_HOST_CONTROLLER}.load",
+    ("self", "host_indices", "priority", "node_id", "extra_pools", "device_indices", "anchor_indices"),
+    "feec2adf0c8317d3",
+)
+SWAP_TARGETS = (INIT_HICACHE, TREE_RESET, DROP_SUBTREE, HOST_WRITE, HOST_LOAD)
+
+PLANNER_TARGETS = (CALC_PRIORITY, NEW_PREFILL, RETRACTION_ORDER, RELEASE_REQ, *SWAP_TARGETS)
 """Hooked as well where the planner decides who runs."""
+
+HOST_POOL_CLASS = Target(f"{_MEMORY}.pool_host.mha.get_mha_host_pool_cls", ("buffer_info",), "93913cd86981e6f1")
+CPU_TARGETS = (HOST_POOL_CLASS,)
+"""Hooked as well where the device is a CPU."""
+
+_COPY_PARAMETERS = ("self", "device_pool", "host_indices", "device_indices")
+CPU_RELIED_ON = (
+    Target(f"{_HOST_POOL}.init_kv_buffer", ("self",), "a56d0a2f847b251c"),
+    Target(f"{_HOST_POOL}.backup_from_device_all_layer", (*_COPY_PARAMETERS, "io_backend"), "10804e436ba3520d"),
+    Target(
+        f"{_HOST_POOL}.load_to_device_per_layer",
+        (*_COPY_PARAMETERS, "layer_id", "io_backend", "is_draft"),
+        "1206daa053dca863",
+    ),
+    Target(f"{_MEMORY}.pool_host.base.host_memory_budget_scope", ("budget_bytes",)),
+    Target(f"{_MEMORY}.host_memory.available_host_memory_bytes", ("allow_cgroup_fallback",)),
+)
+"""What the host pool for a CPU overrides or calls."""
 
 RELIED_ON = (
     Target(f"{_SCHEDULER}.event_loop_normal", ("self",), "c328a45b821f18a0"),
@@ -70,6 +107,22 @@ RELIED_ON = (
         "11ea292b16f33cb6",
     ),
     Target(f"{_POLICY}.PrefillAdder._get_running_request_total_token_offset", ("self", "req"), "64fd33f1c3fee43b"),
+    Target(f"{_BATCH}.Req.owned_kv_len", ("self",), "3f0c6f0fe9575672"),
+    Target(f"{_BATCH}.Req.materialized_host_hit_len", ("self",), "4170dd07ffc2fbb2"),
+    Target(f"{_TREE}.checkpoint_into_tree", ("self", "req", "up_to", "kwargs"), "3a20fa5c0617352c"),
+    Target(f"{_TREE}.inc_host_lock_ref", ("self", "node_id"), "62b02d75ab05bd98"),
+    Target(f"{_TREE}.dec_host_lock_ref", ("self", "node_id", "params"), "dd723e6acd4711b1"),
+    Target(
+        f"{_TREE}._evict_components",
+        ("self", "request_by_type", "tracker", "available_size_targets", "allocation_reclaim_satisfied"),
+        "aee6b4cbef23e768",
+    ),
+    Target(
+        f"{_TREE}._load_back_transfers",
+        ("self", "node_id", "mem_quota", "req", "result", "ancestor_lock_params", "host_anchor_params"),
+        "6140c1c1ed30a139",
+    ),
+    Target(f"{_MANAGERS}.cache_controller.HiCacheController.start_writing", ("self",), "2278ab54c5b038de"),
 )
 """What the planner's hooks call, mirror, or take for granted."""
 
