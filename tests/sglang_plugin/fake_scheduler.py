@@ -30,6 +30,8 @@ class FakeReq:
     return_routed_experts: bool = False
     return_indexer_topk: bool = False
     prefix_len: int = 0
+    last_node: int = 0
+    host_hit_tokens: int = 0
     autellix: Any = None
 
     def __post_init__(self) -> None:
@@ -47,6 +49,14 @@ class FakeReq:
     def finished(self) -> bool:
         """Whether the engine is done with it."""
         return self.finished_reason is not None
+
+    def owned_kv_len(self) -> int:
+        """Tokens whose KV it has."""
+        return int(self.kv.kv_committed_len)
+
+    def materialized_host_hit_len(self) -> int:
+        """Tokens that were loaded for it when it was admitted last."""
+        return self.host_hit_tokens
 
     def next_output_finishes_by_length(self) -> bool:
         """Whether one more token is the last."""
