@@ -137,7 +137,8 @@ def refuse_early(settings: ServeSettings, arguments: list[str]) -> None:
     from autellix_server.gateway.recording import open_trace
 
     check_arguments(arguments, os.environ, settings.policy)
-    check_host_kv(settings.host_kv_gb, arguments, settings.policy, chosen_device(settings))
+    if settings.host_kv_gb:
+        check_host_kv(settings.host_kv_gb, arguments, settings.policy, chosen_device(settings))
     if settings.model is not None:
         check_model(settings.model)
     if settings.record_trace is not None:

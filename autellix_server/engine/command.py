@@ -117,10 +117,10 @@ def check_arguments(arguments: Sequence[str], environ: Mapping[str, str], policy
 
 
 def check_host_kv(host_kv_gb: int, arguments: Sequence[str], policy: str, device: str) -> None:
-    """Check that there can be a host pool of `host_kv_gb` gigabytes; 0: none is wanted.
+    """Check that there can be a host pool of `host_kv_gb` gigabytes.
 
     Args:
-        host_kv_gb: as in `SglangLaunch`.
+        host_kv_gb: as in `SglangLaunch`, above 0.
         arguments: of the user, for SGLang.
         policy: scheduling policy.
         device: ``cpu`` or ``cuda``.
@@ -129,8 +129,6 @@ def check_host_kv(host_kv_gb: int, arguments: Sequence[str], policy: str, device
         RefusedFlag: SGLang is told another size as well.
         ConfigurationError: there is not as much memory, or SGLang as it is shipped has no such pool on a CPU.
     """
-    if not host_kv_gb:
-        return
     if complaint := owned_by_host_kv(arguments):
         raise RefusedFlag(complaint)
     setting = f"--host-kv-gb (or AUTELLIX_HOST_KV_GB) is {host_kv_gb}"
