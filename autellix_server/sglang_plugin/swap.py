@@ -91,7 +91,7 @@ class SwapHooks:
         """
         tokens = req.owned_kv_len() // tree.page_size * tree.page_size
         self._release(req, tree, checkpoint=checkpoint)
-        if self._tree is None or not checkpoint:
+        if self._tree is None or not checkpoint or not tokens:
             return
         away = self._away[id(req)] = _Away(req)
         if self._make_room(away, tokens):

@@ -118,7 +118,7 @@ def test_preempted_calls_go_on_from_host_memory(swapping: BareEngine) -> None:
 def test_calls_that_the_engine_retracts_go_on_from_host_memory(swapping: BareEngine) -> None:
     """Outputs of which the engine hopes that they end early outgrow the device, and it makes calls leave by itself."""
     before = swapping.counts()["retractions"]
-    answers, calm = crowd(swapping, 100, 5, ignore_eos=False, max_tokens=100)
+    answers, calm = crowd(swapping, 100, 4, ignore_eos=False, max_tokens=100)
     assert texts(answers) == texts(calm)
     assert swapping.counts()["retractions"] > before
     assert all(answer.bill.recomputed_tokens <= answer.bill.preemptions * PAGE for answer in answers)

@@ -103,6 +103,7 @@ def test_only_whole_pages_are_in_the_tree() -> None:
     """The rest is computed again; it takes no budget."""
     engine = Engine(page_size=16)
     engine.leave("victim", 47)
+    engine.leave("tiny", 15)
     assert engine.counts() == (1, 32, 0)
 
 
