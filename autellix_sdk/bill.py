@@ -25,7 +25,7 @@ class TimeSplit:
             ran without it).
         prefill_us: steps that computed this call's prompt.
         decode_us: steps that produced its output tokens.
-        swap_us: moving its KV between device and host.
+        swap_us: moving its KV between device and host, where that can be told apart: SGLang overlaps it with steps.
         other_us: everything else: HTTP, tokenizing, detokenizing, hand-over between processes.
     """
 
@@ -71,7 +71,7 @@ class CallBill:
         prompt_tokens, cached_tokens, output_tokens: token counts, summed over the engine requests that the call made;
             cached ones were not computed again.
         recomputed_tokens: tokens computed a second time after an eviction.
-        swapped_tokens: tokens whose KV was moved to host.
+        swapped_tokens: tokens whose KV was moved to host while the call had lost its place, and back.
         preemptions: times the call lost its place while running.
         level: priority level at arrival and at the end; 0 is the best.
     """

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from autellix_server.commands.output import Subparsers, add_command, print_json, progress_display
 from autellix_server.commands.stopping import add_stdin_flag, stop_requests, stop_when_stdin_ends
-from autellix_server.engine.home import DEVICES, Home
+from autellix_server.engine.home import DEVICES, Device, Home
 
 if TYPE_CHECKING:
     import socket
@@ -43,8 +43,8 @@ policies:
 
 environment (arguments win):
   AUTELLIX_HOST, AUTELLIX_PORT, AUTELLIX_MODEL, AUTELLIX_POLICY, AUTELLIX_DEVICE, AUTELLIX_FIRST_BOUND_S,
-  AUTELLIX_BOUNDS_S, AUTELLIX_BETA, AUTELLIX_STEPS_BETWEEN_PLANS, AUTELLIX_LEASE_S, AUTELLIX_RECORD_TRACE,
-  AUTELLIX_MAX_BODY_BYTES,
+  AUTELLIX_BOUNDS_S, AUTELLIX_BETA, AUTELLIX_HOLD_S, AUTELLIX_STEPS_BETWEEN_PLANS, AUTELLIX_HOST_KV_GB,
+  AUTELLIX_LEASE_S, AUTELLIX_RECORD_TRACE, AUTELLIX_MAX_BODY_BYTES,
   AUTELLIX_ALLOWED_ORIGINS: web pages that may use the server from a browser, separated by commas;
   AUTELLIX_ALLOWED_HOSTS: names, separated by commas, that requests may carry in their Host header beside localhost
   and addresses in digits
@@ -92,7 +92,19 @@ def register(subparsers: Subparsers) -> None:
         "(default: 30)",
     )
     parser.add_argument(
+        "--hold-s",
+        type=float,
+        metavar="S",
+        help="how long a program's KV keeps its place on the device between two calls, 0 for not at all (default: 5)",
+    )
+    parser.add_argument(
         "--steps-between-plans", type=int, metavar="N", help="engine steps between two looks at who runs (default: 8)"
+    )
+    parser.add_argument(
+        "--host-kv-gb",
+        type=int,
+        metavar="GB",
+        help="host memory for KV of calls that made room for others, and of histories (default: 0, they compute again)",
     )
     parser.add_argument("--lease-s", type=float, metavar="S", help="idle time after which a program ends")
     parser.add_argument(
@@ -138,19 +150,28 @@ def refuse_early(settings: ServeSettings, arguments: list[str]) -> None:
 
     Raises:
         RefusedFlag: an argument for SGLang that cannot be given.
-        ConfigurationError: the environment, the model or the file to record to cannot be used.
+        ConfigurationError: the environment, the model, the host memory or the file to record to cannot be used.
     """
     from autellix_sdk.errors import ConfigurationError
-    from autellix_server.engine.command import POLICY_OFF, check_arguments, check_model
+    from autellix_server.engine.command import POLICY_OFF, check_arguments, check_host_kv, check_model
     from autellix_server.gateway.recording import open_trace
 
     check_arguments(arguments, os.environ, settings.policy)
+    if settings.host_kv_gb:
+        check_host_kv(settings.host_kv_gb, arguments, settings.policy, chosen_device(settings))
     if settings.model is not None:
         check_model(settings.model)
     if settings.record_trace is not None:
         if settings.policy == POLICY_OFF:
             raise ConfigurationError("--record-trace needs what the plugin measures, and --policy off leaves it out")
         open_trace(settings.record_trace).close()
+
+
+def chosen_device(settings: ServeSettings) -> Device:
+    """Return what the engine computes on."""
+    from autellix_server.engine.machine import best_device
+
+    return best_device() if settings.device == "auto" else settings.device
 
 
 def warn_if_open(settings: ServeSettings) -> None:
@@ -169,11 +190,10 @@ def prepare_launch(settings: ServeSettings, arguments: list[str]) -> SglangLaunc
     """
     from autellix_server.engine.command import SglangLaunch
     from autellix_server.engine.environment import EngineEnvironment
-    from autellix_server.engine.machine import best_device
     from autellix_server.engine.model import BundledModel
 
     home = Home.from_environment()
-    device = best_device() if settings.device == "auto" else settings.device
+    device = chosen_device(settings)
     with progress_display() as progress:
         python = EngineEnvironment(home, device).ensure(progress)
         model = str(BundledModel(home).ensure(python, progress)) if settings.model is None else settings.model
@@ -186,6 +206,8 @@ def prepare_launch(settings: ServeSettings, arguments: list[str]) -> SglangLaunc
         steps_between_plans=settings.steps_between_plans,
         bounds_s=settings.bounds_s,
         beta=settings.beta,
+        hold_s=settings.hold_s,
+        host_kv_gb=settings.host_kv_gb,
         arguments=tuple(arguments),
     )
 

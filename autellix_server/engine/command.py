@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from autellix_sdk.errors import ConfigurationError
-from autellix_server.engine.machine import core_numbers
+from autellix_server.engine.machine import available_memory_gb, core_numbers
 from autellix_server.engine.ranks import THREADS_BIND, tensor_parallel_size, threads_bind
-from autellix_server.engine.refusals import owned_by_serve, refused, refused_environment
+from autellix_server.engine.refusals import owned_by_host_kv, owned_by_serve, refused, refused_environment
 from autellix_server.errors import RefusedFlag
 from autellix_server.scheduling.planner import PlannerSettings
 
@@ -24,6 +24,12 @@ CPU_DEFAULTS = ("--max-total-tokens", "32768", "--max-running-requests", "16", "
 WAIT_POLICY = ("OMP_WAIT_POLICY", "PASSIVE")
 """Lets PyTorch's threads sleep instead of spin: on a machine that also does other work, spinning waits for the very
 thread that was put aside (measured: docs/decisions/0004)."""
+
+HOST_WRITE_POLICY = "write_back"
+"""When HiCache copies KV to the host under the planner, which counts on the room of a call that leaves: see `swap`."""
+
+CPU_HOST_KV = ("--hicache-mem-layout", "layer_first", "--hicache-io-backend", "direct")
+"""How a CPU engine keeps KV in host memory; arguments given after them win."""
 
 STOCK_ORDERS = ("fcfs", "lpm")
 """Policies that are an order of SGLang's own queue, for comparison: the plugin keeps accounts, the planner rests."""
@@ -44,6 +50,8 @@ class SglangLaunch:
         steps_between_plans: forward passes after which the planner looks again at who runs.
         bounds_s: every bound of the levels; empty: they follow from the first.
         beta: a program that waited this many times as long as it was served is promoted.
+        hold_s: seconds that a program's KV keeps its place on the device between two calls.
+        host_kv_gb: gigabytes, 1e9 bytes, of host memory for KV that the device has no room for, for each rank; 0: none.
         arguments: further arguments for SGLang; they win over ours where SGLang takes the last one.
         name: name of the engine in bills.
         secret: signs the gateway's stamps for this engine; never on a command line.
@@ -57,6 +65,8 @@ class SglangLaunch:
     steps_between_plans: int = PlannerSettings().steps_between_plans
     bounds_s: tuple[float, ...] = ()
     beta: float = PlannerSettings().beta
+    hold_s: float = PlannerSettings().hold_s
+    host_kv_gb: int = 0
     arguments: tuple[str, ...] = ()
     name: str = "e0"
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(_SECRET_BYTES), repr=False)
@@ -73,6 +83,7 @@ class SglangLaunch:
             "AUTELLIX_FIRST_BOUND_S": "auto" if self.first_bound_s is None else repr(self.first_bound_s),
             "AUTELLIX_BOUNDS_S": ",".join(map(repr, self.bounds_s)),
             "AUTELLIX_BETA": repr(self.beta),
+            "AUTELLIX_HOLD_S": repr(self.hold_s),
             "AUTELLIX_STEPS_BETWEEN_PLANS": str(self.steps_between_plans),
             "AUTELLIX_SECRET": self.secret.hex(),
             # The folder the user happens to be in must not shadow the engine's packages (`kernels`, for one).
@@ -117,6 +128,29 @@ def check_arguments(arguments: Sequence[str], environ: Mapping[str, str], policy
         raise ConfigurationError(complaint)
 
 
+def check_host_kv(host_kv_gb: int, arguments: Sequence[str], policy: str, device: str) -> None:
+    """Check that there can be a host pool of `host_kv_gb` gigabytes.
+
+    Args:
+        host_kv_gb: as in `SglangLaunch`, above 0.
+        arguments: of the user, for SGLang.
+        policy: scheduling policy.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        RefusedFlag: SGLang is told another size as well.
+        ConfigurationError: there is not as much memory, or SGLang as it is shipped has no such pool on a CPU.
+    """
+    if complaint := owned_by_host_kv(arguments):
+        raise RefusedFlag(complaint)
+    setting = f"--host-kv-gb (or AUTELLIX_HOST_KV_GB) is {host_kv_gb}"
+    if policy == POLICY_OFF and device == "cpu":
+        raise ConfigurationError(f"{setting}: on a CPU it needs the plugin, and --policy off leaves it out")
+    available_gb = available_memory_gb()
+    if host_kv_gb > available_gb:
+        raise ConfigurationError(f"{setting}: only {available_gb:.1f} GB of this machine's memory are available")
+
+
 def engine_command(launch: SglangLaunch, port: int, config: Path) -> list[str]:
     """Return the command that starts SGLang.
 
@@ -139,8 +173,17 @@ def engine_command(launch: SglangLaunch, port: int, config: Path) -> list[str]:
         *("--schedule-policy", schedule_policy(launch.policy)),
         *("--log-level-http", "warning"),
         *(CPU_DEFAULTS if launch.device == "cpu" else ()),
+        *_host_kv(launch),
         *launch.arguments,
     ]
+
+
+def _host_kv(launch: SglangLaunch) -> Iterator[str]:
+    if is_planned(launch.policy):  # even without a pool of ours: the user may ask SGLang for one
+        yield from ("--hicache-write-policy", HOST_WRITE_POLICY)
+    if launch.host_kv_gb:
+        yield from ("--enable-hierarchical-cache", "--hicache-size", str(launch.host_kv_gb))
+        yield from CPU_HOST_KV if launch.device == "cpu" else ()
 
 
 def config_text(key: str) -> str:

@@ -31,6 +31,23 @@ def memory_gb() -> float:
     return min(total, limit) / 1e9
 
 
+def available_memory_gb() -> float:
+    """Return the memory this process could take now: the machine's, or its control group's if that is less."""
+    available = _fields(Path("/proc/meminfo"))["MemAvailable:"] * 1024
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text()) - _fields(group / "memory.stat")["inactive_file"]
+    except (OSError, ValueError):  # no version 2 control groups, or "max"
+        return available / 1e9
+    return max(0, min(available, limit - used)) / 1e9
+
+
+def _fields(table: Path) -> dict[str, int]:
+    """Read a file of the kernel's with a name and a number on every line."""
+    return {name: int(value) for name, value, *_ in map(str.split, table.read_text().splitlines())}
+
+
 def nvidia_gpus() -> tuple[str, ...]:
     """Return the names of the NVIDIA GPUs that the driver offers, none without a working driver."""
     tool = shutil.which("nvidia-smi")

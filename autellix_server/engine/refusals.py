@@ -87,6 +87,23 @@ _UNPLANNABLE = (
         ("--nnodes",), "ranks on other machines are not started with the plugin, and would decide otherwise", _over_one
     ),
     _Rule(("--min-free-slots-delay",), "it holds back calls for which others have made room"),
+    _Rule(
+        ("--hicache-write-policy",),
+        "the memory of a preempted call would not be free before all of it is copied; use `write_back`",
+        lambda value: value != "write_back",
+    ),
+    _Rule(
+        ("--hicache-host-memory-mode",),
+        "host memory has to keep the KV of preempted calls; use `cache`",
+        lambda value: value != "cache",
+    ),
+)
+
+_HOST_KV = (
+    _Rule(
+        ("--hicache-size", "--hicache-ratio", "--hicache-host-memory-fraction"),
+        "`--host-kv-gb` says how large the host pool is; leave out one of the two",
+    ),
 )
 
 _OWNED = (
@@ -124,6 +141,11 @@ def refused(argv: Sequence[str], *, planned: bool) -> str | None:
 def owned_by_serve(argv: Sequence[str]) -> str | None:
     """Return which argument `autellix serve` sets itself, with the remedy, or `None`. Arguments as for `refused`."""
     return _first_refusal(_OWNED, argv)
+
+
+def owned_by_host_kv(argv: Sequence[str]) -> str | None:
+    """Return which argument contradicts `--host-kv-gb`, with the remedy, or `None`. Arguments as for `refused`."""
+    return _first_refusal(_HOST_KV, argv)
 
 
 def refused_environment(environ: Mapping[str, str]) -> str | None:

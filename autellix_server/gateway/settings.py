@@ -41,6 +41,9 @@ class ServeSettings(BaseSettings):
         bounds_s: every bound of the levels, separated by commas where they are set; empty: they follow from the first.
         beta: a program that waited this many times as long as it was served is promoted; ``inf``: none is.
         steps_between_plans: forward passes after which the planner looks again at who runs.
+        hold_s: seconds that a program's KV keeps its place on the device between two calls; 0: not at all.
+        host_kv_gb: gigabytes, 1e9 bytes, of host memory for KV that the device has no room for, for each rank of the
+            engine; 0: none.
         lease_s: a program without a call ends this many seconds after its last one.
         record_trace: file that programs are recorded to as a trace, new or empty; `None` records nothing.
     """
@@ -59,6 +62,8 @@ class ServeSettings(BaseSettings):
     bounds_s: Annotated[tuple[float, ...], NoDecode] = ()
     beta: float = Field(PlannerSettings().beta, gt=0)
     steps_between_plans: int = Field(PlannerSettings().steps_between_plans, ge=1)
+    hold_s: float = Field(PlannerSettings().hold_s, ge=0)
+    host_kv_gb: int = Field(0, ge=0)
     lease_s: float = Field(TableLimits().lease_s, gt=0, allow_inf_nan=False)
     record_trace: Path | None = None
 

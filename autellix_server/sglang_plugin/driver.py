@@ -81,6 +81,13 @@ class PlannerDriver:
         # What was planned in the last pass.
         self._last = _NO_PLAN
 
+    def counted(self) -> dict[str, int]:
+        """Return the counts so far, and what is held now: programs, and tokens of their KV."""
+        return self.counts.to_json() | {
+            "held_programs": len(self.planner.held),
+            "held_tokens": self.planner.held_tokens,
+        }
+
     def credit(self, call: EngineCall, service_s: float, now: float) -> None:
         """Charge a call for a step; one that the planner does not know, or no longer, is not charged."""
         if call in self._live:

@@ -16,7 +16,7 @@ from autellix_server.scheduling.bounds import BoundsInUse
 _log = logging.getLogger(__name__)
 
 Counted = Mapping[str, int | Mapping[str, int]]
-"""Numbers that only grow, by name; microseconds are split by cause."""
+"""Numbers by name; microseconds are split by cause. Those of `METRICS` only grow, those of `GAUGES` come and go."""
 
 METRICS: Mapping[str, tuple[str, str]] = {
     "finished": ("finished_requests", "Engine requests that finished."),
@@ -26,8 +26,20 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "preemptions": ("preemptions", "Running calls that a plan made leave."),
     "in_vain": ("preemptions_in_vain", "Preemptions for a call that the engine then did not admit."),
     "retractions": ("retractions", "Running calls that the engine made leave, for want of memory."),
+    "swapped_out_tokens": ("swapped_out_tokens", "Tokens of KV copied to host memory."),
+    "swapped_in_tokens": ("swapped_in_tokens", "Tokens of KV loaded back from host memory."),
+    "host_locks_refused": ("host_locks_refused", "Calls whose KV was not kept for want of host memory."),
 }
 """Name of the counter, after ``autellix_`` and before ``_total``, and its help, by what is counted."""
+
+GAUGES: Mapping[str, tuple[str, str]] = {
+    "held_programs": ("held_programs", "Idle programs whose KV is locked on the device."),
+    "held_tokens": ("held_tokens", "Tokens of KV that are locked on the device for idle programs."),
+    "host_locks": ("host_locks", "Calls that left the batch and whose KV is locked."),
+    "host_locked_tokens": ("host_locked_tokens", "Tokens of KV that are locked for them."),
+    "host_tokens": ("host_tokens", "Tokens of KV in host memory."),
+}
+"""Name of the gauge, after ``autellix_``, and its help, by what there is of it now."""
 
 _US_PER_S = 1_000_000
 
@@ -50,29 +62,27 @@ class PrometheusMetrics:
             key: client.Counter(f"autellix_{name}", about, ["engine", "cause"] if key == "queued_us" else ["engine"])
             for key, (name, about) in METRICS.items()
         }
-        self._first_bound = client.Gauge(
-            "autellix_first_bound_seconds",
-            "Attained service at which a program leaves the best level.",
-            ["engine"],
-            multiprocess_mode="mostrecent",
-        )
-        self._median = client.Gauge(
-            "autellix_median_service_seconds",
-            "Median service of the latest calls.",
-            ["engine"],
-            multiprocess_mode="mostrecent",
-        )
+
+        def gauge(name: str, about: str) -> Any:
+            return client.Gauge(f"autellix_{name}", about, ["engine"], multiprocess_mode="mostrecent")
+
+        self._gauges = {key: gauge(name, about) for key, (name, about) in GAUGES.items()}
+        self._first_bound = gauge("first_bound_seconds", "Attained service at which a program leaves the best level.")
+        self._median = gauge("median_service_seconds", "Median service of the latest calls.")
 
     def show(self, counted: Counted, bounds: BoundsInUse | None) -> None:
         """Bring the metrics up to date.
 
         Args:
-            counted: numbers so far, by the keys of `METRICS`.
+            counted: numbers so far, by the keys of `METRICS` and `GAUGES`.
             bounds: of the planner's levels; `None` where there is no planner.
         """
         for key, count in counted.items():
             if isinstance(count, int):
-                self._count(key, count)
+                if key in self._gauges:
+                    self._gauges[key].labels(self._engine).set(count)
+                else:
+                    self._count(key, count)
             else:
                 for cause, part_us in count.items():
                     self._count(key, part_us, cause)

@@ -60,6 +60,13 @@ def source_digest(function: Callable[..., Any]) -> str:
     return hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:16]
 
 
+def missing(targets: Iterable[Target]) -> list[str]:
+    """Return the targets whose hook SGLang failed to apply, which it merely logs."""
+    from sglang.srt.plugins.hook_registry import HookRegistry
+
+    return [target.path for target in targets if target.path not in HookRegistry._patched]  # noqa: SLF001
+
+
 def check_markers(scheduler_infos: Iterable[Mapping[str, Any]], expected: Mapping[str, Any]) -> None:
     """Refuse unless every scheduler process reported `expected` and all of its hooks in place."""
     for rank, info in enumerate(scheduler_infos):

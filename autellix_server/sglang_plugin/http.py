@@ -118,6 +118,7 @@ class HttpHooks:
             cached_tokens=sum(record.cached_tokens for record in records),
             output_tokens=sum(record.output_tokens for record in records),
             recomputed_tokens=sum(record.recomputed_tokens for record in records),
+            swapped_tokens=sum(record.swapped_tokens for record in records),
             preemptions=sum(record.preemptions for record in records),
             level=(path[-1].level[0], path[0].level[1]) if path else (0, 0),
         )

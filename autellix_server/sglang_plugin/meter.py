@@ -26,7 +26,8 @@ class RequestMeter:
         queued_us: waiting time by cause.
         prefill_us, decode_us: time of the steps it took part in.
         retractions: times the engine took its memory back while it ran.
-        recomputed_tokens: tokens whose KV was computed again after a retraction.
+        recomputed_tokens: tokens prefilled again after a retraction.
+        swapped_tokens: tokens that were loaded back from host memory after a retraction.
     """
 
     arrived_us: int
@@ -36,6 +37,7 @@ class RequestMeter:
     decode_us: int = 0
     retractions: int = 0
     recomputed_tokens: int = 0
+    swapped_tokens: int = 0
     _cause: str = ADMISSION
     _computed: int = 0
 

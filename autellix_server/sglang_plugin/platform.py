@@ -14,9 +14,14 @@ from types import ModuleType
 _PLATFORM_CLASS = "autellix_server.sglang_plugin.cpu.AutellixCpuPlatform"
 
 
+def on_cpu() -> bool:
+    """Return whether the engine computes on a CPU: ``AUTELLIX_CPU`` is ``1``."""
+    return os.environ.get("AUTELLIX_CPU") == "1"
+
+
 def activate() -> str | None:
-    """Return the platform class to use, or `None`, having touched nothing, unless ``AUTELLIX_CPU=1``."""
-    if os.environ.get("AUTELLIX_CPU") != "1":
+    """Return the platform class to use, or `None`, having touched nothing, unless `on_cpu`."""
+    if not on_cpu():
         return None
     if importlib.util.find_spec("torchvision") is None:
         _install_torchvision_stand_in()

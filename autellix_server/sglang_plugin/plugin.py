@@ -8,45 +8,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autellix_sdk.errors import ConfigurationError
-from autellix_server.engine.command import schedule_policy
-from autellix_server.engine.marker import MARKER_KEY, code_version
-from autellix_server.engine.refusals import refused, refused_environment
-from autellix_server.sglang_plugin.guard import Target, check_engine, check_markers, refuse
+from autellix_server.engine.marker import code_version
+from autellix_server.sglang_plugin.guard import check_engine, refuse
 from autellix_server.sglang_plugin.settings import PluginSettings, read_settings
-from autellix_server.sglang_plugin.targets import (
-    ACCOUNT_TARGETS,
-    BROADCAST,
-    CALC_PRIORITY,
-    CHECK_DECODE,
-    COUNT_OUTPUT,
-    CREATE_REQUEST,
-    GENERATE,
-    HTTP_TARGETS,
-    INIT_INFO,
-    INTERNAL_STATE,
-    METRICS_SWITCH,
-    NEW_PREFILL,
-    PLANNER_TARGETS,
-    PREPARE_PREFILL,
-    PROCESS_RESULT,
-    RELEASE_REQ,
-    RELIED_ON,
-    RESOLVE_ARGS,
-    RETRACTION_ORDER,
-    RUN_HTTP,
-    STREAMER_CLASS,
-    TREE_RESET,
-    WAIT_RESPONSE,
-)
-
-if TYPE_CHECKING:
-    from autellix_server.sglang_plugin.clock import PlannerClock
-    from autellix_server.sglang_plugin.driver import PlannerDriver
+from autellix_server.sglang_plugin.targets import HTTP_TARGETS, relied_on, scheduler_targets
 
 _SCHEDULER = "sglang.srt.managers.scheduler"
 
@@ -63,123 +31,24 @@ def register() -> None:
         refuse(str(error))
     if settings is None:
         return
-    relied_on = (METRICS_SWITCH, *(RELIED_ON if settings.planned else ()))
+    targets = (*scheduler_targets(planned=settings.planned), *relied_on(planned=settings.planned))
     if multiprocessing.current_process().name == "MainProcess":
-        check_engine((*scheduler_targets(settings), *relied_on, *HTTP_TARGETS))
-        _register_http(settings)
+        check_engine((*targets, *HTTP_TARGETS))
+        from autellix_server.sglang_plugin import in_http
+
+        in_http.register(settings, marker(settings))
     elif _SCHEDULER in sys.modules:
-        check_engine((*scheduler_targets(settings), *relied_on))
-        _register_scheduler(settings)
+        check_engine(targets)
+        from autellix_server.sglang_plugin import in_scheduler
+
+        in_scheduler.register(settings, marker(settings))
 
 
-def scheduler_targets(settings: PluginSettings) -> tuple[Target, ...]:
-    """Return what is hooked in the scheduler process."""
-    return (*ACCOUNT_TARGETS, *(PLANNER_TARGETS if settings.planned else ()))
-
-
-def marker(settings: PluginSettings) -> Mapping[str, Any]:
+def marker(settings: PluginSettings) -> dict[str, Any]:
     """Return what an engine with all hooks in place reports under ``autellix`` in ``/server_info``."""
     return {
         "version": code_version(),
         "policy": settings.policy.name,
         "name": settings.engine_name,
-        "hooks": len(scheduler_targets(settings)),
+        "hooks": len(scheduler_targets(planned=settings.planned)),
     }
-
-
-def _missing(targets: Iterable[Target]) -> list[str]:
-    """Return the targets whose hook SGLang failed to apply, which it merely logs."""
-    from sglang.srt.plugins.hook_registry import HookRegistry
-
-    return [target.path for target in targets if target.path not in HookRegistry._patched]  # noqa: SLF001
-
-
-def _register_scheduler(settings: PluginSettings) -> None:
-    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
-
-    from autellix_server.sglang_plugin import envelope
-    from autellix_server.sglang_plugin.driver import PlannerDriver
-    from autellix_server.sglang_plugin.exposure import Exposure
-    from autellix_server.sglang_plugin.scheduler import SchedulerHooks, monotonic_us
-
-    driver = PlannerDriver(settings.policy, settings.planner) if settings.planned else None
-    hooks = SchedulerHooks(envelope.read, monotonic_us, driver, Exposure(settings.engine_name))
-
-    def add_marker(info: dict[str, Any], scheduler: Any) -> dict[str, Any]:
-        targets = scheduler_targets(settings)
-        return info | {MARKER_KEY: {**marker(settings), "hooks": len(targets) - len(_missing(targets))}}
-
-    around: dict[Target, Callable[..., Any]] = {
-        CREATE_REQUEST: hooks.create_request,
-        PROCESS_RESULT: hooks.process_result,
-        STREAMER_CLASS: hooks.output_streamer_class,
-        **(_planner_hooks(driver, hooks.clock) if driver is not None else {}),
-    }
-    for target, hook in around.items():
-        HookRegistry.register(target.path, hook, HookType.AROUND)
-    HookRegistry.register(INIT_INFO.path, add_marker, HookType.AFTER)
-    HookRegistry.register(INTERNAL_STATE.path, hooks.internal_state, HookType.AFTER)
-
-
-def _planner_hooks(driver: PlannerDriver, clock: PlannerClock) -> dict[Target, Callable[..., Any]]:
-    from sglang.srt.managers.schedule_policy import CLIP_MAX_NEW_TOKENS
-    from sglang.srt.mem_cache.common import match_kv_cache, release_kv_cache
-
-    from autellix_server.sglang_plugin import penalizers
-    from autellix_server.sglang_plugin.kept import KeptKv
-    from autellix_server.sglang_plugin.penalties import PenaltyHooks
-    from autellix_server.sglang_plugin.preemption import PreemptionHooks
-    from autellix_server.sglang_plugin.room import RoomMeter
-
-    kept = KeptKv(match_kv_cache)
-    hooks = PreemptionHooks(driver, RoomMeter(CLIP_MAX_NEW_TOKENS), kept, release_kv_cache, clock.now_us)
-    penalties = PenaltyHooks(penalizers.count, penalizers.replay)
-    return {
-        CALC_PRIORITY: hooks.order_queue,
-        NEW_PREFILL: hooks.new_batch,
-        RETRACTION_ORDER: hooks.retraction_order,
-        RELEASE_REQ: hooks.release_retracted,
-        CHECK_DECODE: hooks.decode_fits,
-        TREE_RESET: kept.reset,
-        COUNT_OUTPUT: penalties.count_output,
-        PREPARE_PREFILL: penalties.replay_output,
-        BROADCAST: clock.receive,
-    }
-
-
-def _register_http(settings: PluginSettings) -> None:
-    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
-
-    from autellix_server.sglang_plugin import envelope
-    from autellix_server.sglang_plugin.http import BillMiddleware, HttpHooks
-    from autellix_server.sglang_plugin.scheduler import monotonic_us
-
-    hooks = HttpHooks(settings, envelope.attach, monotonic_us)
-
-    def before_serving(*args: Any, **kwargs: Any) -> None:
-        from sglang.srt.entrypoints.http_server import app
-
-        if missing := _missing(HTTP_TARGETS):
-            refuse(f"hooks are not in place in the HTTP process: {', '.join(missing)}; see the log above")
-        infos = dict(zip(RUN_HTTP.parameters, args, strict=False)).get("scheduler_infos") or kwargs["scheduler_infos"]
-        check_markers(infos, marker(settings))
-        infos[0][MARKER_KEY]["http"] = True
-        app.add_middleware(BillMiddleware, hooks=hooks)
-
-    HookRegistry.register(GENERATE.path, hooks.generate, HookType.AROUND)
-    HookRegistry.register(WAIT_RESPONSE.path, hooks.wait_response, HookType.AROUND)
-    HookRegistry.register(RESOLVE_ARGS.path, partial(_refuse_flags, settings), HookType.BEFORE)
-    HookRegistry.register(RUN_HTTP.path, before_serving, HookType.BEFORE)
-
-
-def _refuse_flags(settings: PluginSettings, server_args: Any) -> None:
-    """BEFORE `ServerArgs.resolve_once`: refuse what was asked for and cannot work, wherever it was asked."""
-    defaults = type(server_args)(model_path=server_args.model_path)
-    values = ((name, getattr(server_args, name)) for name in server_args.__struct_fields__)
-    asked = [f"--{name.replace('_', '-')}={value}" for name, value in values if value != getattr(defaults, name)]
-    reason = refused(asked, planned=settings.planned) or refused_environment(os.environ)
-    if reason is not None:
-        refuse(reason)
-    order = schedule_policy(settings.policy.name)
-    if server_args.schedule_policy != order:
-        refuse(f"policy {settings.policy.name} needs --schedule-policy {order}, not {server_args.schedule_policy}")

@@ -60,6 +60,7 @@ class RequestRecord:
     cached_tokens: int
     output_tokens: int
     recomputed_tokens: int
+    swapped_tokens: int
     preemptions: int
     level: tuple[int, int]
 

@@ -15,6 +15,7 @@ from autellix_server.sglang_plugin.driver import EngineCall, PlannerDriver
 from autellix_server.sglang_plugin.exposure import Counted, Exposure
 from autellix_server.sglang_plugin.records import CallTag, RequestRecord
 from autellix_server.sglang_plugin.requests import call_of, open_state, state_of
+from autellix_server.sglang_plugin.swap import SwapHooks
 
 RECORD_KEY = "autellix"
 """Key of the record in the engine's per-request output, and of the counts in its internal state."""
@@ -38,6 +39,7 @@ class SchedulerHooks:
         read_tag: finds the call's tag in what the HTTP process sent, `None` for the engine's own requests.
         now_us: monotonic clock in whole microseconds.
         driver: charged for what requests are served; `None` where the engine goes by its own order.
+        swap: asked for its counts; `None` where the engine goes by its own order.
         exposure: shows what is counted; `None`: it is shown in the internal state only.
 
     Attributes:
@@ -49,6 +51,7 @@ class SchedulerHooks:
         read_tag: Callable[[Any], CallTag | None],
         now_us: Callable[[], int],
         driver: PlannerDriver | None = None,
+        swap: SwapHooks | None = None,
         exposure: Exposure | None = None,
     ) -> None:
         self._read_tag = read_tag
@@ -57,6 +60,7 @@ class SchedulerHooks:
         self._numbers = count()
         self._exposure = exposure
         self.clock = PlannerClock(now_us, self._charge)
+        self._swap = swap
         self._finished = 0
         self._recomputed_tokens = 0
         self._queued_us: Counter[str] = Counter()
@@ -123,6 +127,7 @@ class SchedulerHooks:
             cached_tokens=req.cached_tokens,
             output_tokens=len(req.output_ids),
             recomputed_tokens=state.meter.recomputed_tokens,
+            swapped_tokens=state.meter.swapped_tokens,
             preemptions=state.meter.retractions,
             level=(state.call.start_level, state.call.level) if self._driver is not None else (0, 0),
         )
@@ -132,7 +137,8 @@ class SchedulerHooks:
         """AFTER `Scheduler.get_internal_state`: report for ``/server_info`` what was counted.
 
         Of requests: how many finished, what these waited by cause, and the tokens they computed twice. Of the planner,
-        where it decides: see `driver.Counts`, and the bounds of its levels.
+        where it decides: see `PlannerDriver.counted`, and the bounds of its levels; of KV in host memory: see
+        `SwapHooks.to_json`.
         """
         bounds = self._bounds()
         shown_bounds = {} if bounds is None else {"bounds": bounds.to_json()}
@@ -144,7 +150,8 @@ class SchedulerHooks:
             "finished": self._finished,
             "queued_us": dict(self._queued_us),
             "recomputed_tokens": self._recomputed_tokens,
-            **(self._driver.counts.to_json() if self._driver is not None else {}),
+            **(self._driver.counted() if self._driver is not None else {}),
+            **(self._swap.to_json() if self._swap is not None else {}),
         }
 
     def _bounds(self) -> BoundsInUse | None:

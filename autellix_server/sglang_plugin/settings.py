@@ -7,6 +7,7 @@
 | ``AUTELLIX_FIRST_BOUND_S`` | upper bound of the best level in seconds of attained service; ``auto``: calibrated |
 | ``AUTELLIX_BOUNDS_S`` | every bound of the levels in seconds, separated by commas, in place of the first alone |
 | ``AUTELLIX_BETA`` | a program that waited this many times as long as it was served is promoted; ``inf``: none is |
+| ``AUTELLIX_HOLD_S`` | seconds that a program's KV keeps its place on the device between two calls; 0: not at all |
 | ``AUTELLIX_STEPS_BETWEEN_PLANS`` | forward passes after which the planner looks again at who runs |
 | ``AUTELLIX_SECRET`` | hexadecimal secret shared with the gateway, whose signed stamps are then believed |
 | ``AUTELLIX_CPU`` | ``1`` activates the CPU platform (see `platform`) |
@@ -93,10 +94,14 @@ def _planner(environ: Mapping[str, str], *, calibrated: bool) -> PlannerSettings
     def beta(text: str) -> float:
         return replace(_PLANNER, beta=float(text)).beta
 
+    def hold(text: str) -> float:
+        return replace(_PLANNER, hold_s=float(text)).hold_s
+
     return replace(
         _PLANNER,
         steps_between_plans=_read(environ, "AUTELLIX_STEPS_BETWEEN_PLANS", steps, _PLANNER.steps_between_plans),
         beta=_read(environ, "AUTELLIX_BETA", beta, _PLANNER.beta),
+        hold_s=_read(environ, "AUTELLIX_HOLD_S", hold, _PLANNER.hold_s),
         calibrated=calibrated,
     )
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from autellix_server.sglang_plugin.guard import Target
+from autellix_server.sglang_plugin.platform import on_cpu
 
 _MANAGERS = "sglang.srt.managers"
 _SCHEDULER = f"{_MANAGERS}.scheduler.Scheduler"
 _BATCH = f"{_MANAGERS}.schedule_batch"
 _POLICY = f"{_MANAGERS}.schedule_policy"
 _RESULTS = f"{_MANAGERS}.scheduler_components.batch_result_processor.SchedulerBatchResultProcessor"
+_RECEIVER = f"{_MANAGERS}.scheduler_components.request_receiver.SchedulerRequestReceiver"
+_PENALTIES = "sglang.srt.sampling.penaltylib"
+_TOKENIZER = f"{_MANAGERS}.tokenizer_manager.TokenizerManager"
 _MEMORY = "sglang.srt.mem_cache"
 _TREE = f"{_MEMORY}.unified_radix_cache.UnifiedRadixCache"
-_RECEIVER = f"{_MANAGERS}.scheduler_components.request_receiver.SchedulerRequestReceiver"
-_TOKENIZER = f"{_MANAGERS}.tokenizer_manager.TokenizerManager"
-_PENALTIES = "sglang.srt.sampling.penaltylib"
+_HOST_CONTROLLER = f"{_MEMORY}.hybrid_cache.hybrid_cache_controller.HybridCacheController"
+_HOST_POOL = f"{_MEMORY}.pool_host.mha.MHATokenToKVPoolHost"
 
 CREATE_REQUEST = Target(f"{_SCHEDULER}._create_generation_req", ("self", "recv_req", "args", "kwargs"))
 PROCESS_RESULT = Target(f"{_SCHEDULER}.process_batch_result", ("self", "batch", "result"), "726305f46a979a47")
@@ -47,18 +50,52 @@ BROADCAST = Target(
     ("self", "recv_reqs", "local_reqs"),
     "f569f2021b707ed5",
 )
+INIT_HICACHE = Target(f"{_TREE}.init_hicache", ("self", "server_args", "params"))
+DROP_SUBTREE = Target(f"{_TREE}._drop_subtree_no_host", ("self", "node_id", "tracker"), "4edc74200eab1a67")
+HOST_WRITE = Target(
+    f"{_HOST_CONTROLLER}.write",
+    ("self", "device_indices", "priority", "node_id", "extra_pools", "flush", "start_owner"),
+    "17b118c37cfafb45",
+)
+HOST_LOAD = Target(
+    f"{_HOST_CONTROLLER}.load",
+    ("self", "host_indices", "priority", "node_id", "extra_pools", "device_indices", "anchor_indices"),
+    "feec2adf0c8317d3",
+)
 PLANNER_TARGETS = (
     CALC_PRIORITY,
     NEW_PREFILL,
     RETRACTION_ORDER,
     RELEASE_REQ,
     CHECK_DECODE,
-    TREE_RESET,
     COUNT_OUTPUT,
     PREPARE_PREFILL,
     BROADCAST,
+    TREE_RESET,
+    INIT_HICACHE,
+    DROP_SUBTREE,
+    HOST_WRITE,
+    HOST_LOAD,
 )
 """Hooked as well where the planner decides who runs."""
+
+HOST_POOL_CLASS = Target(f"{_MEMORY}.pool_host.mha.get_mha_host_pool_cls", ("buffer_info",), "93913cd86981e6f1")
+CPU_TARGETS = (HOST_POOL_CLASS,)
+"""Hooked as well where the device is a CPU."""
+
+_COPY_PARAMETERS = ("self", "device_pool", "host_indices", "device_indices")
+CPU_RELIED_ON = (
+    Target(f"{_HOST_POOL}.init_kv_buffer", ("self",), "a56d0a2f847b251c"),
+    Target(f"{_HOST_POOL}.backup_from_device_all_layer", (*_COPY_PARAMETERS, "io_backend"), "10804e436ba3520d"),
+    Target(
+        f"{_HOST_POOL}.load_to_device_per_layer",
+        (*_COPY_PARAMETERS, "layer_id", "io_backend", "is_draft"),
+        "1206daa053dca863",
+    ),
+    Target(f"{_MEMORY}.pool_host.base.host_memory_budget_scope", ("budget_bytes",)),
+    Target(f"{_MEMORY}.host_memory.available_host_memory_bytes", ("allow_cgroup_fallback",)),
+)
+"""What the host pool for a CPU overrides or calls."""
 
 # Each with the digests of how it starts and how it counts.
 _PENALIZERS = (
@@ -139,6 +176,22 @@ RELIED_ON = (
             ("_cumulate_output_tokens", ("self", "output_ids"), count),
         )
     ),
+    Target(f"{_BATCH}.Req.owned_kv_len", ("self",), "3f0c6f0fe9575672"),
+    Target(f"{_BATCH}.Req.materialized_host_hit_len", ("self",), "4170dd07ffc2fbb2"),
+    Target(f"{_TREE}.checkpoint_into_tree", ("self", "req", "up_to", "kwargs"), "3a20fa5c0617352c"),
+    Target(f"{_TREE}.inc_host_lock_ref", ("self", "node_id"), "62b02d75ab05bd98"),
+    Target(f"{_TREE}.dec_host_lock_ref", ("self", "node_id", "params"), "dd723e6acd4711b1"),
+    Target(
+        f"{_TREE}._evict_components",
+        ("self", "request_by_type", "tracker", "available_size_targets", "allocation_reclaim_satisfied"),
+        "aee6b4cbef23e768",
+    ),
+    Target(
+        f"{_TREE}._load_back_transfers",
+        ("self", "node_id", "mem_quota", "req", "result", "ancestor_lock_params", "host_anchor_params"),
+        "6140c1c1ed30a139",
+    ),
+    Target(f"{_MANAGERS}.cache_controller.HiCacheController.start_writing", ("self",), "2278ab54c5b038de"),
 )
 """What the planner's hooks call, mirror, or take for granted."""
 
@@ -160,3 +213,13 @@ RUN_HTTP = Target(
 )
 HTTP_TARGETS = (GENERATE, WAIT_RESPONSE, RESOLVE_ARGS, RUN_HTTP)
 """Hooked in the HTTP process."""
+
+
+def scheduler_targets(*, planned: bool) -> tuple[Target, ...]:
+    """Return what is hooked in a scheduler process; `planned`: the planner decides who runs."""
+    return (*ACCOUNT_TARGETS, *(PLANNER_TARGETS if planned else ()), *(CPU_TARGETS if on_cpu() else ()))
+
+
+def relied_on(*, planned: bool) -> tuple[Target, ...]:
+    """Return what the hooks of either process call, mirror, or take for granted; `planned`: as above."""
+    return (METRICS_SWITCH, *(RELIED_ON if planned else ()), *(CPU_RELIED_ON if on_cpu() else ()))

@@ -33,6 +33,8 @@ class FakeReq:
     return_indexer_topk: bool = False
     prefix_len: int = 0
     cached_tokens: int = 0
+    last_node: int = 0
+    host_hit_tokens: int = 0
     autellix: Any = None
 
     def __post_init__(self) -> None:
@@ -43,6 +45,14 @@ class FakeReq:
     def finished(self) -> bool:
         """Whether the engine is done with it."""
         return self.finished_reason is not None
+
+    def owned_kv_len(self) -> int:
+        """Tokens whose KV it has."""
+        return int(self.kv.kv_committed_len)
+
+    def materialized_host_hit_len(self) -> int:
+        """Tokens that were loaded for it when it was admitted last."""
+        return self.host_hit_tokens
 
     def next_output_finishes_by_length(self) -> bool:
         """Whether one more token is the last."""
@@ -67,7 +77,7 @@ class FakeBatch:
         self.reqs = [self.reqs[index] for index in keep_indices]
 
 
-class FakeTree:
+class FakePrefixTree:
     """SGLang's prefix tree as far as locks go: what it keeps of each request is a node of its own."""
 
     def __init__(self) -> None:
@@ -79,7 +89,7 @@ class FakeTree:
         """Tokens that cannot be evicted."""
         return sum(self.kept[node] for node in self.locked)
 
-    def match(self, req: FakeReq, tree: FakeTree) -> Any:
+    def match(self, req: FakeReq, tree: FakePrefixTree) -> Any:
         """Stands in for `match_kv_cache`."""
         assert tree is self
         return SimpleNamespace(last_device_node=req.name, device_prefix_len=self.kept.get(req.name, 0))
@@ -112,7 +122,7 @@ class FakeScheduler:
         self._tokens = tokens
         self.waiting_queue: list[FakeReq] = []
         self.running_batch = FakeBatch()
-        self.tree_cache = FakeTree()
+        self.tree_cache = FakePrefixTree()
         self.forward_ct = 0
         self._numbers = count()
         self.now_us = 0

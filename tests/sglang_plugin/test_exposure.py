@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fake_tree import FakeTree
 from test_scheduler_hooks import Clock, batch, create
 
 from autellix_server.scheduling.bounds import BoundsInUse
@@ -16,8 +17,9 @@ from autellix_server.scheduling.levels import geometric_levels
 from autellix_server.scheduling.planner import PlannerSettings
 from autellix_server.scheduling.policies.attained import Plas
 from autellix_server.sglang_plugin.driver import PlannerDriver
-from autellix_server.sglang_plugin.exposure import METRICS, Exposure
+from autellix_server.sglang_plugin.exposure import GAUGES, METRICS, Exposure
 from autellix_server.sglang_plugin.scheduler import SchedulerHooks
+from autellix_server.sglang_plugin.swap import SwapHooks
 
 BOUNDS = BoundsInUse(1.0, (1.0, 2.0), None, calibrated=True)
 MEASURING = SimpleNamespace(metrics_reporter=SimpleNamespace(current_scheduler_metrics_enabled=True))
@@ -101,9 +103,11 @@ def test_everything_that_is_counted_is_shown(client: FakeClient) -> None:
     """After the step in which it happened; every count has its metric."""
     clock = Clock()
     driver = PlannerDriver(Plas(geometric_levels()), PlannerSettings())
-    hooks = SchedulerHooks(lambda hints: hints, clock.read, driver, Exposure("e3"))
+    swap = SwapHooks(lambda *_: None)
+    swap.init_hicache(lambda *_: None, FakeTree(host_tokens=1000), "server_args", "params")
+    hooks = SchedulerHooks(lambda hints: hints, clock.read, driver, swap, Exposure("e3"))
     output = hooks.internal_state(SimpleNamespace(internal_state={}))
-    assert {*output.internal_state["autellix"]} - {"bounds"} == {*METRICS}
+    assert {*output.internal_state["autellix"]} - {"bounds"} == {*METRICS, *GAUGES}
     req = create(hooks, "a", 0.0)
     req.done = True
     step = batch(clock, [req], [10])

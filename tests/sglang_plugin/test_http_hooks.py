@@ -53,6 +53,7 @@ class Engine:
             2,
             1,
             0,
+            7,
             0,
             (1, 1),
         )
@@ -97,7 +98,7 @@ async def test_plain_response_carries_the_bill_as_a_header() -> None:
     bill = decode_bill(headers[BILL_HEADER.encode()])
     assert (bill.program, bill.call, bill.engine, bill.level) == ("p", "0.0", "e7", (1, 1))
     assert (bill.time.decode_us, bill.time.other_us, bill.time.wall_us) == (700, 15, 715)
-    assert (bill.prompt_tokens, bill.cached_tokens, bill.output_tokens) == (5, 2, 1)
+    assert (bill.prompt_tokens, bill.cached_tokens, bill.output_tokens, bill.swapped_tokens) == (5, 2, 1, 7)
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_parts_add_up_to_the_whole_line_for_any_sequence_of_steps(
 
 def record(arrived_us: int, finished_us: int) -> RequestRecord:
     """A request that decoded all its life."""
-    return RequestRecord("p", "0.0", arrived_us, finished_us, {}, 0, finished_us - arrived_us, 1, 0, 1, 0, 0, (0, 0))
+    return RequestRecord("p", "0.0", arrived_us, finished_us, {}, 0, finished_us - arrived_us, 1, 0, 1, 0, 0, 0, (0, 0))
 
 
 def test_critical_path_of_parallel_samples_is_the_warm_up_and_the_slowest_sample() -> None:

@@ -6,13 +6,16 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from fake_tree import FakeTree
+
 from autellix_server.scheduling.levels import geometric_levels
 from autellix_server.scheduling.planner import PlannerSettings
 from autellix_server.scheduling.policies.attained import Plas
 from autellix_server.sglang_plugin.driver import PlannerDriver
 from autellix_server.sglang_plugin.records import CallTag
-from autellix_server.sglang_plugin.requests import call_of
+from autellix_server.sglang_plugin.requests import call_of, state_of
 from autellix_server.sglang_plugin.scheduler import RECORD_KEY, SchedulerHooks
+from autellix_server.sglang_plugin.swap import SwapHooks
 
 
 class Clock:
@@ -145,10 +148,37 @@ def test_driver_is_charged_for_every_step_and_the_record_tells_the_levels() -> N
         "preemptions": 0,
         "in_vain": 0,
         "retractions": 0,
+        "held_programs": 0,
+        "held_tokens": 0,
         "bounds": {
             "first_bound_s": 1.0,
             "bounds_s": [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0],
             "median_service_s": None,
             "calibrated": False,
         },
+    }
+
+
+def test_record_and_internal_state_tell_what_was_swapped() -> None:
+    """Of the call, what was loaded back for it; of the engine, what its host memory holds and what moved."""
+    clock = Clock()
+    swap = SwapHooks(lambda *_: None)
+    swap.init_hicache(lambda *_: None, FakeTree(host_tokens=100))
+    swap.load(lambda *_: [0] * 60, "controller", "indices")
+    hooks = SchedulerHooks(lambda hints: hints, clock.read, None, swap)
+    req = create(hooks, "a", 0.0)
+    state = state_of(req)
+    assert state is not None
+    state.meter.swapped_tokens = 60
+    req.done = True
+    (record,) = hooks.take_record(req)
+    assert record["swapped_tokens"] == 60
+    shown = hooks.internal_state(SimpleNamespace(internal_state={})).internal_state[RECORD_KEY]
+    assert {name: shown[name] for name in shown if name.startswith(("host_", "swapped_"))} == {
+        "host_locks": 0,
+        "host_locked_tokens": 0,
+        "host_tokens": 100,
+        "host_locks_refused": 0,
+        "swapped_out_tokens": 0,
+        "swapped_in_tokens": 60,
     }

@@ -1,0 +1,197 @@
+"""KV of calls that left the batch stays within reach until they go on: on the device, or in host memory.
+
+When a call leaves, its KV goes into the engine's prefix tree. When the device needs the room, HiCache copies it to the
+host pool, and back when the call goes on. What the host pool needs room for it drops, oldest first. A lock on the tree
+node where the call's KV ends keeps it from being dropped, on either side, so that the call computes no more than what
+does not fill a page, and one token.
+
+HiCache has to write back, that is copy what is evicted. Were everything copied at once that enters the tree, the room
+of a call that leaves would be free only when its copy is done: the call for which it left would not fit in yet, and
+when memory runs out the engine would go on making calls leave. Besides, copies of what is on the device as well would
+fill the host pool.
+
+Source: Autellix section 4.3, efficient memory management. Differs: KV is copied when its room is needed, not whenever
+a call leaves, and loading it back overlaps the step that needs it. So its time cannot be told apart, and only tokens
+are booked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autellix_server.sglang_plugin.requests import place, state_of
+
+
+@dataclass(frozen=True, slots=True)
+class _Lock:
+    """A host lock in the tree.
+
+    Attributes:
+        node: tree node where the locked KV ends.
+        receipt: what the tree wants back for it.
+        tokens: length of the KV up to there, which the host pool may have to hold.
+    """
+
+    node: int
+    receipt: Any
+    tokens: int
+
+
+@dataclass(eq=False, slots=True)
+class _Away:
+    """A request that left the batch; `lock` is `None` when there was no room for one."""
+
+    req: Any
+    lock: _Lock | None = None
+
+
+@dataclass(slots=True)
+class _Counts:
+    """Totals since the engine started: tokens copied, and locks that the budget was too small for."""
+
+    swapped_out_tokens: int = 0
+    swapped_in_tokens: int = 0
+    host_locks_refused: int = 0
+
+
+class SwapHooks:
+    """Keeps the host locks of one scheduler process, single-threaded. Without HiCache it keeps nothing.
+
+    The budget is the host pool itself. When it is short, the calls that are last in line lose their locks first.
+
+    Args:
+        release: SGLang's `release_kv_cache`.
+    """
+
+    def __init__(self, release: Callable[..., None]) -> None:
+        self._release = release
+        self._tree: Any = None
+        self._away: dict[int, _Away] = {}
+        self._counts = _Counts()
+
+    def init_hicache(self, original: Callable[..., None], tree: Any, *args: Any) -> None:
+        """AROUND `UnifiedRadixCache.init_hicache`: from now on there is a host pool.
+
+        HiCache would rather compute a few tokens again than load them; we have promised not to.
+        """
+        original(tree, *args)
+        tree.load_back_threshold = 1
+        self._tree = tree
+
+    def release(self, req: Any, tree: Any, *, checkpoint: bool) -> None:
+        """Release a running request's KV, by SGLang's `release_kv_cache`, and lock what the tree keeps of it.
+
+        Args:
+            req: leaves the batch, and is queued before the next scheduling pass ends.
+            tree: SGLang's prefix tree.
+            checkpoint: the tree keeps its KV; there is nothing to lock otherwise.
+        """
+        tokens = req.owned_kv_len() // tree.page_size * tree.page_size
+        self._release(req, tree, checkpoint=checkpoint)
+        if self._tree is None or not checkpoint or not tokens:
+            return
+        away = self._away[id(req)] = _Away(req)
+        if self._make_room(away, tokens):
+            receipt = tree.inc_host_lock_ref(req.last_node).to_dec_params()
+            # Unless the tree writes back, only what has been copied can be locked; else this did nothing.
+            if receipt.component_host_lock_uuids:
+                away.lock = _Lock(req.last_node, receipt, tokens)
+                return
+        self._counts.host_locks_refused += 1
+
+    def new_batch(
+        self, inner: Callable[..., Any], original: Callable[..., Any], scheduler: Any, running_batch: Any
+    ) -> Any:
+        """AROUND `Scheduler.get_new_batch_prefill`, outside the hook `inner`: drop the locks that served their time.
+
+        Those of requests that go on, whose KV the engine has locked itself by now, and of requests that are gone.
+        """
+        planned = inner(original, scheduler, running_batch)
+        if self._away:
+            batch = planned.batch_to_run
+            self._settle(scheduler.waiting_queue, () if batch is None else batch.reqs)
+        return planned
+
+    def reset(self, original: Callable[..., None], tree: Any) -> None:
+        """AROUND `UnifiedRadixCache.reset`: locks go with the tree that they are in."""
+        self._away.clear()
+        original(tree)
+
+    def drop_subtree(self, original: Callable[..., bool], tree: Any, node: int, *args: Any) -> bool:
+        """AROUND `UnifiedRadixCache._drop_subtree_no_host`: no lock keeps the engine from room that it counts on.
+
+        The engine needs the room of `node`, and the host pool has none: loads under way take what the budget leaves.
+        """
+        for away in self._away.values():
+            if away.lock is not None and node in self._path(away.lock.node):
+                self._unlock(away)
+                self._counts.host_locks_refused += 1
+        return original(tree, node, *args)
+
+    def write(self, original: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """AROUND `HybridCacheController.write`: count the tokens that go to the host."""
+        host_indices = original(*args, **options)
+        self._counts.swapped_out_tokens += 0 if host_indices is None else len(host_indices)
+        return host_indices
+
+    def load(self, original: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """AROUND `HybridCacheController.load`: count the tokens that come back."""
+        device_indices = original(*args, **options)
+        self._counts.swapped_in_tokens += 0 if device_indices is None else len(device_indices)
+        return device_indices
+
+    def to_json(self) -> dict[str, int]:
+        """Return what is locked and in use now, in tokens, and the totals; nothing without HiCache."""
+        if self._tree is None:
+            return {}
+        locks = [away.lock for away in self._away.values() if away.lock is not None]
+        pool = self._tree.cache_controller.mem_pool_host
+        return {
+            "host_locks": len(locks),
+            "host_locked_tokens": sum(lock.tokens for lock in locks),
+            "host_tokens": pool.logical_size - pool.available_size(),
+            "host_locks_refused": self._counts.host_locks_refused,
+            "swapped_out_tokens": self._counts.swapped_out_tokens,
+            "swapped_in_tokens": self._counts.swapped_in_tokens,
+        }
+
+    def _make_room(self, newcomer: _Away, tokens: int) -> bool:
+        """Return whether `tokens` more may be locked, having unlocked calls that are worse than the newcomer."""
+        excess = tokens - self._tree.cache_controller.mem_pool_host.logical_size
+        excess += sum(away.lock.tokens for away in self._away.values() if away.lock is not None)
+        mine = place(newcomer.req)
+        worse = [
+            (theirs, away)
+            for away in self._away.values()
+            if away.lock is not None and (theirs := place(away.req)) > mine
+        ]
+        if excess > sum(away.lock.tokens for _, away in worse if away.lock is not None):
+            return False
+        for _, away in sorted(worse, key=lambda pair: pair[0], reverse=True):
+            if excess <= 0:
+                break
+            excess -= self._unlock(away)
+            self._counts.host_locks_refused += 1
+        return True
+
+    def _settle(self, waiting: Sequence[Any], admitted: Sequence[Any]) -> None:
+        """Forget whoever no longer waits, and book what was loaded for those admitted."""
+        for req in admitted:
+            if id(req) in self._away and (state := state_of(req)) is not None:
+                state.meter.swapped_tokens += req.materialized_host_hit_len()
+        for key in self._away.keys() - set(map(id, waiting)):
+            self._unlock(self._away.pop(key))
+
+    def _unlock(self, away: _Away) -> int:
+        """Drop a lock, if there is one, and return its tokens."""
+        lock, away.lock = away.lock, None
+        if lock is None:
+            return 0
+        self._tree.dec_host_lock_ref(lock.node, lock.receipt)
+        return lock.tokens
+
+    def _path(self, node: int) -> set[int]:
+        """Return the tree nodes from the root to `node`, the root not among them."""
+        return {info.node_id for info in self._tree.tree_core.collect_path_info([node])[0]}

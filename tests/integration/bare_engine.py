@@ -1,0 +1,78 @@
+"""Running the real engine without a gateway in front, so that a test can ask it what it has counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from autellix_server.engine.command import SglangLaunch
+from autellix_server.engine.supervisor import EngineState, EngineStatus, Supervisor, Timing
+from tests.integration.server import START_LIMIT_S
+
+
+@dataclass(frozen=True)
+class BareEngine:
+    """A running engine.
+
+    Attributes:
+        url: its address, without a path.
+        key: its API key.
+        log_path: file with all that it printed.
+    """
+
+    url: str
+    key: str
+    log_path: Path
+
+    def client(self) -> httpx.AsyncClient:
+        """Return a client of its OpenAI-compatible endpoints."""
+        return httpx.AsyncClient(base_url=f"{self.url}/v1", headers=self._headers, timeout=240)
+
+    def counts(self) -> dict[str, Any]:
+        """Return what the plugin's scheduler process reports in ``/server_info``."""
+        info = httpx.get(f"{self.url}/server_info", headers=self._headers, timeout=60).json()
+        counts: dict[str, Any] = info["internal_states"][0]["autellix"]
+        return counts
+
+    def flush(self) -> bool:
+        """Empty its prefix cache, and return whether it did: an engine that is busy does not."""
+        return httpx.post(f"{self.url}/flush_cache", headers=self._headers, timeout=60).status_code == 200
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
+
+
+@contextmanager
+def bare_engine(launch: SglangLaunch, log_path: Path) -> Iterator[BareEngine]:
+    """Run an engine until the context ends."""
+    with asyncio.Runner() as runner:  # stops the engine at the end, by cancelling its supervisor
+        status = runner.run(_start(launch, log_path))
+        assert status.address is not None
+        yield BareEngine(status.address.url, status.address.key, log_path)
+
+
+async def _start(launch: SglangLaunch, log_path: Path) -> EngineStatus:
+    ready: asyncio.Future[EngineStatus] = asyncio.get_running_loop().create_future()
+
+    def on_change(status: EngineStatus) -> None:
+        if status.state is EngineState.READY and not ready.done():
+            ready.set_result(status)
+
+    timing = Timing(start_limit_s=START_LIMIT_S, attempts=1)
+    life = asyncio.create_task(Supervisor(launch, log_path, timing=timing, on_change=on_change).run())
+    _alive.add(life)
+    await asyncio.wait({life, ready}, return_when=asyncio.FIRST_COMPLETED)
+    if life.done():
+        life.result()
+    return await ready
+
+
+# The event loop keeps no task alive by itself.
+_alive = set[asyncio.Task[None]]()

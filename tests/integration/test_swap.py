@@ -1,0 +1,182 @@
+"""KV of preempted calls in the real engine: it leaves the device for host memory, and comes back as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from autellix_server.engine.command import SglangLaunch
+from autellix_server.engine.home import Home
+from autellix_server.engine.model import BundledModel
+from tests.integration.bare_engine import BareEngine, bare_engine
+from tests.integration.test_preemption import ENVIRONMENT, Answer, complete, prompt, undisturbed
+
+pytestmark = pytest.mark.engine
+
+PAGE = 4
+ENGINE = (
+    # So that the size of a batch flips no near-tie.
+    *("--dtype", "float32", "--max-running-requests", "4", "--chunked-prefill-size", "128"),
+    # A third of the KV that the calls of one test have together.
+    *("--max-total-tokens", "800", "--page-size", str(PAGE)),
+)
+LOOPS = {"overlap": (), "normal": ("--disable-overlap-schedule",)}
+TOKENS = 48
+
+
+def launch_of(engine_python: Path, *arguments: str) -> SglangLaunch:
+    """An engine that preempts as often as it can, with a host pool of a gigabyte."""
+    model = BundledModel(Home.from_environment()).path
+    return SglangLaunch(engine_python, str(model), "plas", "cpu", 0.1, 2, 1, (*ENGINE, *arguments))
+
+
+@pytest.fixture(scope="module")
+def swapping(
+    engine_python: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BareEngine]:
+    """An engine with room in host memory for all there is, with either of its event loops."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        launch = launch_of(engine_python, *LOOPS[request.param])
+        with bare_engine(launch, tmp_path_factory.mktemp("engine") / "log") as engine:
+            yield engine
+
+
+@pytest.fixture(scope="module")
+def short_of_host(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareEngine]:
+    """An engine whose host pool, asked for by SGLang's own flags, holds two or three calls."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        pool = ("--enable-hierarchical-cache", "--hicache-ratio", "0.6")
+        launch = replace(launch_of(engine_python, *pool), host_kv_gb=0)
+        with bare_engine(launch, tmp_path_factory.mktemp("engine") / "log") as engine:
+            yield engine
+
+
+both_loops = pytest.mark.parametrize(
+    "swapping", ["overlap", pytest.param("normal", marks=pytest.mark.slow)], indirect=True
+)
+overlap_loop = pytest.mark.parametrize("swapping", ["overlap"], indirect=True)
+
+
+def crowd(engine: BareEngine, first: int, count: int, **options: Any) -> tuple[list[Answer], list[Answer]]:
+    """Answers to calls that are too many for the device, and those of the same calls, undisturbed."""
+    prompts = [prompt(first + number, 8 + number % 3 * 4) for number in range(count)]
+
+    async def run() -> tuple[list[Answer], list[Answer]]:
+        async with engine.client() as http:
+            calls = [complete(http, text, TOKENS, f"swap-{first}-{n}", **options) for n, text in enumerate(prompts)]
+            answers = await asyncio.gather(*calls)
+            return answers, await undisturbed(http, prompts, TOKENS, [options] * count)
+
+    return asyncio.run(run())
+
+
+def texts(answers: Sequence[Answer]) -> list[str]:
+    """The completions alone."""
+    return [answer.text for answer in answers]
+
+
+def assert_nothing_is_left(engine: BareEngine) -> None:
+    """No lock, and once the cache is flushed no token in host memory either."""
+    counts = engine.counts()
+    assert (counts["host_locks"], counts["host_locked_tokens"]) == (0, 0)
+    assert engine.flush()
+    assert engine.counts()["host_tokens"] == 0
+
+
+@both_loops
+def test_preempted_calls_go_on_from_host_memory(swapping: BareEngine) -> None:
+    """Ten calls with room for a third of them: token for token as undisturbed, and hardly anything computed twice."""
+    before = swapping.counts()
+    answers, calm = crowd(swapping, 0, 10)
+    assert texts(answers) == texts(calm)
+    bills = [answer.bill for answer in answers]
+    preemptions = sum(bill.preemptions for bill in bills)
+    assert preemptions >= 10
+    assert all(bill.recomputed_tokens <= bill.preemptions * PAGE for bill in bills)
+    assert sum(bill.swapped_tokens for bill in bills) > 500
+    counts = swapping.counts()
+    assert counts["host_locks_refused"] == 0
+    assert counts["swapped_out_tokens"] > before["swapped_out_tokens"]
+    assert counts["swapped_in_tokens"] - before["swapped_in_tokens"] >= sum(bill.swapped_tokens for bill in bills)
+    assert_nothing_is_left(swapping)
+
+
+@both_loops
+def test_calls_that_the_engine_retracts_go_on_from_host_memory(swapping: BareEngine) -> None:
+    """Outputs of which the engine hopes that they end early outgrow the device, and it makes calls leave by itself."""
+    before = swapping.counts()["retractions"]
+    answers, calm = crowd(swapping, 100, 4, ignore_eos=False, max_tokens=100)
+    assert texts(answers) == texts(calm)
+    assert swapping.counts()["retractions"] > before
+    assert all(answer.bill.recomputed_tokens <= answer.bill.preemptions * PAGE for answer in answers)
+    assert_nothing_is_left(swapping)
+
+
+@overlap_loop
+def test_calls_whose_clients_leave_hold_no_host_memory(swapping: BareEngine) -> None:
+    """They are gone from the queue without a word to us: the next scheduling pass finds out."""
+
+    async def run() -> None:
+        async with swapping.client() as http:
+            calls = [
+                asyncio.create_task(complete(http, prompt(200 + number, 8), 150, f"left-{number}"))
+                for number in range(10)
+            ]
+            while not swapping.counts()["host_locks"]:
+                await complete(http, prompt(300), 4, "clock")
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+            while await running_calls(http):
+                pass
+            await complete(http, prompt(310), 4, "after")
+
+    asyncio.run(run())
+    assert_nothing_is_left(swapping)
+
+
+async def running_calls(http: httpx.AsyncClient) -> int:
+    """Calls in the engine; those whose clients left are there until it has noticed."""
+    loads = (await http.get("/loads?include=core")).json()["loads"]
+    return sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads)
+
+
+@pytest.mark.slow
+def test_calls_beyond_the_host_budget_compute_again(short_of_host: BareEngine) -> None:
+    """Those that are last in line lose their locks first; all answers are right, whoever lost what."""
+    answers, calm = crowd(short_of_host, 0, 10)
+    assert texts(answers) == texts(calm)
+    counts = short_of_host.counts()
+    assert counts["host_locks_refused"] > 0
+    assert counts["swapped_in_tokens"] > 0
+    assert sum(answer.bill.recomputed_tokens for answer in answers) > 0
+    assert_nothing_is_left(short_of_host)
+
+
+def test_kv_is_bit_equal_after_a_round_trip(engine_python: Path) -> None:
+    """Every layout, page sizes 1 and 16, one and several pages, in every layer; nothing else is touched."""
+    script = Path(__file__).with_name("script_host_pool.py")
+    done = subprocess.run(
+        [str(engine_python), str(script)],
+        env={**os.environ, "AUTELLIX_CPU": "1", "PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    cases = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len({(case["page_size"], case["layout"], case["dtype"], case["tokens"]) for case in cases}) == 2 * 4 * 2 * 3
+    assert [case for case in cases if not all(case[what] for what in ("equal", "others", "host"))] == []
