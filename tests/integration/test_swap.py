@@ -36,7 +36,16 @@ TOKENS = 48
 def launch_of(engine_python: Path, *arguments: str) -> SglangLaunch:
     """An engine that preempts as often as it can, with a host pool of a gigabyte."""
     model = BundledModel(Home.from_environment()).path
-    return SglangLaunch(engine_python, str(model), "plas", "cpu", 0.1, 2, 1, (*ENGINE, *arguments))
+    return SglangLaunch(
+        engine_python,
+        str(model),
+        "plas",
+        "cpu",
+        first_bound_s=0.1,
+        steps_between_plans=2,
+        host_kv_gb=1,
+        arguments=(*ENGINE, *arguments),
+    )
 
 
 @pytest.fixture(scope="module")
