@@ -92,7 +92,7 @@ def _planner_hooks(driver: PlannerDriver, swap: SwapHooks, clock: PlannerClock) 
         (COUNT_OUTPUT, penalties.count_output),
         (PREPARE_PREFILL, penalties.replay_output),
         (BROADCAST, clock.receive),
-        (TREE_RESET, kept.reset),
+        (TREE_RESET, preemption.reset_tree),
         (TREE_RESET, swap.reset),
         (INIT_HICACHE, swap.init_hicache),
         (DROP_SUBTREE, swap.drop_subtree),

@@ -52,7 +52,6 @@ class KeptKv:
         for program in self._locks.keys() - programs:
             self._tree.unlock(self._locks.pop(program))
 
-    def reset(self, original: Callable[..., None], tree: Any) -> None:
-        """AROUND `UnifiedRadixCache.reset`: locks go with the tree that they are in."""
+    def forget(self) -> None:
+        """Forget all locks, which go with the tree that they are in."""
         self._locks.clear()
-        original(tree)

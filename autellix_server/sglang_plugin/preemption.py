@@ -89,6 +89,12 @@ class PreemptionHooks:
             fits = original(batch, *args, **options)
         return fits
 
+    def reset_tree(self, original: Callable[..., None], tree: Any) -> None:
+        """AROUND `UnifiedRadixCache.reset`: nothing is held in a tree that is new."""
+        self._driver.release_held(self._now_us() / 1_000_000)
+        self._kept.forget()
+        original(tree)
+
     def retraction_order(self, original: Callable[..., Any], reqs: Sequence[Any]) -> list[int]:
         """AROUND `ScheduleBatch._get_decode_retraction_order`: when memory runs out, the worst leave first."""
         return sorted(range(len(reqs)), key=lambda index: place(reqs[index]))

@@ -31,9 +31,9 @@ class Engine:
         self.tree = self.scheduler.tree_cache
         settings = PlannerSettings(hold_s=hold_s, steps_between_plans=plan_every)
         self.driver = PlannerDriver(make_policy(policy, geometric_levels()), settings)
-        self.kept = KeptKv(self.tree.match)
+        kept = KeptKv(self.tree.match)
         self.hooks = PreemptionHooks(
-            self.driver, RoomMeter(4096), self.kept, self.scheduler.release, lambda: self.scheduler.now_us
+            self.driver, RoomMeter(4096), kept, self.scheduler.release, lambda: self.scheduler.now_us
         )
 
     def step(self, count: int = 1) -> None:
@@ -358,10 +358,9 @@ def test_nothing_is_held_after_the_tree_was_reset() -> None:
     engine = Engine(slots=4, hold_s=inf)
     engine.scheduler.submit("first", max_new_tokens=2)
     engine.step(3)
-    engine.kept.reset(lambda tree: tree.locked.clear(), engine.tree)
-    engine.driver.release_held(9.0)
+    engine.hooks.reset_tree(lambda tree: tree.locked.clear(), engine.tree)
     engine.step()
-    assert engine.tree.locked == []
+    assert (engine.tree.locked, engine.driver.planner.held_tokens) == ([], 0)
 
 
 arrivals = st.lists(
