@@ -147,8 +147,10 @@ def check_host_kv(host_kv_gb: int, arguments: Sequence[str], policy: str, device
     if policy == POLICY_OFF and device == "cpu":
         raise ConfigurationError(f"{setting}: on a CPU it needs the plugin, and --policy off leaves it out")
     available_gb = available_memory_gb()
-    if host_kv_gb > available_gb:
-        raise ConfigurationError(f"{setting}: only {available_gb:.1f} GB of this machine's memory are available")
+    ranks = tensor_parallel_size(arguments)
+    if host_kv_gb * ranks > available_gb:
+        each = f" for each of {ranks} ranks" if ranks > 1 else ""
+        raise ConfigurationError(f"{setting}{each}: only {available_gb:.1f} GB of this machine's memory are available")
 
 
 def engine_command(launch: SglangLaunch, port: int, config: Path) -> list[str]:

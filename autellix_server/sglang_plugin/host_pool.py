@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from sglang.srt.mem_cache.host_memory import available_host_memory_bytes
-from sglang.srt.mem_cache.pool_host.base import host_memory_budget_scope
+from sglang.srt.mem_cache.pool_host.base import host_memory_budget_scope, ranks_per_host
 from sglang.srt.mem_cache.pool_host.mha import MHATokenToKVPoolHost
 
 from autellix_server.sglang_plugin.guard import refuse
@@ -31,9 +31,10 @@ class CpuHostPool(MHATokenToKVPoolHost):  # type: ignore[misc]
     def __init__(self, *args: Any, **options: Any) -> None:
         """Allocate the pool.
 
-        All of the memory that is available may be taken: unlike beside a GPU, the device pool is in it already.
+        All of this rank's share of the available memory may be taken: unlike beside a GPU, the device pool is in it
+        already.
         """
-        with host_memory_budget_scope(available_host_memory_bytes(allow_cgroup_fallback=True)):
+        with host_memory_budget_scope(available_host_memory_bytes(allow_cgroup_fallback=True) // ranks_per_host()):
             super().__init__(*args, pin_memory=False, **options)
 
     def init_kv_buffer(self) -> Any:

@@ -93,6 +93,7 @@ CPU_RELIED_ON = (
         "1206daa053dca863",
     ),
     Target(f"{_MEMORY}.pool_host.base.host_memory_budget_scope", ("budget_bytes",)),
+    Target(f"{_MEMORY}.pool_host.base.ranks_per_host", ()),
     Target(f"{_MEMORY}.host_memory.available_host_memory_bytes", ("allow_cgroup_fallback",)),
 )
 """What the host pool for a CPU overrides or calls."""

@@ -72,6 +72,9 @@ def test_more_than_the_memory_is_refused() -> None:
         ConfigurationError, match=r"--host-kv-gb \(or AUTELLIX_HOST_KV_GB\) is 99999: only [\d.]+ GB of .* available"
     ):
         check_host_kv(99_999, [], "plas", "cuda")
+    almost_all = int(available_memory_gb() * 0.9)
+    with pytest.raises(ConfigurationError, match=r"for each of 2 ranks: only"):
+        check_host_kv(almost_all, ["--tp", "2"], "plas", "cuda")
 
 
 def test_cpu_engine_without_the_plugin_has_no_pool() -> None:
