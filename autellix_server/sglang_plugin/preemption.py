@@ -117,13 +117,13 @@ class PreemptionHooks:
         for req in changes.queued:
             if (call := call_of(req)) is not None:
                 call.kv_tokens = self._room.needed(scheduler, req)
-        left: dict[EngineCall, KvInTree] = {}
-        for req in changes.gone if self._driver.planner.holds_programs else ():
-            if (call := call_of(req)) is not None:
-                left[call] = self._kept.find(req, scheduler.tree_cache)
         queued, started, gone = map(_calls, changes)
+        left: dict[EngineCall, KvInTree] = {}
+        if self._driver.planner.holds_programs:
+            req_of = {call_of(req): req for req in changes.gone}
+            left = {call: self._kept.find(req_of[call], scheduler.tree_cache) for call in gone}
         for call in gone:
-            call.kv_tokens = left[call].tokens if call in left else 0
+            call.kv_tokens = left[call].tokens if left else 0
         for call in self._driver.observe(queued, started, gone, scheduler.forward_ct, now_s):
             self._kept.keep(call.context.program, left[call], scheduler.tree_cache)
         if len(queued) < len(changes.queued):

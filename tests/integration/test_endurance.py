@@ -97,8 +97,8 @@ def test_calls_with_random_aborts_leave_nothing(crowded: BareEngine) -> None:
     rng = random.Random(1)
 
     async def one(http: httpx.AsyncClient, number: int, turn: asyncio.Semaphore) -> bool:
-        text, tokens = prompt(2000 + number, rng.randrange(1, 14)), rng.randrange(1, 50)
-        patience_s = rng.expovariate(0.5) if rng.random() < 0.6 else None
+        text, tokens = prompt(2000 + number, rng.randrange(1, 8)), rng.randrange(1, 20)
+        patience_s = rng.expovariate(0.3) if rng.random() < 0.6 else None
         async with turn:
             try:
                 await asyncio.wait_for(complete(http, text, tokens, f"left-{number % 60}"), patience_s)
