@@ -124,7 +124,7 @@ def check_arguments(arguments: Sequence[str], environ: Mapping[str, str], policy
     with_plugin = policy != POLICY_OFF
     if complaint := owned_by_serve(arguments) or (with_plugin and refused(arguments, planned=is_planned(policy))):
         raise RefusedFlag(complaint)
-    if with_plugin and (complaint := refused_environment(environ)):
+    if with_plugin and (complaint := refused_environment(environ, planned=is_planned(policy))):
         raise ConfigurationError(complaint)
 
 

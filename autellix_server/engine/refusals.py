@@ -124,6 +124,12 @@ _VARIABLES = {
     "SGLANG_GRPC_PORT": "the gateway and the time bill need the HTTP front end in Python",
 }
 
+_TIME_OUT = (
+    "it counts the time that a call gave up for others; use a policy that preempts nobody, or the client's time-out"
+)
+_UNPLANNABLE_VARIABLES = {"SGLANG_REQ_WAITING_TIMEOUT": _TIME_OUT, "SGLANG_REQ_RUNNING_TIMEOUT": _TIME_OUT}
+_NOT_SET = {"", "0", "-1", "false", "False"}
+
 
 def refused(argv: Sequence[str], *, planned: bool) -> str | None:
     """Return why the engine cannot be started with these arguments, or `None` when it can.
@@ -148,10 +154,10 @@ def owned_by_host_kv(argv: Sequence[str]) -> str | None:
     return _first_refusal(_HOST_KV, argv)
 
 
-def refused_environment(environ: Mapping[str, str]) -> str | None:
-    """Return which environment variable would keep the plugin from working, and why, or `None`."""
-    for name, reason in _VARIABLES.items():
-        if environ.get(name, "") not in {"", "0", "false", "False"}:
+def refused_environment(environ: Mapping[str, str], *, planned: bool) -> str | None:
+    """Return which environment variable would keep the plugin from working, and why, or `None`; `planned` as above."""
+    for name, reason in (_VARIABLES | (_UNPLANNABLE_VARIABLES if planned else {})).items():
+        if environ.get(name, "") not in _NOT_SET:
             return f"refused environment variable {name}: {reason}; unset it"
     return None
 

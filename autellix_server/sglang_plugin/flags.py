@@ -16,7 +16,7 @@ def refuse_flags(settings: PluginSettings, server_args: Any) -> None:
     defaults = type(server_args)(model_path=server_args.model_path)
     values = ((name, getattr(server_args, name)) for name in server_args.__struct_fields__)
     asked = [f"--{name.replace('_', '-')}={value}" for name, value in values if value != getattr(defaults, name)]
-    reason = refused(asked, planned=settings.planned) or refused_environment(os.environ)
+    reason = refused(asked, planned=settings.planned) or refused_environment(os.environ, planned=settings.planned)
     if reason is not None:
         refuse(reason)
     order = schedule_policy(settings.policy.name)

@@ -125,9 +125,18 @@ def test_stock_orders_are_the_engines_own_queue() -> None:
 
 def test_variables_that_keep_the_plugin_out_are_refused() -> None:
     """SGLang would start without us and say nothing."""
-    assert refused_environment({"SGLANG_PLUGINS": "", "SGLANG_RUST_SERVER": "0"}) is None
+    assert refused_environment({"SGLANG_PLUGINS": "", "SGLANG_RUST_SERVER": "0"}, planned=True) is None
     with pytest.raises(ConfigurationError, match="SGLANG_PLUGINS"):
         check_arguments([], {"SGLANG_PLUGINS": "other"}, "plas")
+
+
+def test_time_outs_that_run_on_for_preempted_calls_are_refused() -> None:
+    """Under policies that preempt; SGLang's own default, -1, stands for none."""
+    assert refused_environment({"SGLANG_REQ_RUNNING_TIMEOUT": "-1"}, planned=True) is None
+    limited = {"SGLANG_REQ_RUNNING_TIMEOUT": "30"}
+    check_arguments([], limited, "fcfs")
+    with pytest.raises(ConfigurationError, match="SGLANG_REQ_RUNNING_TIMEOUT: it counts the time"):
+        check_arguments([], limited, "plas")
 
 
 def test_the_command_ends_with_the_users_arguments_and_shows_no_secret() -> None:
