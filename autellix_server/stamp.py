@@ -2,8 +2,9 @@
 
 The stamp says what a program had attained when its call arrived.
 
-Header value: ``v1;b=<base service>;w=<base wait>;d=<tenant debt>;k=<digest>``, three counts in whole microseconds and
-the first 32 hexadecimal digits of HMAC-SHA256 over both identity headers and the counts. An engine believes base
+Header value: ``v1;b=<base service>;w=<base wait>;d=<tenant debt>;s=<0 or 1>;k=<digest>``, three counts in whole
+microseconds, whether the program is this call alone, and the first 32 hexadecimal digits of HMAC-SHA256 over both
+identity headers and what stands before. An engine believes base
 service only from a stamp whose digest it can verify, so that no client can award itself a better level.
 """
 
@@ -31,7 +32,7 @@ ENDED_HEADER = "x-autellix-ended"
 
 _MAX_ENDED = 4096
 _ENDED_AT_ONCE = 8
-_STAMP = re.compile(r"v1;b=(\d{1,15});w=(\d{1,15});d=(\d{1,15});k=([0-9a-f]{32})")
+_STAMP = re.compile(r"v1;b=(\d{1,15});w=(\d{1,15});d=(\d{1,15});s=([01]);k=([0-9a-f]{32})")
 _MIN_SECRET_BYTES = 16
 
 
@@ -43,11 +44,13 @@ class Stamp:
         base_service_us: attained service.
         base_wait_us: waiting time.
         tenant_debt_us: service added to the base because the tenant is ahead of its share.
+        single_call: the program is this call alone, made up for want of a name; none follows.
     """
 
     base_service_us: int = 0
     base_wait_us: int = 0
     tenant_debt_us: int = 0
+    single_call: bool = False
 
     def encode(self, secret: bytes, program: str, call: str) -> str:
         """Sign the stamp for one call.
@@ -56,8 +59,9 @@ class Stamp:
             secret: shared by gateway and engine; at least 16 bytes.
             program, call: values of `wire.PROGRAM_HEADER` and `wire.CALL_HEADER` sent with it.
         """
-        counts = f"v1;b={self.base_service_us};w={self.base_wait_us};d={self.tenant_debt_us}"
-        return f"{counts};k={_signature(secret, program, call, counts)}"
+        counts = f"b={self.base_service_us};w={self.base_wait_us};d={self.tenant_debt_us}"
+        text = f"v1;{counts};s={int(self.single_call)}"
+        return f"{text};k={_signature(secret, program, call, text)}"
 
 
 def decode_stamp(text: str, secret: bytes, program: str, call: str) -> Stamp:
@@ -69,10 +73,11 @@ def decode_stamp(text: str, secret: bytes, program: str, call: str) -> Stamp:
     match = _STAMP.fullmatch(text)
     if match is None:
         raise WireError("stamp is malformed")
-    *counts, digest = match.groups()
-    if not hmac.compare_digest(digest, _signature(secret, program, call, text[: match.start(4) - len(";k=")])):
+    *counts, single_call, digest = match.groups()
+    if not hmac.compare_digest(digest, _signature(secret, program, call, text[: match.start(5) - len(";k=")])):
         raise WireError("stamp is not signed with this engine's secret")
-    return Stamp(*map(int, counts))
+    base_service_us, base_wait_us, tenant_debt_us = map(int, counts)
+    return Stamp(base_service_us, base_wait_us, tenant_debt_us, single_call == "1")
 
 
 def believed_stamp(headers: Mapping[str, str], secret: bytes | None) -> Stamp | None:

@@ -86,7 +86,9 @@ _UNPLANNABLE = (
     _Rule(
         ("--nnodes",), "ranks on other machines are not started with the plugin, and would decide otherwise", _over_one
     ),
-    _Rule(("--min-free-slots-delay",), "it holds back calls for which others have made room"),
+    _Rule(
+        ("--min-free-slots-delay", "--enable-prefill-delayer"), "it holds back calls for which others have made room"
+    ),
     _Rule(
         ("--hicache-write-policy",),
         "the memory of a preempted call would not be free before all of it is copied; use `write_back`",

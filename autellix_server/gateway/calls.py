@@ -82,7 +82,7 @@ class CallLedger:
         active = self.table.arrive(found.context, self.clock(), single_call=found.single_call)
         if self.recording is not None:
             self.recording.arrived(active.context, active.arrived_s)
-        return OpenCall(self, active, arrived_s)
+        return OpenCall(self, active, arrived_s, single_call=found.single_call)
 
     def complete(self, call: ActiveCall, bill: CallBill | None, now: float) -> None:
         """Take a call out of the table, charged with `bill`; `None` charges nothing."""
@@ -103,10 +103,11 @@ class CallLedger:
 class OpenCall:
     """One call between its arrival and its bill. Made by `CallLedger.arrive`; must be closed."""
 
-    def __init__(self, ledger: CallLedger, active: ActiveCall, arrived_s: float) -> None:
+    def __init__(self, ledger: CallLedger, active: ActiveCall, arrived_s: float, *, single_call: bool) -> None:
         self._ledger = ledger
         self._active = active
         self._arrived_s = arrived_s
+        self._single_call = single_call
         self._open = True
         self._expects_bill = False
 
@@ -114,7 +115,8 @@ class OpenCall:
         """Return the identity headers and the stamp for an engine of ours that shares `secret`."""
         self._expects_bill = True
         program, call = self._active.context.program, encode_call(self._active.context)
-        stamp = Stamp(round(self._active.base_service_s * _US), round(self._active.base_wait_s * _US))
+        base_service_us, base_wait_us = round(self._active.base_service_s * _US), round(self._active.base_wait_s * _US)
+        stamp = Stamp(base_service_us, base_wait_us, single_call=self._single_call)
         headers = {PROGRAM_HEADER: program, CALL_HEADER: call, STAMP_HEADER: stamp.encode(secret, program, call)}
         ended = self._ledger.ended.take()
         return headers | ({ENDED_HEADER: encode_ended(ended, secret)} if ended else {})

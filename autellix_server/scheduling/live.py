@@ -17,6 +17,7 @@ class LiveProgram:
         calls: number of its calls in flight.
         in_flight_s: service so far of these calls.
         wait_mark_s, service_mark_s: its waiting time and attained service when it was last promoted.
+        ended: it was told to have ended, and no call came since.
     """
 
     ticket: int
@@ -24,6 +25,7 @@ class LiveProgram:
     in_flight_s: float = 0.0
     wait_mark_s: float = 0.0
     service_mark_s: float = 0.0
+    ended: bool = False
 
 
 class LivePrograms:
@@ -52,20 +54,26 @@ class LivePrograms:
             row = LiveProgram(self._tickets)
         self._busy[program] = row
         row.calls += 1
+        row.ended = False
         return row
 
     def leave(self, program: ProgramId, service_s: float) -> bool:
-        """Count a call out, with the service it had, and return whether its program is idle now."""
+        """Count a call out, with the service it had, and return whether its program is idle now and may come back."""
         row = self._busy[program]
         row.calls -= 1
         row.in_flight_s -= service_s
         if not row.calls:
             row.in_flight_s = 0.0  # Rounding leaves nothing behind.
-            self._idle[program] = self._busy.pop(program)
+            del self._busy[program]
+            if row.ended:
+                return False
+            self._idle[program] = row
             if len(self._idle) > self._max_idle:
                 self._idle.popitem(last=False)
         return not row.calls
 
-    def forget(self, program: ProgramId) -> None:
-        """Drop an idle program; one with calls in flight stays."""
+    def ended(self, program: ProgramId) -> None:
+        """Drop a program that ended, if it is idle; one with calls in flight stays until they are done."""
         self._idle.pop(program, None)
+        if program in self._busy:
+            self._busy[program].ended = True

@@ -253,7 +253,7 @@ class Planner:
             now: seconds.
         """
         self.policy.ended(program, program_class, service_s)
-        self._programs.forget(program)
+        self._programs.ended(program)
         self._holds.drop(program)
 
     def plan(self, capacity: Capacity, now: float) -> Plan:

@@ -76,6 +76,8 @@ class PlannerClock:
         sent = None if recv_reqs is None else [self._read(), *recv_reqs]
         self._reading, *received = original(receiver, sent, local_reqs)
         ended, self._uncharged = self._uncharged, []
+        if len(ended) != len(self._reading.steps_us):
+            raise ValueError(f"ranks differ: {len(ended)} steps here, {len(self._reading.steps_us)} on rank 0")
         for (calls, _), length_us in zip(ended, self._reading.steps_us, strict=True):
             self._charge(calls, length_us)
         return received

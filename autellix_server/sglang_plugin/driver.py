@@ -31,11 +31,13 @@ class EngineCall(Call):
         start_level: priority level at its arrival.
         kept_until_step: forward pass up to which it is not preempted.
         number: place in the order of arrival at this engine.
+        single_call: its program is this call alone.
     """
 
     start_level: int = 0
     kept_until_step: int = 0
     number: int = 0
+    single_call: bool = False
 
 
 @dataclass(slots=True)

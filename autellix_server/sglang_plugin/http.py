@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 _US_PER_S = 1_000_000
 _EXPIRY_PERIOD_US = 1_000_000
 _STATE_KEY = "autellix"
+_HEALTH_CHECK = "HEALTH_CHECK"
+"""How SGLang's `HEALTH_CHECK_RID_PREFIX` begins the IDs of such requests."""
 # At the start of a line only: generated text that contains the words stands inside JSON, on one line.
 _DONE = re.compile(rb"^data: \[DONE\]", re.MULTILINE)
 
@@ -43,6 +45,7 @@ class HttpCall:
         arrived_us: when it reached the middleware.
         identified: who it is; `None` until it reaches the tokenizer manager, and for ever if it never does.
         base_service_us, base_wait_us: its program's attained service and waiting time at arrival.
+        single_call: its program is this call alone.
         active: its entry in our own program table; `None` when a gateway's stamp made that unnecessary.
         records: what the scheduler reported so far.
         bill: the bill sent with the response.
@@ -52,6 +55,7 @@ class HttpCall:
     identified: Identified | None = None
     base_service_us: int = 0
     base_wait_us: int = 0
+    single_call: bool = False
     active: ActiveCall | None = None
     records: list[RequestRecord] = field(default_factory=list)
     bill: CallBill | None = None
@@ -85,7 +89,7 @@ class HttpHooks:
     def generate(self, original: Callable[..., Any], manager: Any, obj: Any, request: Any = None) -> Any:
         """AROUND `TokenizerManager.generate_request`: identify the call and tell the scheduler."""
         call = _call_of(request)
-        if call is not None:
+        if call is not None and not _is_health_check(obj):
             context = (call.identified or self._identify(call, request.headers)).context
             if hasattr(obj, "kv_hints"):  # embedding requests have none
                 obj.kv_hints = self._attach_tag(obj.kv_hints, self._tag(call, context))
@@ -136,6 +140,7 @@ class HttpHooks:
             base_service_us=call.base_service_us,
             base_wait_us=call.base_wait_us,
             program_class=context.name or "",
+            single_call=call.single_call,
             ended=self._ended.take(),
         )
 
@@ -154,9 +159,11 @@ class HttpHooks:
             call.active = self._table.arrive(identified.context, now_us / _US_PER_S, single_call=identified.single_call)
             call.base_service_us = round(call.active.base_service_s * _US_PER_S)
             call.base_wait_us = round(call.active.base_wait_s * _US_PER_S)
+            call.single_call = identified.single_call
         else:
             call.base_service_us = stamp.base_service_us + stamp.tenant_debt_us
             call.base_wait_us = stamp.base_wait_us
+            call.single_call = stamp.single_call
         return identified
 
 
@@ -215,6 +222,12 @@ class _BillSender:
             return None
         self._call.bill = self._hooks.bill_for(self._call)
         return None if self._call.bill is None else self._call.bill.encode().encode("ascii")
+
+
+def _is_health_check(obj: Any) -> bool:
+    """Return whether SGLang made up this request to see whether it is alive."""
+    rid = getattr(obj, "rid", None)
+    return isinstance(rid, str) and rid.startswith(_HEALTH_CHECK)
 
 
 def _call_of(request: Any) -> HttpCall | None:

@@ -9,11 +9,16 @@ from typing import Any, NamedTuple
 from autellix_sdk.wire import ProgramId
 
 
-class KvInTree(NamedTuple):
-    """KV from the root of the prefix tree to a node: how many tokens, and the node."""
+class LockedKv(NamedTuple):
+    """KV from the root of the prefix tree to a node, locked.
 
+    Attributes:
+        lock: SGLang's receipt.
+        tokens: by how much less the engine can evict for it; what others have locked as well is not counted.
+    """
+
+    lock: Any
     tokens: int
-    node: Any
 
 
 class KeptKv:
@@ -28,29 +33,28 @@ class KeptKv:
 
     def __init__(self, match: Callable[[Any, Any], Any]) -> None:
         self._match = match
-        self._tree: Any = None
         self._locks: dict[ProgramId, Any] = {}
 
-    def find(self, req: Any, tree: Any) -> KvInTree:
-        """Return what the tree has on the device of a request that is gone."""
-        match = self._match(req, tree)
-        return KvInTree(match.device_prefix_len, match.last_device_node)
-
-    def keep(self, program: ProgramId, found: KvInTree, tree: Any) -> None:
-        """Lock what was found of a program's last request.
+    def lock(self, req: Any, tree: Any) -> LockedKv:
+        """Lock what the tree has on the device of a request that is gone; to be kept or dropped next.
 
         Args:
-            program: nothing of it is kept yet.
-            found: since then the tree has not changed.
-            tree: SGLang's prefix tree, the same every time.
+            req: it finished, and belongs to no session.
+            tree: SGLang's prefix tree.
         """
-        self._tree = tree
-        self._locks[program] = tree.lock(found.node)
+        before = tree.protected_size()
+        lock = tree.lock(self._match(req, tree).last_device_node)
+        return LockedKv(lock, tree.protected_size() - before)
 
-    def keep_only(self, programs: AbstractSet[ProgramId]) -> None:
+    def keep(self, program: ProgramId, locked: LockedKv) -> None:
+        """Keep what was locked of a program's last request; nothing of it is kept yet."""
+        self._locks[program] = locked.lock
+
+    def keep_only(self, programs: AbstractSet[ProgramId], tree: Any) -> None:
         """Unlock what is kept of all other programs."""
-        for program in self._locks.keys() - programs:
-            self._tree.unlock(self._locks.pop(program))
+        if len(self._locks) > len(programs):
+            for program in [program for program in self._locks if program not in programs]:
+                tree.unlock(self._locks.pop(program))
 
     def forget(self) -> None:
         """Forget all locks, which go with the tree that they are in."""

@@ -15,9 +15,9 @@ from typing import Any
 from autellix_server.scheduling.draft import Capacity
 from autellix_server.sglang_plugin.census import Census
 from autellix_server.sglang_plugin.driver import EngineCall, PlannerDriver
-from autellix_server.sglang_plugin.kept import KeptKv, KvInTree
+from autellix_server.sglang_plugin.kept import KeptKv, LockedKv
 from autellix_server.sglang_plugin.requests import call_of, place
-from autellix_server.sglang_plugin.room import RoomMeter, can_leave, in_batch, prompt_left
+from autellix_server.sglang_plugin.room import RoomMeter, can_leave, in_batch, leaves_history, prompt_left
 
 _NO_LIMIT = 1 << 62
 
@@ -46,6 +46,8 @@ class PreemptionHooks:
         self._kept = kept
         self._release = release
         self._census = Census()
+        # Requests in the queue that the planner does not see.
+        self._unseen: set[Any] = set()
         self._now_us = now_us
 
     def new_batch(self, original: Callable[..., Any], scheduler: Any, running_batch: Any) -> Any:
@@ -65,10 +67,7 @@ class PreemptionHooks:
             behind = [req for req in scheduler.waiting_queue if place(req) > best]
             scheduler.waiting_queue = [req for req in scheduler.waiting_queue if place(req) < best]
         planned = original(scheduler, running_batch)
-        prompt = call_of(scheduler.chunked_req)
-        if prompt is not None and self._driver.stalls_better(prompt):
-            # The engine computes all of a prompt before anybody decodes again: let better calls have every other step.
-            scheduler._prefill_decode_interval_remaining = 1  # noqa: SLF001
+        self._share_steps(scheduler, running_batch)
         scheduler.waiting_queue.extend(behind)
         for req in victims:
             scheduler._add_request_to_queue(req, is_retracted=True)  # noqa: SLF001
@@ -85,7 +84,7 @@ class PreemptionHooks:
         """AROUND `ScheduleBatch.check_decode_mem`: what is held of idle programs goes before a running call does."""
         fits = original(batch, *args, **options)
         while not fits and self._driver.planner.release_worst(self._now_us() / 1_000_000):
-            self._kept.keep_only(self._driver.planner.held)
+            self._kept.keep_only(self._driver.planner.held, batch.tree_cache)
             fits = original(batch, *args, **options)
         return fits
 
@@ -111,6 +110,17 @@ class PreemptionHooks:
         self._leave(batch.reqs[idx], batch.tree_cache)
         return True
 
+    def _share_steps(self, scheduler: Any, running_batch: Any) -> None:
+        """Let better calls have every other step beside a prompt in chunks, which the engine would compute first.
+
+        Only while what they decode meanwhile leaves room for the rest of the prompt: the engine takes that for granted.
+        """
+        prompt = call_of(scheduler.chunked_req)
+        if prompt is not None and self._driver.stalls_better(prompt):
+            spare = self._room.tokens(scheduler, running_batch)
+            if spare >= len(running_batch.reqs) * scheduler.page_size:
+                scheduler._prefill_decode_interval_remaining = 1  # noqa: SLF001
+
     def _observe(self, scheduler: Any, running_batch: Any, now_s: float) -> None:
         """Tell the driver what the engine did since the last pass."""
         changes = self._census.take(scheduler.waiting_queue, in_batch(scheduler, running_batch))
@@ -118,18 +128,32 @@ class PreemptionHooks:
             if (call := call_of(req)) is not None:
                 call.kv_tokens = self._room.needed(scheduler, req)
         queued, started, gone = map(_calls, changes)
-        left: dict[EngineCall, KvInTree] = {}
-        if self._driver.planner.holds_programs:
-            req_of = {call_of(req): req for req in changes.gone}
-            left = {call: self._kept.find(req_of[call], scheduler.tree_cache) for call in gone}
+        locked = self._lock_histories(changes.gone, gone, scheduler.tree_cache)
         for call in gone:
-            call.kv_tokens = left[call].tokens if left else 0
+            call.kv_tokens = locked[call].tokens if call in locked else 0
         for call in self._driver.observe(queued, started, gone, scheduler.forward_ct, now_s):
-            self._kept.keep(call.context.program, left[call], scheduler.tree_cache)
-        if len(queued) < len(changes.queued):
+            self._kept.keep(call.context.program, locked.pop(call))
+        for history in locked.values():
+            scheduler.tree_cache.unlock(history.lock)
+        self._unseen = {req for req in self._unseen | changes.queued if call_of(req) is None} - changes.started
+        self._unseen -= changes.gone
+        if self._unseen:
             # The planner cannot tell what may be held against requests that it does not see.
             self._driver.release_held(now_s)
-        self._kept.keep_only(self._driver.planner.held)
+        self._kept.keep_only(self._driver.planner.held, scheduler.tree_cache)
+
+    def _lock_histories(
+        self, reqs: Iterable[Any], gone: Sequence[EngineCall], tree_cache: Any
+    ) -> dict[EngineCall, LockedKv]:
+        """Lock what calls that are gone leave behind, where their programs may come back for it."""
+        if not self._driver.planner.holds_programs:
+            return {}
+        req_of = {call_of(req): req for req in reqs}
+        return {
+            call: self._kept.lock(req_of[call], tree_cache)
+            for call in gone
+            if not call.single_call and leaves_history(req_of[call])
+        }
 
     def _plan(self, scheduler: Any, running_batch: Any, now_s: float) -> list[Any]:
         """Plan if it is time to, and return the requests that leave, worst first."""
@@ -149,7 +173,7 @@ class PreemptionHooks:
             return []
         capacity = self._measure(scheduler, running_batch, free_slots)
         plan = self._driver.plan(capacity, step, now_s, prompt)
-        self._kept.keep_only(self._driver.planner.held)
+        self._kept.keep_only(self._driver.planner.held, scheduler.tree_cache)
         if plan.admit:
             running_batch.batch_is_full = False
         by_call = {call_of(req): req for req in in_batch(scheduler, running_batch)}
@@ -182,6 +206,9 @@ class PreemptionHooks:
     def _leave(self, req: Any, tree_cache: Any) -> None:
         self._release(req, tree_cache, checkpoint=True)
         req.reset_for_retract()
+        if req.logprob_start_len == len(req.origin_input_ids):
+            # Of its output alone, which SGLang would compute again from there on; -1 says the same and does not.
+            req.logprob_start_len = -1
 
 
 def _calls(reqs: Iterable[Any]) -> list[EngineCall]:

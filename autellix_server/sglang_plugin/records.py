@@ -18,6 +18,7 @@ class CallTag:
         base_service_us: the program's attained service, its tenant's debt included; decides the start level.
         base_wait_us: the program's waiting time.
         program_class: what programs of its kind have in common, the name that the SDK gives; empty: not known.
+        single_call: the program is this call alone.
         ended: programs that ended since the last tag was sent.
     """
 
@@ -26,6 +27,7 @@ class CallTag:
     base_service_us: int
     base_wait_us: int = 0
     program_class: str = ""
+    single_call: bool = False
     ended: tuple[EndedProgram, ...] = ()
 
     def to_wire(self) -> dict[str, Any]:

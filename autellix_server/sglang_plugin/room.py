@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from math import floor
 from typing import Any
 
+_ABORTED = "abort"
+"""Type of SGLang's `FINISH_ABORT`."""
+
 
 @dataclass(frozen=True, slots=True)
 class RoomMeter:
@@ -81,19 +84,32 @@ def can_leave(req: Any, *, in_chunks: bool = False) -> bool:
         or not (req.output_ids or in_chunks)
         or req.next_output_finishes_by_length()
         or req.beam_group is not None
-        or (req.session is not None and req.session.streaming)
+        or in_session(req)
         or req.input_embeds is not None
-        or (req.return_logprob and req.logprob_start_len >= 0)
+        or (req.return_logprob and 0 <= req.logprob_start_len < len(req.origin_input_ids))
         or req.return_hidden_states
         or req.return_routed_experts
         or req.return_indexer_topk
     )
 
 
+def leaves_history(req: Any) -> bool:
+    """Return whether a request that is gone finished, so that a later call of its program may begin with all of it.
+
+    What a streaming session has of it is the session's.
+    """
+    return req.finished() and req.finished_reason.to_json()["type"] != _ABORTED and not in_session(req)
+
+
 def in_batch(scheduler: Any, running_batch: Any) -> Iterable[Any]:
     """Return every request that runs, one whose prompt is being computed in chunks last."""
     chunked = scheduler.chunked_req
     return running_batch.reqs if chunked is None else [*running_batch.reqs, chunked]
+
+
+def in_session(req: Any) -> bool:
+    """Return whether a request is a turn of a streaming session, whose KV the session keeps."""
+    return req.session is not None and bool(req.session.streaming)
 
 
 def _length(req: Any) -> int:

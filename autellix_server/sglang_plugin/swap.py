@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autellix_server.sglang_plugin.requests import place, state_of
+from autellix_server.sglang_plugin.room import in_session
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class SwapHooks:
         """
         tokens = req.owned_kv_len() // tree.page_size * tree.page_size
         self._release(req, tree, checkpoint=checkpoint)
-        if self._tree is None or not checkpoint or not tokens:
+        if self._tree is None or not checkpoint or not tokens or in_session(req):
             return
         away = self._away[id(req)] = _Away(req)
         if self._make_room(away, tokens):
@@ -181,7 +182,8 @@ class SwapHooks:
         for req in admitted:
             if id(req) in self._away and (state := state_of(req)) is not None:
                 state.meter.swapped_tokens += req.materialized_host_hit_len()
-        for key in self._away.keys() - set(map(id, waiting)):
+        there = set(map(id, waiting))
+        for key in [key for key in self._away if key not in there]:
             self._unlock(self._away.pop(key))
 
     def _unlock(self, away: _Away) -> int:

@@ -68,7 +68,11 @@ async def test_the_program_is_charged_before_the_client_sees_the_end(engine: Fak
 
 async def test_the_engine_gets_identity_stamp_and_its_own_key(gateway: Gateway, engine: FakeEngine) -> None:
     """The client's credentials and forged stamps end at the gateway."""
-    forged = {"Authorization": "Bearer mine", "x-api-key": "mine", "X-Autellix-Stamp": "v1;b=0;w=0;d=0;k=" + "0" * 32}
+    forged = {
+        "Authorization": "Bearer mine",
+        "x-api-key": "mine",
+        "X-Autellix-Stamp": "v1;b=0;w=0;d=0;s=0;k=" + "0" * 32,
+    }
     await chat(gateway, {**identity(p="0.8,0.9", n="agent"), **forged})
     seen = engine.seen[0]
     assert (seen.context.program, seen.context.parents, seen.context.name) == ("p1", ("0.8", "0.9"), "agent")

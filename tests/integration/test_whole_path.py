@@ -230,7 +230,7 @@ def test_bounds_follow_the_calls_and_are_shown(server: Server) -> None:
         {"x-autellix-program": "not a program", "x-autellix-call": "v1;s=a;t=0;c=0.0"},
         {"x-autellix-program": "p", "x-autellix-call": "v1;s=a;t=0;c=0.0;n=" + "x" * 3000},
         {"x-autellix-program": "p", "x-autellix-call": "v9"},
-        {"x-autellix-stamp": "v1;b=0;w=0;d=0;k=" + "0" * 32},
+        {"x-autellix-stamp": "v1;b=0;w=0;d=0;s=0;k=" + "0" * 32},
     ],
 )
 def test_hostile_identity_changes_nothing_for_the_client(server: Server, headers: dict[str, str]) -> None:

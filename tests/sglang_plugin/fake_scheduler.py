@@ -84,15 +84,14 @@ class FakePrefixTree:
         self.kept: dict[str, int] = {}
         self.locked: list[str] = []
 
-    @property
-    def locked_tokens(self) -> int:
+    def protected_size(self) -> int:
         """Tokens that cannot be evicted."""
-        return sum(self.kept[node] for node in self.locked)
+        return sum(self.kept.get(node, 0) for node in self.locked)
 
     def match(self, req: FakeReq, tree: FakePrefixTree) -> Any:
         """Stands in for `match_kv_cache`."""
         assert tree is self
-        return SimpleNamespace(last_device_node=req.name, device_prefix_len=self.kept.get(req.name, 0))
+        return SimpleNamespace(last_device_node=req.name)
 
     def lock(self, node: str) -> str:
         """Lock a node; the receipt is its name."""
@@ -122,7 +121,7 @@ class FakeScheduler:
         self._tokens = tokens
         self.waiting_queue: list[FakeReq] = []
         self.running_batch = FakeBatch()
-        self.tree_cache = FakePrefixTree()
+        self.tree_cache = self.running_batch.tree_cache = FakePrefixTree()
         self.forward_ct = 0
         self._numbers = count()
         self.now_us = 0
@@ -136,12 +135,14 @@ class FakeScheduler:
     @property
     def _free(self) -> int:
         running = sum([int(req.kv.kv_committed_len) for req in self.running_batch.reqs])
-        return self._tokens - self.tree_cache.locked_tokens - running
+        return self._tokens - self.tree_cache.protected_size() - running
 
-    def submit(self, name: str, base_s: float = 0.0, program: str | None = None, **fields: Any) -> FakeReq:
+    def submit(
+        self, name: str, base_s: float = 0.0, program: str | None = None, *, single_call: bool = False, **fields: Any
+    ) -> FakeReq:
         """Queue a request of a program that attained `base_s`; without `program` the program is its own."""
         req = FakeReq(name, **fields)
-        tag = CallTag(program or f"program-{name}", "0.0", round(base_s * 1e6))
+        tag = CallTag(program or f"program-{name}", "0.0", round(base_s * 1e6), single_call=single_call)
         req.autellix = open_state(tag, req.prompt_tokens, next(self._numbers), self.now_us, self.now_us)
         self.waiting_queue.append(req)
         return req
@@ -176,9 +177,10 @@ class FakeScheduler:
             req.kv.kv_committed_len = req.prompt_tokens + len(req.output_ids)
         return "planned"
 
-    def finish(self, req: FakeReq) -> None:
+    def finish(self, req: FakeReq, reason: str = "length") -> None:
         """Take a running request out; the tree keeps its KV."""
         self.running_batch.reqs.remove(req)
+        req.finished_reason = SimpleNamespace(to_json=lambda: {"type": reason})
         self.tree_cache.kept[req.name] = int(req.kv.kv_committed_len)
 
     def names(self) -> tuple[list[str], list[str]]:

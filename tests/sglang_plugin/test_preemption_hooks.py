@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,6 +73,17 @@ def test_fresh_call_takes_the_slot_of_the_worst_running_one_at_once() -> None:
     assert engine.scheduler.names() == (["medium", "fresh"], ["heavy"])
     assert engine.scheduler.released == ["heavy"]
     assert engine.driver.counts.preemptions == 1
+
+
+def test_call_with_logprobs_of_its_output_comes_back_for_the_next_token_alone() -> None:
+    """Where they begin would keep the engine from finding the output that is there already."""
+    engine = Engine(slots=1)
+    heavy = engine.scheduler.submit("heavy", 9.0, return_logprob=True, logprob_start_len=10)
+    engine.step(2)
+    engine.scheduler.submit("fresh")
+    engine.step()
+    assert engine.scheduler.released == ["heavy"]
+    assert heavy.logprob_start_len == -1
 
 
 def test_victim_is_queued_after_the_engine_looked_and_worse_calls_do_not_take_its_room() -> None:
@@ -282,7 +294,7 @@ def test_requests_that_are_not_ours_go_first_and_are_never_victims() -> None:
 )
 def test_request_with_state_that_would_be_lost_never_leaves(state: dict[str, Any]) -> None:
     """Plain requests do, and so do those with logprobs of their output."""
-    assert can_leave(FakeReq("plain", output_ids=[1], return_logprob=True))
+    assert can_leave(FakeReq("plain", output_ids=[1], return_logprob=True, logprob_start_len=10))
     assert not can_leave(FakeReq("other", **{"output_ids": [1], **state}))
 
 
@@ -329,6 +341,22 @@ def test_kv_of_a_program_is_its_next_calls_own() -> None:
         engine.step(20)
 
 
+def test_nothing_is_kept_of_calls_that_nobody_comes_back_for() -> None:
+    """Those without a program, those whose clients left, turns of a session, and of programs that ended meanwhile."""
+    engine = Engine(slots=8, hold_s=inf)
+    scheduler = engine.scheduler
+    scheduler.submit("anonymous", single_call=True, max_new_tokens=2)
+    scheduler.submit("turn", session=SimpleNamespace(streaming=True), max_new_tokens=2)
+    scheduler.submit("ended", program="ended", max_new_tokens=2)
+    left = scheduler.submit("left")
+    engine.step()
+    engine.driver.ended([EndedProgram("ended", "agent", 1_000_000)], 1.0)  # type: ignore[arg-type]
+    scheduler.finish(left, "abort")
+    engine.step(3)
+    assert scheduler.names() == ([], [])
+    assert (engine.tree.locked, engine.driver.planner.held_tokens) == ([], 0)
+
+
 def test_what_is_held_goes_before_a_running_call_does() -> None:
     """When memory runs out in the middle of a decode."""
     engine = Engine(slots=4, hold_s=inf)
@@ -344,13 +372,19 @@ def test_what_is_held_goes_before_a_running_call_does() -> None:
 
 
 def test_nothing_is_held_against_requests_that_the_planner_does_not_see() -> None:
-    """The engine's own health check must not wait for room that no plan gives it."""
+    """The engine's own health check must not wait for room that no plan gives it, whoever came first."""
     engine = Engine(slots=4, tokens=100, hold_s=inf)
-    engine.scheduler.submit("first", prompt_tokens=60, max_new_tokens=2)
-    engine.step(3)
-    engine.scheduler.waiting_queue.append(FakeReq("health", prompt_tokens=40, max_new_tokens=2))
-    engine.step()
-    assert engine.running == ["health"]
+    for came_first in ("call", "health"):
+        if came_first == "health":
+            engine.scheduler.submit("running", prompt_tokens=60, max_new_tokens=5)
+            engine.step()
+        else:
+            engine.scheduler.submit("done", prompt_tokens=60, max_new_tokens=2)
+            engine.step(3)
+            assert engine.tree.locked == ["done"]
+        engine.scheduler.waiting_queue.append(FakeReq("health", prompt_tokens=40, max_new_tokens=2))
+        engine.step(6)
+        assert engine.scheduler.names() == ([], [])
 
 
 def test_nothing_is_held_after_the_tree_was_reset() -> None:
@@ -370,7 +404,8 @@ arrivals = st.lists(
         st.floats(0, 20),
         st.integers(5, 60),
         st.integers(2, 30),
-        st.booleans(),
+        st.booleans(),  # it is aborted before the next one
+        st.sampled_from([False, False, False, True]),  # a request comes after it that is not ours
     ),
     min_size=1,
     max_size=14,
@@ -381,7 +416,7 @@ arrivals = st.lists(
 @given(arrivals, st.integers(1, 4), st.integers(120, 400), st.integers(1, 8), st.sampled_from([0.0, 5.0, inf]))
 def test_every_call_finishes_and_planner_and_engine_agree(
     policy: str,
-    sequence: list[tuple[int, str, float, int, int, bool]],
+    sequence: list[tuple[int, str, float, int, int, bool, bool]],
     slots: int,
     tokens: int,
     plan_every: int,
@@ -391,7 +426,7 @@ def test_every_call_finishes_and_planner_and_engine_agree(
     engine = Engine(slots, tokens, policy, plan_every, hold_s)
     scheduler = engine.scheduler
     submitted, aborted = [], []
-    for number, (steps, program, base_s, prompt_tokens, output_tokens, abort) in enumerate(sequence):
+    for number, (steps, program, base_s, prompt_tokens, output_tokens, abort, stranger) in enumerate(sequence):
         req = scheduler.submit(
             f"call-{number}", base_s, program, prompt_tokens=prompt_tokens, max_new_tokens=output_tokens
         )
@@ -400,11 +435,18 @@ def test_every_call_finishes_and_planner_and_engine_agree(
         if abort and req in scheduler.waiting_queue:
             scheduler.waiting_queue.remove(req)
             aborted.append(req)
+        elif abort and req in scheduler.running_batch.reqs:
+            scheduler.finish(req, "abort")
+            aborted.append(req)
+        if stranger:
+            scheduler.waiting_queue.append(FakeReq(f"stranger-{number}", prompt_tokens, output_tokens))
     for _ in range(1000):
         if not scheduler.waiting_queue and not scheduler.running_batch.reqs:
             break
         engine.step()
-        assert engine.driver.planner.waiting + engine.driver.planner.running >= len(scheduler.waiting_queue)
+        assert engine.driver.planner.waiting + engine.driver.planner.running >= sum(
+            req in scheduler.waiting_queue for req in submitted
+        )
     assert all(len(req.output_ids) == req.max_new_tokens for req in submitted if req not in aborted)
     engine.step()
     assert (engine.driver.planner.running, engine.driver.planner.waiting) == (0, 0)
