@@ -11,40 +11,35 @@ from autellix_sdk.wire import CallId, ProgramId
 from tests.gpu.likeness import NEAR_TIE, Likeness, compare
 from tests.integration.completions import Answer, lead
 
-TINY = NEAR_TIE / 2
 
-
-def answer(tokens: str, logprob: float = -1.0, leads: float = 1.0, text: str | None = None) -> Answer:
+def answer(tokens: str, text: str | None = None, leads: float = 1.0) -> Answer:
     """An answer of one token a letter."""
     bill = CallBill(ProgramId("p"), CallId("c"), "e0", TimeSplit())
-    steps = len(tokens)
-    return Answer(tokens if text is None else text, bill, list(tokens), [logprob] * steps, [leads] * steps)
+    return Answer(tokens if text is None else text, bill, [*map(ord, tokens)], [], [leads] * len(tokens))
 
 
 @pytest.mark.parametrize(
-    ("mine", "near_ties", "errors"),
+    ("mine", "leads", "near_ties", "errors"),
     [
-        (answer("abcd"), 0, 0),
-        (answer("abcd", logprob=-1 - TINY), 0, 0),
-        (answer("abxy", leads=TINY), 1, 0),
-        (answer("abxy"), 0, 1),
-        (answer("abcd", logprob=-1.1), 0, 1),
-        (answer("abxy", logprob=-1.1, leads=TINY), 0, 1),
-        (answer("abc"), 0, 1),
-        (answer("abcd", text="abc"), 0, 1),
+        (answer("abcd"), 1.0, 0, 0),
+        (answer("abxy"), NEAR_TIE / 2, 1, 0),
+        (answer("abxy"), NEAR_TIE * 2, 0, 1),
+        (answer("abc"), NEAR_TIE / 2, 0, 1),
+        (answer("abcde"), NEAR_TIE / 2, 0, 1),
+        (answer("abcd", text="abc"), NEAR_TIE / 2, 0, 1),
     ],
-    ids=["same", "rounded", "near-tie", "other token", "other odds", "other odds, near-tie", "shorter", "cut short"],
+    ids=["same", "near-tie", "other token", "shorter", "longer", "cut short"],
 )
-def test_answers_may_part_at_near_ties_alone(mine: Answer, near_ties: int, errors: int) -> None:
-    """Everything before that has to agree, and answers that part nowhere are the same text."""
-    found = compare([mine], [answer("abcd")])
+def test_answers_may_part_at_near_ties_alone(mine: Answer, leads: float, near_ties: int, errors: int) -> None:
+    """Answers that part nowhere have to be the same text."""
+    found = compare([mine], [answer("abcd", leads=leads)])
     assert (found.near_ties, len(found.errors)) == (near_ties, errors)
 
 
 def test_only_what_is_alike_is_counted() -> None:
     """Tokens after the first difference answer another prompt."""
-    found = compare([answer("abxyz", leads=TINY), answer("q")], [answer("abcde"), answer("q")])
-    assert found == Likeness(tokens=3, largest=0.0, near_ties=1, errors=())
+    found = compare([answer("abxyz"), answer("q")], [answer("abcde", leads=0.0), answer("q")])
+    assert found == Likeness(tokens=3, near_ties=1, errors=())
 
 
 def test_a_token_that_is_alone_leads_by_any_margin() -> None:

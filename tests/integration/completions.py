@@ -21,14 +21,14 @@ class Answer:
     Attributes:
         text: all of it.
         bill: what it took.
-        tokens: text of each of its tokens; this and what follows is empty unless asked for with ``logprobs``.
-        logprobs: their log probabilities.
-        leads: by how much the likeliest token was likelier than the second, in log probability; for ``logprobs: 2``.
+        tokens: IDs of its tokens, if asked for with ``return_token_ids``.
+        logprobs: log probabilities of its tokens, if asked for with ``logprobs``.
+        leads: by how much the likeliest token was likelier than the second, at each step, with ``logprobs: 2``.
     """
 
     text: str
     bill: CallBill
-    tokens: list[str]
+    tokens: list[int]
     logprobs: list[float]
     leads: list[float]
 
@@ -48,7 +48,7 @@ async def complete(http: httpx.AsyncClient, text: str, tokens: int, program: str
     return Answer(
         choice["text"],
         decode_bill(response.headers[BILL_HEADER]),
-        steps.get("tokens", []),
+        choice.get("token_ids", []),
         steps.get("token_logprobs", []),
         [lead(top) for top in steps.get("top_logprobs") or []],
     )
