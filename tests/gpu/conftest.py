@@ -38,7 +38,7 @@ def engine_python() -> Path:
         if not seen.stdout.strip():
             reason = seen.stderr.strip().rpartition("\n")[2] or "it sees no device"
             pytest.skip(
-                f"the engine's torch cannot use CUDA ({reason}); run this on a machine with an NVIDIA GPU of 80 GB "
+                f"the engine's torch cannot use CUDA ({reason}); run this on a machine with an H100 of 80 GB "
                 f"and a current driver, or rehearse it: {DEVICE_VARIABLE}=cpu make gpu"
             )
     return environment.python
