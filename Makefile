@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 # Scripts that tests run as a user would are ours to keep tidy too.
 SOURCES := autellix_sdk autellix_server examples tests
 
-.PHONY: help demo test check format lint types architecture unit slow engine results clean
+.PHONY: help demo test check format lint types architecture unit slow gpu engine results clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 22
@@ -40,10 +40,14 @@ architecture: $(STAMP) ## who may import whom
 	$(BIN)/lint-imports
 
 unit: $(STAMP) ## tests that need no engine
-	$(BIN)/python -m pytest -m "not engine and not slow"
+	$(BIN)/python -m pytest -m "not engine and not slow and not gpu"
 
 slow: engine ## tests that take too long for every change
 	$(BIN)/python -m pytest -m slow
+
+gpu: $(STAMP) ## what the engine promises, on a GPU at 8B size (tests/gpu); SELECT="-k ..." runs a part
+	$(BIN)/autellix engine install $(addprefix --device ,$(AUTELLIX_GPU_SUITE_DEVICE))
+	$(BIN)/python -m pytest -m gpu -s -rs tests/gpu $(SELECT)
 
 engine: $(STAMP) ## engine environment for the CPU and the bundled model
 	$(BIN)/autellix engine install --device cpu

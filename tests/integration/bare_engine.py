@@ -50,22 +50,22 @@ class BareEngine:
 
 
 @contextmanager
-def bare_engine(launch: SglangLaunch, log_path: Path) -> Iterator[BareEngine]:
+def bare_engine(launch: SglangLaunch, log_path: Path, start_limit_s: float = START_LIMIT_S) -> Iterator[BareEngine]:
     """Run an engine until the context ends."""
     with asyncio.Runner() as runner:  # stops the engine at the end, by cancelling its supervisor
-        status = runner.run(_start(launch, log_path))
+        status = runner.run(_start(launch, log_path, start_limit_s))
         assert status.address is not None
         yield BareEngine(status.address.url, status.address.key, log_path)
 
 
-async def _start(launch: SglangLaunch, log_path: Path) -> EngineStatus:
+async def _start(launch: SglangLaunch, log_path: Path, start_limit_s: float) -> EngineStatus:
     ready: asyncio.Future[EngineStatus] = asyncio.get_running_loop().create_future()
 
     def on_change(status: EngineStatus) -> None:
         if status.state is EngineState.READY and not ready.done():
             ready.set_result(status)
 
-    timing = Timing(start_limit_s=START_LIMIT_S, attempts=1)
+    timing = Timing(start_limit_s=start_limit_s, attempts=1)
     life = asyncio.create_task(Supervisor(launch, log_path, timing=timing, on_change=on_change).run())
     _alive.add(life)
     await asyncio.wait({life, ready}, return_when=asyncio.FIRST_COMPLETED)
@@ -76,3 +76,17 @@ async def _start(launch: SglangLaunch, log_path: Path) -> EngineStatus:
 
 # The event loop keeps no task alive by itself.
 _alive = set[asyncio.Task[None]]()
+
+
+def assert_nothing_is_left(engine: BareEngine) -> None:
+    """No lock, and once the cache is flushed no token in host memory either."""
+    counts = engine.counts()
+    assert (counts["host_locks"], counts["host_locked_tokens"]) == (0, 0)
+    assert engine.flush()
+    assert engine.counts()["host_tokens"] == 0
+
+
+async def running_calls(http: httpx.AsyncClient) -> int:
+    """Calls in the engine; those whose clients left are there until it has noticed."""
+    loads = (await http.get("/loads?include=core")).json()["loads"]
+    return sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads)

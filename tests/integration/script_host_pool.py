@@ -1,40 +1,88 @@
-"""Run by the engine environment's Python: backs KV up to the CPU host pool, poisons the device, loads it back.
+"""Run by the engine environment's Python: backs KV up to the host pool, poisons the device, loads it back.
 
-Prints one JSON object per case: page size, layout, dtype, tokens, and whether every bit of every layer came back, slots
-that had no part in it were left alone, and the host slots beside them too.
+Takes the device: on a CPU the pool is ours, on CUDA it is SGLang's own. Prints one JSON object per case: page size,
+layout, copy backend, dtype, tokens, and whether every bit of every layer came back, slots that had no part in it were
+left alone, and the host slots beside them too.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import torch
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
+from sglang.srt.mem_cache.pool_host.mha import MHATokenToKVPoolHost
 
 from autellix_server.sglang_plugin.host_pool import LAYOUTS, CpuHostPool
 
-LAYERS, HEADS, HEAD_DIM, SLOTS = 3, 3, 24, 240
 BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
 
 
-def device_pool(page_size: int, dtype: torch.dtype, noise: torch.Generator) -> MHATokenToKVPool:
+@dataclass(frozen=True)
+class World:
+    """What is tested on a device.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        pool: class of the host pool.
+        ways: host layouts and copy backends that go together.
+        page_sizes: tokens in a page.
+        layers: of the model.
+        heads: of keys and values.
+        head_dim: numbers in each.
+    """
+
+    device: str
+    pool: type[Any]
+    ways: tuple[tuple[str, str], ...]
+    page_sizes: tuple[int, ...]
+    layers: int = 3
+    heads: int = 3
+    head_dim: int = 24
+
+
+WORLDS = {
+    "cpu": World("cpu", CpuHostPool, tuple((layout, "direct") for layout in LAYOUTS), (1, 16)),
+    "cuda": World(
+        "cuda",
+        MHATokenToKVPoolHost,
+        (
+            *(("layer_first", "kernel"), ("page_first", "kernel"), ("page_head", "kernel")),
+            *(("layer_first", "direct"), ("page_first_direct", "direct")),
+        ),
+        (1, 16, 64),
+        # A rank's share of an 8B model: the copy kernels are made for such sizes.
+        heads=8,
+        head_dim=128,
+    ),
+}
+
+
+def slots_of(page_size: int) -> int:
+    """Return how many slots the device has."""
+    return 15 * max(page_size, 16)
+
+
+def device_pool(world: World, page_size: int, dtype: torch.dtype, noise: torch.Generator) -> MHATokenToKVPool:
     """Return a device pool full of random bits, NaNs among them."""
     pool = MHATokenToKVPool(
-        size=SLOTS,
+        size=slots_of(page_size),
         page_size=page_size,
         dtype=dtype,
-        head_num=HEADS,
-        head_dim=HEAD_DIM,
-        layer_num=LAYERS,
-        device="cpu",
+        head_num=world.heads,
+        head_dim=world.head_dim,
+        layer_num=world.layers,
+        device=world.device,
         enable_memory_saver=False,
     )
+    limits = torch.iinfo(BITS[dtype])
     for buffer in buffers(pool):
-        limits = torch.iinfo(BITS[dtype])
-        buffer.view(BITS[dtype]).random_(limits.min, limits.max, generator=noise)
+        bits = torch.empty(buffer.shape, dtype=BITS[dtype]).random_(limits.min, limits.max, generator=noise)
+        buffer.view(BITS[dtype]).copy_(bits)
     return pool
 
 
@@ -43,49 +91,76 @@ def buffers(pool: MHATokenToKVPool) -> list[torch.Tensor]:
     return [*pool.k_buffer, *pool.v_buffer]
 
 
-def some_slots(pages: int, page_size: int, slots: int, noise: torch.Generator) -> torch.Tensor:
+def some_slots(pages: int, page_size: int, noise: torch.Generator) -> torch.Tensor:
     """Return the slots of random pages, in no order; page 0 belongs to nobody."""
-    chosen = torch.randperm(slots // page_size - 1, generator=noise)[:pages] + 1
+    chosen = torch.randperm(slots_of(page_size) // page_size - 1, generator=noise)[:pages] + 1
     return (chosen[:, None] * page_size + torch.arange(page_size)).flatten()
 
 
-def round_trip(page_size: int, layout: str, dtype: torch.dtype, pages: int) -> dict[str, Any]:
+def placed(
+    world: World, layout: str, backend: str, host_slots: torch.Tensor, slots: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return host and device slots as SGLang's cache controller hands them to a copy."""
+    if world.device == "cpu":
+        return host_slots, slots
+    if backend == "kernel":
+        return host_slots.to(world.device), slots.to(world.device)
+    if layout == "layer_first":
+        host_slots, order = host_slots.sort()
+        slots = slots[order]
+    return host_slots, slots
+
+
+def round_trip(world: World, page_size: int, way: tuple[str, str], dtype: torch.dtype, pages: int) -> dict[str, Any]:
     """Back up, poison, load back into other slots, compare."""
+    layout, backend = way
     noise = torch.Generator().manual_seed(pages)
-    device = device_pool(page_size, dtype, noise)
+    device = device_pool(world, page_size, dtype, noise)
     info = device.get_device_pool_infos()[0].buffer_info
-    host = CpuHostPool(info, 2.0, 0, page_size, layout, device_capacity_tokens=SLOTS, start_layer=0, end_layer=LAYERS)
+    layers, capacity = world.layers, slots_of(page_size)
+    host = world.pool(info, 2.0, 0, page_size, layout, device_capacity_tokens=capacity, start_layer=0, end_layer=layers)
     host.kv_buffer.zero_()
     tokens = pages * page_size
-    here, there = (some_slots(pages, page_size, SLOTS, noise) for _ in range(2))
+    here, there = (some_slots(pages, page_size, noise) for _ in range(2))
     host.alloc(2 * page_size)
     host_slots = host.alloc(tokens).reshape(pages, page_size).flip(0).flatten()
-    bits = [buffer.view(BITS[dtype]).clone() for buffer in buffers(device)]
-    host.backup_from_device_all_layer(device, host_slots, here, "direct")
+    bits = [buffer.view(BITS[dtype]).cpu().clone() for buffer in buffers(device)]
+    host.backup_from_device_all_layer(device, *placed(world, layout, backend, host_slots, here), backend)
+    finish(world)
     used = int(host.kv_buffer.view(BITS[dtype]).ne(0).sum())
     for buffer in buffers(device):
         buffer.fill_(float("nan"))
-    poison = buffers(device)[0].view(BITS[dtype]).flatten()[0].clone()
-    for layer in range(LAYERS + 2):  # others than its own are left out
-        host.load_to_device_per_layer(device, host_slots, there, layer, "direct")
-    after = [buffer.view(BITS[dtype]) for buffer in buffers(device)]
+    poison = buffers(device)[0].view(BITS[dtype]).flatten()[0].cpu().clone()
+    load = placed(world, layout, backend, host_slots, there)
+    for layer in range(layers + 2):  # others than its own are left out
+        host.load_to_device_per_layer(device, *load, layer, backend)
+    finish(world)
+    after = [buffer.view(BITS[dtype]).cpu() for buffer in buffers(device)]
     others = torch.ones(len(after[0]), dtype=torch.bool)
     others[there] = False
     return {
         "page_size": page_size,
         "layout": layout,
+        "backend": backend,
         "dtype": str(dtype),
         "tokens": tokens,
         "equal": all(torch.equal(old[here], new[there]) for old, new in zip(bits, after, strict=True)),
         "others": all(bool((new[others] == poison).all()) for new in after),
-        "host": used <= 2 * LAYERS * HEADS * HEAD_DIM * tokens,
+        "host": used <= 2 * layers * world.heads * world.head_dim * tokens,
     }
 
 
+def finish(world: World) -> None:
+    """Wait for copies that the device makes beside us."""
+    if world.device == "cuda":
+        torch.cuda.synchronize()
+
+
 def main() -> None:
-    """Run every case."""
-    for page_size, layout, dtype, pages in product((1, 16), LAYOUTS, BITS, (1, 7, 13)):
-        print(json.dumps(round_trip(page_size, layout, dtype, pages)))
+    """Run every case on the device that is named."""
+    world = WORLDS[sys.argv[1]]
+    for page_size, way, dtype, pages in product(world.page_sizes, world.ways, BITS, (1, 7, 13)):
+        print(json.dumps(round_trip(world, page_size, way, dtype, pages)))
 
 
 if __name__ == "__main__":

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from autellix_server.engine.command import SglangLaunch
 from autellix_server.engine.home import Home
 from autellix_server.engine.model import BundledModel
-from tests.integration.bare_engine import BareEngine, bare_engine
-from tests.integration.test_preemption import ENVIRONMENT, Answer, complete, prompt, undisturbed
+from tests.integration.bare_engine import BareEngine, assert_nothing_is_left, bare_engine, running_calls
+from tests.integration.completions import Answer, complete, prompt, undisturbed
+from tests.integration.host_pool import faulty, round_trips
+from tests.integration.test_preemption import ENVIRONMENT
 
 pytestmark = pytest.mark.engine
 
@@ -97,14 +95,6 @@ def texts(answers: Sequence[Answer]) -> list[str]:
     return [answer.text for answer in answers]
 
 
-def assert_nothing_is_left(engine: BareEngine) -> None:
-    """No lock, and once the cache is flushed no token in host memory either."""
-    counts = engine.counts()
-    assert (counts["host_locks"], counts["host_locked_tokens"]) == (0, 0)
-    assert engine.flush()
-    assert engine.counts()["host_tokens"] == 0
-
-
 @both_loops
 def test_preempted_calls_go_on_from_host_memory(swapping: BareEngine) -> None:
     """Ten calls with room for a third of them: token for token as undisturbed, and hardly anything computed twice."""
@@ -157,12 +147,6 @@ def test_calls_whose_clients_leave_hold_no_host_memory(swapping: BareEngine) -> 
     assert_nothing_is_left(swapping)
 
 
-async def running_calls(http: httpx.AsyncClient) -> int:
-    """Calls in the engine; those whose clients left are there until it has noticed."""
-    loads = (await http.get("/loads?include=core")).json()["loads"]
-    return sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads)
-
-
 @pytest.mark.slow
 def test_calls_beyond_the_host_budget_compute_again(short_of_host: BareEngine) -> None:
     """Those that are last in line lose their locks first; all answers are right, whoever lost what."""
@@ -177,15 +161,6 @@ def test_calls_beyond_the_host_budget_compute_again(short_of_host: BareEngine) -
 
 def test_kv_is_bit_equal_after_a_round_trip(engine_python: Path) -> None:
     """Every layout, page sizes 1 and 16, one and several pages, in every layer; nothing else is touched."""
-    script = Path(__file__).with_name("script_host_pool.py")
-    done = subprocess.run(
-        [str(engine_python), str(script)],
-        env={**os.environ, "AUTELLIX_CPU": "1", "PYTHONSAFEPATH": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    cases = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    cases = round_trips(engine_python, "cpu")
     assert len({(case["page_size"], case["layout"], case["dtype"], case["tokens"]) for case in cases}) == 2 * 4 * 2 * 3
-    assert [case for case in cases if not all(case[what] for what in ("equal", "others", "host"))] == []
+    assert faulty(cases) == []

@@ -3,88 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from autellix_server.engine.home import Home
-from autellix_server.engine.model import BundledModel
+from tests.integration.completions import PERSON, Answer, complete, prompt, undisturbed
+from tests.integration.random_llama import TINY, random_llama
 from tests.integration.server import Server, serve
-from tests.integration.test_preemption import (
-    ENGINE,
-    ENVIRONMENT,
-    LOOPS,
-    NORMAL,
-    PERSON,
-    PLANS,
-    Answer,
-    complete,
-    prompt,
-    undisturbed,
-)
+from tests.integration.test_preemption import ENGINE, ENVIRONMENT, LOOPS, NORMAL, PLANS
 
 pytestmark = pytest.mark.engine
 
-TINY = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 2048,
-    "tie_word_embeddings": False,
-    "hidden_act": "silu",
-    "rms_norm_eps": 1e-5,
-    "dtype": "float32",
-}
-"""A Llama that can be split in two, which the bundled model with its nine heads cannot."""
-
-RANDOM_WEIGHTS = """
-import json, sys
-from pathlib import Path
-import numpy
-from safetensors.numpy import save_file
-folder = Path(sys.argv[1])
-config = json.loads((folder / "config.json").read_text())
-width, inner, vocabulary = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
-kv_width = width * config["num_key_value_heads"] // config["num_attention_heads"]
-random = numpy.random.default_rng(0)
-def weights(rows, columns):
-    return random.standard_normal((rows, columns), dtype=numpy.float32) * numpy.float32(2 / columns**0.5)
-tensors = {f"{name}.weight": weights(vocabulary, width) for name in ("model.embed_tokens", "lm_head")}
-tensors["model.norm.weight"] = numpy.ones(width, numpy.float32)
-for number in range(config["num_hidden_layers"]):
-    layer = f"model.layers.{number}"
-    for name in ("input_layernorm", "post_attention_layernorm"):
-        tensors[f"{layer}.{name}.weight"] = numpy.ones(width, numpy.float32)
-    for name, rows in {"q": width, "k": kv_width, "v": kv_width, "o": width}.items():
-        tensors[f"{layer}.self_attn.{name}_proj.weight"] = weights(rows, width)
-    for name, shape in {"gate": (inner, width), "up": (inner, width), "down": (width, inner)}.items():
-        tensors[f"{layer}.mlp.{name}_proj.weight"] = weights(*shape)
-save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-"""
-
 # What one rank decides and the other does not ends the engine.
 CHECKED = ENVIRONMENT | {"SGLANG_ENABLE_RANK_CONSENSUS_CHECKER": "1"}
-
-
-def tiny_model(engine_python: Path, folder: Path) -> Path:
-    """Put a model of random weights, with the bundled one's tokenizer, into `folder`."""
-    bundled = BundledModel(Home.from_environment()).path
-    for file in bundled.glob("*token*.json"):
-        shutil.copy(file, folder)
-    taken_over = ("vocab_size", "bos_token_id", "eos_token_id")
-    theirs = json.loads((bundled / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(TINY | {name: theirs[name] for name in taken_over}))
-    subprocess.run([engine_python, "-c", RANDOM_WEIGHTS, folder], check=True)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +25,7 @@ def two_ranks(
     engine_python: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Server]:
     """A server that preempts as often as it can, on two ranks, with either of the engine's event loops."""
-    model = tiny_model(engine_python, tmp_path_factory.mktemp("tiny"))
+    model = random_llama(engine_python, tmp_path_factory.mktemp("tiny"), TINY)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in CHECKED.items():
             patch.setenv(name, value)

@@ -1,0 +1,20 @@
+"""The copies behind swapping, alone: every bit of KV comes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.gpu.suite import SUITE, report
+from tests.integration.host_pool import faulty, round_trips
+
+pytestmark = pytest.mark.gpu
+
+
+def test_kv_is_bit_equal_after_a_round_trip(engine_python: Path) -> None:
+    """Every layout with each way of copying it, one and several pages, in every layer; nothing else is touched."""
+    cases = round_trips(engine_python, SUITE.device)
+    report(f"{len(cases)} round trips to host memory, {len(faulty(cases))} of them not bit-equal")
+    assert len(cases) >= 48
+    assert faulty(cases) == []
