@@ -29,8 +29,8 @@ ENVIRONMENT = {
     # The engine hopes that nearly every output ends early, and so runs out of memory.
     "SGLANG_INIT_NEW_TOKEN_RATIO": "0.1",
 }
-# The levels end after a few steps each, and every other step may bring a change.
-PLANS = ("--policy", "plas", "--first-bound-s", "0.1", "--steps-between-plans", "2")
+# The levels end after a few steps each, and every other step may bring a change. Nothing is held for later tests.
+PLANS = ("--policy", "plas", "--first-bound-s", "0.1", "--steps-between-plans", "2", "--hold-s", "0")
 LOOPS = {"overlap": (), "normal": ("--disable-overlap-schedule",)}
 NORMAL = pytest.param("normal", marks=pytest.mark.slow)
 both_loops = pytest.mark.parametrize("preempting", ["overlap", NORMAL], indirect=True)
@@ -172,7 +172,9 @@ BY_ENGINE = Squeeze(
 
 
 @overlap_loop
-@pytest.mark.parametrize("squeeze", [BY_PLAN, BY_ENGINE], ids=["by plan", "by engine"])
+@pytest.mark.parametrize(
+    "squeeze", [pytest.param(BY_PLAN, marks=pytest.mark.slow), BY_ENGINE], ids=["by plan", "by engine"]
+)
 def test_calls_that_outgrow_the_memory_go_on_where_they_were(preempting: Server, squeeze: Squeeze) -> None:
     """Some leave by a plan since another would not fit, or because the engine ran out of memory: none is spoilt."""
     prompts = [prompt(400 + 100 * squeeze.calls + number, squeeze.sentences) for number in range(squeeze.calls)]
@@ -194,6 +196,7 @@ def test_calls_that_outgrow_the_memory_go_on_where_they_were(preempting: Server,
         assert preempting.engine_log().count(RETRACTED) > retractions
 
 
+@pytest.mark.slow
 @overlap_loop
 def test_calls_whose_clients_leave_are_gone(preempting: Server) -> None:
     """Waiting, running or preempted: nothing of them stays, which the engine itself checks, and others are served."""

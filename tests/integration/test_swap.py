@@ -113,6 +113,7 @@ def test_preempted_calls_go_on_from_host_memory(swapping: BareEngine) -> None:
     assert_nothing_is_left(swapping)
 
 
+@pytest.mark.slow
 @both_loops
 def test_calls_that_the_engine_retracts_go_on_from_host_memory(swapping: BareEngine) -> None:
     """Outputs of which the engine hopes that they end early outgrow the device, and it makes calls leave by itself."""
@@ -124,6 +125,7 @@ def test_calls_that_the_engine_retracts_go_on_from_host_memory(swapping: BareEng
     assert_nothing_is_left(swapping)
 
 
+@pytest.mark.slow
 @overlap_loop
 def test_calls_whose_clients_leave_hold_no_host_memory(swapping: BareEngine) -> None:
     """They are gone from the queue without a word to us: the next scheduling pass finds out."""

@@ -12,9 +12,9 @@ import pytest
 from tests.integration.completions import PERSON, Answer, complete, prompt, undisturbed
 from tests.integration.random_llama import TINY, random_llama
 from tests.integration.server import Server, serve
-from tests.integration.test_preemption import ENGINE, ENVIRONMENT, LOOPS, NORMAL, PLANS
+from tests.integration.test_preemption import ENGINE, ENVIRONMENT, LOOPS, PLANS
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 # What one rank decides and the other does not ends the engine.
 CHECKED = ENVIRONMENT | {"SGLANG_ENABLE_RANK_CONSENSUS_CHECKER": "1"}
@@ -34,7 +34,7 @@ def two_ranks(
             yield running
 
 
-both_loops = pytest.mark.parametrize("two_ranks", ["overlap", NORMAL], indirect=True)
+both_loops = pytest.mark.parametrize("two_ranks", LOOPS, indirect=True)
 
 
 @both_loops
