@@ -203,22 +203,28 @@ def test_health_has_the_limits_of_the_engine(server: Server) -> None:
     assert limits == {"slots": SLOTS, "kv_tokens": 32768, "chunk_tokens": 512}
 
 
+FIRST_BOUND = 'autellix_first_bound_seconds{engine="e0"}'
+
+
 def test_bounds_follow_the_calls_and_are_shown(server: Server) -> None:
     """By the gateway's health, its levels and the metrics that the engine keeps, and in one line of the log."""
     for number in range(4):
         body = {"model": MODEL, "prompt": [f"{number} and {i}" for i in range(8)], "max_tokens": 2}
         assert httpx.post(f"{server.base_url}/completions", json=body, timeout=60).status_code == 200
     asked_s = time.monotonic()
-    while not (bounds := httpx.get(f"{server.url}/health").json()["engine"]["bounds"])["median_service_s"]:
-        assert time.monotonic() < asked_s + 30
+    # The gateway looks at the engine every two seconds, and its metrics are those of the moment.
+    while True:
+        bounds = httpx.get(f"{server.url}/health").json()["engine"]["bounds"]
+        metrics = httpx.get(f"{server.url}/metrics").text
+        shown = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if line.startswith("autellix_"))
+        if bounds["median_service_s"] and float(shown[FIRST_BOUND]) == bounds["first_bound_s"]:
+            break
+        assert time.monotonic() < asked_s + 30, (bounds, shown)
     first_s, median_s = bounds["first_bound_s"], bounds["median_service_s"]
     assert bounds["calibrated"]
     assert bounds["bounds_s"] == [first_s * 2**index for index in range(7)]
     assert first_s / DRIFT <= median_s <= first_s * DRIFT
     assert ("level bounds follow the median" in server.engine_log()) == (first_s != 1.0)
-    metrics = httpx.get(f"{server.url}/metrics").text
-    shown = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if line.startswith("autellix_"))
-    assert float(shown['autellix_first_bound_seconds{engine="e0"}']) == first_s
     assert float(shown['autellix_finished_requests_total{engine="e0"}']) >= 32
     assert float(shown['autellix_queued_seconds_total{cause="admission",engine="e0"}']) > 0
     assert "sglang:num_running_reqs" in metrics
