@@ -16,11 +16,10 @@ from autellix_server.engine.home import Home
 from autellix_server.engine.model import BundledModel
 from tests.integration.bare_engine import BareEngine, assert_nothing_is_left, bare_engine, running_calls
 from tests.integration.completions import COUNTING, PLAIN, STATEFUL, Answer, complete, prompt, undisturbed
-from tests.integration.test_preemption import ENVIRONMENT
+from tests.integration.test_preemption import ENVIRONMENT, LOOPS
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
-LOOPS = {"overlap": (), "normal": ("--disable-overlap-schedule",)}
 CALLS = 32
 TOKENS = 40
 ABORTED = 500

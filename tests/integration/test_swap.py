@@ -16,7 +16,7 @@ from autellix_server.engine.model import BundledModel
 from tests.integration.bare_engine import BareEngine, assert_nothing_is_left, bare_engine, running_calls
 from tests.integration.completions import Answer, complete, prompt, undisturbed
 from tests.integration.host_pool import faulty, round_trips
-from tests.integration.test_preemption import ENVIRONMENT
+from tests.integration.test_preemption import ENVIRONMENT, LOOPS
 
 pytestmark = pytest.mark.engine
 
@@ -27,7 +27,6 @@ ENGINE = (
     # A third of the KV that the calls of one test have together.
     *("--max-total-tokens", "800", "--page-size", str(PAGE)),
 )
-LOOPS = {"overlap": (), "normal": ("--disable-overlap-schedule",)}
 TOKENS = 48
 
 
