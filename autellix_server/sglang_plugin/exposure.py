@@ -103,16 +103,24 @@ class PrometheusMetrics:
 
 
 class Exposure:
-    """Shows what one scheduler process counts, after every step.
+    """Shows what one scheduler process counts: after every step, and every second of an engine that has no work.
 
     Args:
         engine: the engine's name.
+        now_us: monotonic clock in whole microseconds.
     """
 
-    def __init__(self, engine: str) -> None:
+    def __init__(self, engine: str, now_us: Callable[[], int]) -> None:
         self._engine = engine
+        self._now_us = now_us
+        self._shown_us = -_US_PER_S
         self._metrics: PrometheusMetrics | None = None
         self._first_bound_s: float | None = None
+
+    @property
+    def due(self) -> bool:
+        """Whether the last time is a second ago."""
+        return self._now_us() - self._shown_us >= _US_PER_S
 
     def show(self, scheduler: Any, count: Callable[[], Counted], bounds: BoundsInUse | None) -> None:
         """Show what changed.
@@ -122,6 +130,7 @@ class Exposure:
             count: returns the numbers so far, by the keys of `METRICS`.
             bounds: of the planner's levels; `None` where there is no planner.
         """
+        self._shown_us = self._now_us()
         if bounds is not None and bounds.first_bound_s != self._first_bound_s:
             if self._first_bound_s is not None:
                 _log.info("level bounds follow the median service of calls: %s s", _written(bounds.bounds_s))

@@ -39,6 +39,7 @@ from autellix_server.sglang_plugin.targets import (
     INIT_INFO,
     INTERNAL_STATE,
     NEW_PREFILL,
+    ON_IDLE,
     PREPARE_PREFILL,
     PROCESS_RESULT,
     RELEASE_REQ,
@@ -60,7 +61,7 @@ def register(settings: PluginSettings, marker: dict[str, Any]) -> None:
     """
     driver = PlannerDriver(settings.policy, settings.planner) if settings.planned else None
     swap = SwapHooks(release_kv_cache) if settings.planned else None
-    hooks = SchedulerHooks(envelope.read, monotonic_us, driver, swap, Exposure(settings.engine_name))
+    hooks = SchedulerHooks(envelope.read, monotonic_us, driver, swap, Exposure(settings.engine_name, monotonic_us))
 
     def add_marker(info: dict[str, Any], scheduler: Any) -> dict[str, Any]:
         targets = scheduler_targets(planned=settings.planned)
@@ -69,6 +70,7 @@ def register(settings: PluginSettings, marker: dict[str, Any]) -> None:
     around: Hooks = (
         (CREATE_REQUEST, hooks.create_request),
         (PROCESS_RESULT, hooks.process_result),
+        (ON_IDLE, hooks.idle),
         (STREAMER_CLASS, hooks.output_streamer_class),
         *(_planner_hooks(driver, swap, hooks.clock) if driver is not None and swap is not None else ()),
         *(((HOST_POOL_CLASS, host_pool_class),) if on_cpu() else ()),

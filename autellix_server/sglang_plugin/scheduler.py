@@ -90,6 +90,12 @@ class SchedulerHooks:
             if self._exposure is not None:
                 self._exposure.show(scheduler, self._counted, self._bounds())
 
+    def idle(self, original: Callable[..., Any], scheduler: Any) -> Any:
+        """AROUND `Scheduler.on_idle`: show what the pass after the last step changed, and what time lets go of."""
+        if self._exposure is not None and self._exposure.due:
+            self._exposure.show(scheduler, self._counted, self._bounds())
+        return original(scheduler)
+
     def output_streamer_class(self, original: Callable[..., Any], scheduler: Any) -> Any:
         """AROUND `Scheduler.get_output_streamer_class`: let finished requests carry their record."""
         hooks = self

@@ -22,8 +22,9 @@ CREATE_REQUEST = Target(f"{_SCHEDULER}._create_generation_req", ("self", "recv_r
 PROCESS_RESULT = Target(f"{_SCHEDULER}.process_batch_result", ("self", "batch", "result"), "726305f46a979a47")
 STREAMER_CLASS = Target(f"{_SCHEDULER}.get_output_streamer_class", ("self",))
 INIT_INFO = Target(f"{_SCHEDULER}.get_init_info", ("self",))
+ON_IDLE = Target(f"{_SCHEDULER}.on_idle", ("self",))
 INTERNAL_STATE = Target(f"{_SCHEDULER}.get_internal_state", ("self", "recv_req"))
-ACCOUNT_TARGETS = (CREATE_REQUEST, PROCESS_RESULT, STREAMER_CLASS, INIT_INFO, INTERNAL_STATE)
+ACCOUNT_TARGETS = (CREATE_REQUEST, PROCESS_RESULT, ON_IDLE, STREAMER_CLASS, INIT_INFO, INTERNAL_STATE)
 """Hooked in every scheduler process."""
 
 METRICS_SWITCH = Target(

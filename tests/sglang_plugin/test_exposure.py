@@ -65,7 +65,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> FakeClient:
 
 def test_counters_grow_by_what_is_new_and_gauges_follow(client: FakeClient) -> None:
     """Waiting is split by cause, in seconds; a median that is not known yet is left out."""
-    exposure = Exposure("e3")
+    exposure = Exposure("e3", Clock().read)
     counted: dict[str, Any] = {"plans": 2, "queued_us": {"admission": 500_000}}
     exposure.show(MEASURING, lambda: counted, BOUNDS)
     expected = {
@@ -86,13 +86,13 @@ def test_counters_grow_by_what_is_new_and_gauges_follow(client: FakeClient) -> N
 def test_without_metrics_the_client_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Importing it before SGLang has set it up would decide how it works."""
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    Exposure("e3").show(SILENT, dict, BOUNDS)
+    Exposure("e3", Clock().read).show(SILENT, dict, BOUNDS)
 
 
 def test_bounds_that_move_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """Not those that the engine starts with."""
     caplog.set_level(logging.INFO)
-    exposure = Exposure("e3")
+    exposure = Exposure("e3", Clock().read)
     for bounds in (BOUNDS, BOUNDS, BoundsInUse(0.25, (0.25, 0.5), 0.25, calibrated=True)):
         exposure.show(SILENT, dict, bounds)
         exposure.show(SILENT, dict, bounds)
@@ -105,7 +105,7 @@ def test_everything_that_is_counted_is_shown(client: FakeClient) -> None:
     driver = PlannerDriver(Plas(geometric_levels()), PlannerSettings())
     swap = SwapHooks(lambda *_: None)
     swap.init_hicache(lambda *_: None, FakeTree(host_tokens=1000), "server_args", "params")
-    hooks = SchedulerHooks(lambda hints: hints, clock.read, driver, swap, Exposure("e3"))
+    hooks = SchedulerHooks(lambda hints: hints, clock.read, driver, swap, Exposure("e3", clock.read))
     output = hooks.internal_state(SimpleNamespace(internal_state={}))
     assert {*output.internal_state["autellix"]} - {"bounds"} == {*METRICS, *GAUGES}
     req = create(hooks, "a", 0.0)
@@ -114,3 +114,17 @@ def test_everything_that_is_counted_is_shown(client: FakeClient) -> None:
     clock.now_us += 100
     hooks.process_result(lambda *_: hooks.take_record(req), MEASURING, step, None)
     assert client.series["autellix_finished_requests_total", "e3"] == 1
+
+
+def test_an_idle_engine_shows_what_changed_after_its_last_step(client: FakeClient) -> None:
+    """A second later; the engine's own idle work is done every time."""
+    clock = Clock()
+    driver = PlannerDriver(Plas(geometric_levels()), PlannerSettings())
+    hooks = SchedulerHooks(lambda hints: hints, clock.read, driver, None, Exposure("e3", clock.read))
+    idled: list[int] = []
+    for now_us, shown in ((0, 0), (500_000, 0), (1_000_000, 3)):
+        clock.now_us = Clock.now_us + now_us
+        hooks.idle(lambda _: idled.append(clock.now_us), MEASURING)
+        assert client.series.get(("autellix_plans_total", "e3"), 0) == shown
+        driver.counts.plans = 3
+    assert len(idled) == 3
