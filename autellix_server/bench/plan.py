@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isinf
 
 from autellix_sdk.errors import UsageError
@@ -135,18 +135,17 @@ def counted_numbers(arrivals_s: Sequence[float], warmup: Cut, cooldown: Cut) -> 
     return kept
 
 
-def fit(programs: Iterable[TraceProgram], scale: Scale, most_calls: int | None) -> list[TraceProgram]:
+def fit(programs: Iterable[TraceProgram], scale: Scale) -> list[TraceProgram]:
     """Return the programs made small enough, those left out of which not one call fits.
 
     Args:
         programs: as they are in the trace.
         scale: see `scale_program`.
-        most_calls: keep the first calls of a program, this many; `None` for all.
 
     Raises:
         UsageError: no program is left.
     """
-    kept = [scaled for program in programs if (scaled := scale_program(_first_calls(program, most_calls), scale))]
+    kept = [scaled for program in programs if (scaled := scale_program(program, scale))]
     if not kept:
         raise UsageError(
             f"no call fits into --scale-context {scale.context_tokens}; raise it, or lower --scale-prompts"
@@ -172,10 +171,3 @@ def arrivals_at(programs: Sequence[TraceProgram], pace: Pace, seed: int) -> list
     if isinf(pace.rate):
         return list(arrive_at(programs, itertools.repeat(0.0)))
     return list(arrive_at(programs, poisson_times(pace.rate, random.Random(seed))))
-
-
-def _first_calls(program: TraceProgram, most: int | None) -> TraceProgram:
-    if most is None or len(program.calls) <= most:
-        return program
-    said = ", ".join(filter(None, (program.scaled, f"first {most} calls")))
-    return replace(program, calls=program.calls[:most], scaled=said)

@@ -201,8 +201,15 @@ def _plan(args: argparse.Namespace) -> Plan:
     from autellix_server.traces.scaling import Scale
 
     arms, paces = _arms(args), _paces(args)
-    scale = Scale(args.scale_prompts, args.scale_outputs, args.scale_gaps, args.scale_unknown_gap, args.scale_context)
-    programs = fit(_programs(args), scale, args.scale_calls)
+    scale = Scale(
+        prompts=args.scale_prompts,
+        outputs=args.scale_outputs,
+        gaps=args.scale_gaps,
+        unknown_gap_s=args.scale_unknown_gap,
+        context_tokens=args.scale_context,
+        calls=args.scale_calls,
+    )
+    programs = fit(_programs(args), scale)
     usual_cut = Cut(share=CUT_SHARE if len(programs) >= LEAST_PROGRAMS_TO_CUT else 0.0)
     plan = Plan(
         arms=arms,

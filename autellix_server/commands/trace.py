@@ -122,6 +122,7 @@ def _register_generate(verbs: Subparsers) -> None:
         "--outputs", type=above_zero, default=1.0, metavar="F", help="factor on output lengths (default: 1)"
     )
     generate.add_argument("--gaps", type=zero_or_more, default=1.0, metavar="F", help="factor on gaps (default: 1)")
+    generate.add_argument("--calls", type=count, metavar="N", help="the first N calls of each program (default: all)")
     generate.add_argument("--context", type=count, metavar="TOKENS", help="leave out calls that are longer than this")
     _add_output(generate)
     generate.set_defaults(run=run_generate)
@@ -147,7 +148,7 @@ def run_generate(args: argparse.Namespace) -> int:
     from autellix_server.traces.scaling import Scale, scale_program
     from autellix_server.traces.workloads.registry import generate
 
-    scale = Scale(prompts=args.prompts, outputs=args.outputs, gaps=args.gaps, context_tokens=args.context)
+    scale = Scale(args.prompts, args.outputs, args.gaps, context_tokens=args.context, calls=args.calls)
     scaled = (scale_program(program, scale) for program in islice(generate(args.workload, args.seed), args.programs))
     programs: Iterator[TraceProgram] = (program for program in scaled if program is not None)
     if args.rate:

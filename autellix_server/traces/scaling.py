@@ -20,6 +20,7 @@ class Scale:
         unknown_gap_s: seconds to use, before `gaps`, where the trace does not know a gap; `None` keeps them unknown.
         context_tokens: calls whose prompt and output are longer once scaled are left out, with all that wait for
             them; `None` for no limit.
+        calls: keep the first calls of each program, this many, 1 or more; `None` for all.
 
     Raises:
         UsageError: a value is out of range.
@@ -30,6 +31,7 @@ class Scale:
     gaps: float = 1.0
     unknown_gap_s: float | None = None
     context_tokens: int | None = None
+    calls: int | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("prompts", self.prompts), ("outputs", self.outputs)):
@@ -38,14 +40,17 @@ class Scale:
         for name, value in (("gaps", self.gaps), ("unknown_gap_s", self.unknown_gap_s or 0.0)):
             if not (math.isfinite(value) and value >= 0):
                 raise UsageError(f"{name} is {value}; use a number of 0 or more")
-        if self.context_tokens is not None and self.context_tokens < 1:
-            raise UsageError(f"context_tokens is {self.context_tokens}; use 1 or more")
+        for name, limit in (("context_tokens", self.context_tokens), ("calls", self.calls)):
+            if limit is not None and limit < 1:
+                raise UsageError(f"{name} is {limit}; use 1 or more")
 
     @property
     def words(self) -> str | None:
-        """What `TraceProgram.scaled` says of it; `None` when lengths and gaps stay as they are."""
+        """What `TraceProgram.scaled` says of it; `None` when programs stay as they are."""
         factors = (("prompts", self.prompts), ("outputs", self.outputs), ("gaps", self.gaps))
         said = [f"{name} * {factor:g}" for name, factor in factors if factor != 1]
+        if self.calls is not None:
+            said.append(f"first {self.calls} calls")
         if self.context_tokens is not None:
             said.append(f"context up to {self.context_tokens}")
         return ", ".join(said) or None
@@ -60,7 +65,7 @@ def scale_program(program: TraceProgram, scale: Scale) -> TraceProgram | None:
     calls: list[TraceCall] = []
     kept: set[str] = set()
     longest_history = 0
-    for call in program.calls:
+    for call in program.calls[: scale.calls]:
         scaled = _scale_call(call, scale, longest_history)
         fits = scale.context_tokens is None or scaled.history_tokens <= scale.context_tokens
         if fits and kept.issuperset(call.parents):

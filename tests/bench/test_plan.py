@@ -86,13 +86,13 @@ def test_infinite_rate_is_all_at_once_and_no_rate_the_trace_times() -> None:
 
 def test_programs_are_cut_to_their_first_calls_and_say_so() -> None:
     """Parents stand earlier, so that what is left is whole."""
-    (small,) = fit([program(call("0"), call("1", "0"), call("2", "1"))], Scale(prompts=0.5), most_calls=2)
+    (small,) = fit([program(call("0"), call("1", "0"), call("2", "1"))], Scale(prompts=0.5, calls=2))
     assert [one.id for one in small.calls] == ["0", "1"]
     assert small.calls[0].prompt_tokens == 10
-    assert small.scaled == "first 2 calls, prompts * 0.5"
+    assert small.scaled == "prompts * 0.5, first 2 calls"
 
 
 def test_a_context_that_fits_nothing_is_refused_with_the_flag() -> None:
     """The user learns which flag to turn."""
     with pytest.raises(UsageError, match="--scale-context 5"):
-        fit([program()], Scale(context_tokens=5), most_calls=None)
+        fit([program()], Scale(context_tokens=5))

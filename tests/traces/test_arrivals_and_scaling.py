@@ -120,6 +120,7 @@ def test_a_call_beyond_the_context_goes_with_all_that_wait_for_it() -> None:
         ({"gaps": -1.0}, r"gaps is -1\.0; use a number of 0 or more"),
         ({"unknown_gap_s": -1.0}, r"unknown_gap_s is -1\.0"),
         ({"context_tokens": 0}, "context_tokens is 0; use 1 or more"),
+        ({"calls": 0}, "calls is 0; use 1 or more"),
     ],
 )
 def test_a_scale_out_of_range_is_refused(fields: dict[str, float], message: str) -> None:
