@@ -185,6 +185,16 @@ def test_reorder_takes_up_what_the_driver_changed() -> None:
     assert plan_of.plan(slots(1), 0.0) == Plan((second,), ())
 
 
+def test_nobody_leaves_for_a_longer_prefix() -> None:
+    """The baseline does as SGLang: what is in the cache decides who is next, not who stays."""
+    plan_of = planner("lpm")
+    runs, longer = make_call("runs"), make_call("longer", cached_tokens=20)
+    enter(plan_of, runs)
+    assert plan_of.plan(slots(1), 0.0) == Plan((runs,), ())
+    enter(plan_of, longer)
+    assert plan_of.plan(slots(1), 0.0) == Plan((), ())
+
+
 def test_program_order_survives_pauses_and_ends_with_the_program() -> None:
     """The first program's later calls go first until it ended; if it comes back, it is the last."""
     plan_of = planner("program-fcfs")

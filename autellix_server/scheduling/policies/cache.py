@@ -20,6 +20,8 @@ class Lpm(BasePolicy):
 
     name: ClassVar[str] = "lpm"
     program_aware: ClassVar[bool] = False
+    margin: ClassVar[int] = 1
+    """There is one level: nobody leaves for a longer prefix, as in SGLang."""
 
     def start(self, call: Call) -> Place:
         """Rank by cached tokens, most first."""
