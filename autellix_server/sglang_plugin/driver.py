@@ -19,9 +19,8 @@ from autellix_server.stamp import EndedProgram
 
 _REMEMBERED_ENDS = 4096
 _NO_PLAN = Plan((), ())
-_PATIENCE = 2
-"""Plans that pass over a call which the engine did not let in; twice as many each time in a row."""
-_MOST_REFUSALS = 6
+_MOST_REFUSALS = 4
+"""One plan passes over a call that the engine did not let in, twice as many each time in a row; up to so many times."""
 
 
 @dataclass(eq=False, slots=True)
@@ -221,7 +220,7 @@ class PlannerDriver:
 
         Others would leave for it in vain at every plan. The engine lets it in by itself as soon as it can.
         """
-        call.passed_until_step = step + (_PATIENCE << call.refusals) * self._plan_every
+        call.passed_until_step = step + (self._plan_every << call.refusals)
         call.refusals = min(call.refusals + 1, _MOST_REFUSALS)
         call.pinned = True
         self._passed.append(call)
@@ -230,5 +229,5 @@ class PlannerDriver:
         """Pass no call over any longer whose time is up, and none in this plan if nobody runs who could leave."""
         waiting = [call for call in self._passed if call in self._live and not call.running]
         for call in waiting:
-            call.pinned = step < call.passed_until_step and self.planner.running > 0
-        self._passed = [call for call in waiting if step < call.passed_until_step]
+            call.pinned = step <= call.passed_until_step and self.planner.running > 0
+        self._passed = [call for call in waiting if step <= call.passed_until_step]
