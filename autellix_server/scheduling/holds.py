@@ -101,8 +101,8 @@ class Holds:
             self.kv_tokens -= hold.kv_tokens
             self._awaited.pop(program, None)
 
-    def shrink(self, program: ProgramId, kv_tokens: int) -> None:
-        """Hold no more than `kv_tokens` of a program that has a hold; 0 ends it."""
+    def resize(self, program: ProgramId, kv_tokens: int) -> None:
+        """Note how many tokens are held of a program that has a hold, from now on; 0 ends it."""
         if not kv_tokens:
             self.drop(program)
             return

@@ -207,14 +207,14 @@ class Planner:
             self._run(call, now)
         self._holds.drop(call.context.program)
 
-    def shrink_hold(self, program: ProgramId, kv_tokens: int) -> None:
-        """Hold no more of a program than its next call shares.
+    def resize_hold(self, program: ProgramId, kv_tokens: int) -> None:
+        """Note what is held of a program from now on: what its next call shares, say.
 
         Args:
             program: one that is held.
             kv_tokens: device tokens; 0: nothing is held of it any longer.
         """
-        self._holds.shrink(program, kv_tokens)
+        self._holds.resize(program, kv_tokens)
 
     @property
     def holds_programs(self) -> bool:

@@ -177,7 +177,7 @@ class PreemptionHooks:
         held = [call for call in plan.admit if call.context.program in planner.held]
         req_of: dict[Any, Any] = calls_of(scheduler.waiting_queue) if held else {}
         for program, call in {call.context.program: call for call in reversed(held)}.items():
-            planner.shrink_hold(program, self._kept.keep_for(req_of[call], program, scheduler.tree_cache))
+            planner.resize_hold(program, self._kept.keep_for(req_of[call], program, scheduler.tree_cache))
         self._kept.keep_only(planner.held, scheduler.tree_cache)
 
     def _measure(self, scheduler: Any, running_batch: Any, free_slots: int) -> Capacity:

@@ -122,11 +122,11 @@ def test_hold_shrinks_to_what_the_next_call_shares() -> None:
     """The rest is room; nothing is held of a program whose next call shares nothing."""
     device = Device()
     device.pause("away", 60, 0.0)
-    device.planner.shrink_hold(ProgramId("away"), 50)
+    device.planner.resize_hold(ProgramId("away"), 50)
     assert device.planner.held_tokens == 50
     new = device.arrive("new", 40, 1.0)
     assert device.plan(1.0) == Plan((new,), ())
-    device.planner.shrink_hold(ProgramId("away"), 0)
+    device.planner.resize_hold(ProgramId("away"), 0)
     assert not device.planner.held
 
 
