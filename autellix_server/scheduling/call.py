@@ -50,7 +50,8 @@ class Call:
         kv_tokens: device tokens it holds or, when it waits, would hold if it were admitted now.
         cached_tokens: prompt tokens found in the prefix cache; after a change call `Planner.reorder`.
         program_class: what programs of its kind have in common, for policies that learn; empty: not known.
-        pinned: while it runs no plan preempts it, since the engine could not carry that out.
+        pinned: no plan moves it, since the engine could not carry that out: while it runs it is not preempted, while it
+            waits it is passed over.
         remaining_s: service its whole program still needs at this call's arrival, where an oracle knows it.
         service_s: service of this call so far, in seconds of engine steps it took part in.
         wait_s: waiting of this call so far, up to the start of its present wait.

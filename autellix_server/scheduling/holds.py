@@ -38,7 +38,7 @@ class Holds:
     joins any order of calls.
 
     Memory: there are no more holds than the device has tokens, since each has one at least, and calls are remembered
-    while they wait only. A stale hold costs nothing until somebody needs its room.
+    until one of them runs only. A stale hold costs nothing until somebody needs its room.
 
     Source: Denning, The Working Set Model for Program Behavior. Differs from Autellix, which keeps nothing of a program
     between its calls.
@@ -80,13 +80,14 @@ class Holds:
         """Hold a program whose last call in flight ran and is gone; return whether there is anything to hold.
 
         Args:
-            program: it has no hold.
+            program: a hold that it still has is replaced.
             kv_tokens: what the device has of it.
             key: its place in line.
             now: seconds, never less than before.
         """
         if not self.enabled or not kv_tokens:
             return False
+        self.drop(program)
         hold = self._holds[program] = Hold(program, kv_tokens, key, now + self._hold_s)
         self._line.add(hold)
         self.kv_tokens += kv_tokens
@@ -100,16 +101,25 @@ class Holds:
             self.kv_tokens -= hold.kv_tokens
             self._awaited.pop(program, None)
 
+    def resize(self, program: ProgramId, kv_tokens: int) -> None:
+        """Note how many tokens are held of a program that has a hold, from now on; 0 ends it."""
+        if not kv_tokens:
+            self.drop(program)
+            return
+        hold = self._holds[program]
+        self.kv_tokens += kv_tokens - hold.kv_tokens
+        hold.kv_tokens = kv_tokens
+
     def arrived(self, call: Call) -> None:
         """Note that a call arrived, in case that its program is held."""
         if call.context.program in self._holds:
             self._awaited.setdefault(call.context.program, {})[call] = None
 
-    def gave_up(self, call: Call) -> None:
-        """Note that a call is gone which was not let in; the hold stays as it was."""
+    def gone(self, call: Call) -> None:
+        """Note that a call is gone; a hold that its program still has stays as it was."""
         calls = self._awaited.get(call.context.program)
         if calls is not None:
-            del calls[call]
+            calls.pop(call, None)
             if not calls:
                 del self._awaited[call.context.program]
 

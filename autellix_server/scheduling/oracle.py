@@ -22,6 +22,7 @@ def oracle_plan(
     What outgrew the device leaves. Waiting calls enter in order, and for each those leave who must, from the worst up.
     That stops at the first call that stands behind one that left, or for which not enough may leave. Behind it enter
     the first calls of programs that are held, if nobody must leave. It enters after all where nobody runs or ran.
+    Waiting calls that are pinned are passed over.
 
     Args:
         calls: every call, at its level, waiting and running.
@@ -34,9 +35,10 @@ def oracle_plan(
     waiting = [call for call in in_order if not call.running]
     engine = _Engine([*(call for call in in_order if call.running), *holds], capacity, margin, now)
     engine.change(engine.leaving(None, better=None) or [], None)
-    blocked = next((call for call in waiting if not engine.let_in(call)), None)
+    blocked = next((call for call in waiting if not call.pinned and not engine.let_in(call)), None)
     if blocked is not None:
-        passing = [call for call in waiting if _is_first(call, waiting) and engine.may_pass(call)]
+        first = [call for call in waiting if _is_first(call, waiting)]
+        passing = [call for call in first if not call.pinned and engine.may_pass(call)]
         for call in passing if blocked.rank != PROTECTED_RANK else ():
             if blocked.key < call.key and engine.may_pass(call):
                 engine.let_in(call)

@@ -67,7 +67,8 @@ class Plan:
     """What changes in the batch; every other running call is kept.
 
     Attributes:
-        admit: waiting calls that begin to run, best first.
+        admit: waiting calls that may begin to run, best first. Before the next plan the driver says of each whether it
+            did, see `Planner.joined` and `Planner.left`.
         preempt: running calls that leave, worst first.
         release: idle programs whose KV is held no longer; it is the cache's to evict.
     """
@@ -162,8 +163,8 @@ class Planner:
     def remove(self, call: Call, now: float, program_kv_tokens: int = 0) -> bool:
         """Take out a call that finished or was aborted; return whether the KV of its program is held from now on.
 
-        It is, if the call ran and was the program's last in flight, until a plan releases it, admits a call of the
-        program, or the program ends. Meanwhile the driver must not evict it.
+        It is, if the call ran and was the program's last in flight, until a plan releases it, a call of the program
+        runs, or the program ends. Meanwhile the driver must not evict it.
 
         Args:
             call: one that arrived and was not removed.
@@ -182,7 +183,7 @@ class Planner:
             call.running = False
         else:
             self._end_wait(call, now)
-            self._holds.gave_up(call)
+        self._holds.gone(call)
         return ran and idle and self._holds.make(program, program_kv_tokens, self._program_key(call), now)
 
     def release_worst(self, now: float) -> bool:
@@ -193,14 +194,27 @@ class Planner:
         return worst is not None
 
     def joined(self, call: Call, now: float) -> None:
-        """Note that a waiting call began to run without a plan: the engine has the last word on what fits.
+        """Note that a call runs that a plan admitted, or that the engine let in by itself: it has the last word.
+
+        What was held for its program is the call's own from now on.
 
         Args:
-            call: one that waits.
+            call: one that a plan admitted, or that waits.
             now: seconds.
         """
-        self._overtaking_guard.admitted((call,))
-        self._run(call, now)
+        if not call.running:
+            self._overtaking_guard.admitted((call,))
+            self._run(call, now)
+        self._holds.drop(call.context.program)
+
+    def resize_hold(self, program: ProgramId, kv_tokens: int) -> None:
+        """Note what is held of a program from now on: what its next call shares, say.
+
+        Args:
+            program: one that is held.
+            kv_tokens: device tokens; 0: nothing is held of it any longer.
+        """
+        self._holds.resize(program, kv_tokens)
 
     @property
     def holds_programs(self) -> bool:
@@ -209,7 +223,7 @@ class Planner:
 
     @property
     def held(self) -> KeysView[ProgramId]:
-        """The idle programs whose KV is held."""
+        """The programs whose KV is held: none of their calls runs yet."""
         return self._holds.programs
 
     @property
@@ -219,8 +233,8 @@ class Planner:
 
     @property
     def best_waiting(self) -> Call | None:
-        """The first of the calls that wait."""
-        return next(iter(self._waiting), None)
+        """The first of the calls that wait, but for those that are pinned."""
+        return next((call for call in self._waiting if not call.pinned), None)
 
     @property
     def best_running(self) -> Call | None:
@@ -233,6 +247,8 @@ class Planner:
 
     def left(self, call: Call, now: float) -> None:
         """Note that a running call waits again, without a plan: the engine took its memory, or did not let it in.
+
+        What is held for its program, if the engine did not let it in, stays as it was.
 
         Args:
             call: one that runs, or that a plan admitted.
@@ -263,8 +279,8 @@ class Planner:
         host can take in, and no worse program's KV were held. Running calls and holds leave from the worst up when a
         better call needs their room, or when what runs outgrew the device. Behind that first call go on only those of
         programs whose KV is held, as far as they fit: nobody else could use the room. Where nothing else runs, the
-        first call comes in whatever is held. The cost follows what changes, but for a sum over the running calls and a
-        look at the held programs of which a call waits.
+        first call comes in whatever is held. Waiting calls that are pinned are passed over. The cost follows what
+        changes, but for a sum over the running calls and a look at the held programs of which a call waits.
 
         Args:
             capacity: what the engine can hold. A call that does not fit it alone blocks those behind it; such calls
@@ -286,13 +302,14 @@ class Planner:
 
     def _fill(self, draft: Draft) -> None:
         """Let waiting calls in."""
-        refused = (call for call in self._waiting if _waits_behind(call, draft) or not draft.displace_for(call))
+        waiting = (call for call in self._waiting if not call.pinned)
+        refused = (call for call in waiting if _waits_behind(call, draft) or not draft.displace_for(call))
         blocked = next(refused, None)
         if blocked is None:
             return
         if blocked.rank != PROTECTED_RANK:
             for call in draft.awaited():
-                if blocked.key < call.key and not _waits_behind(call, draft):
+                if blocked.key < call.key and not call.pinned and not _waits_behind(call, draft):
                     draft.fit_in(call)
         if draft.idle:
             draft.force_in(blocked)
@@ -325,7 +342,6 @@ class Planner:
 
     def _run(self, call: Call, now: float) -> None:
         self._waiting.remove(call)
-        self._holds.drop(call.context.program)
         self._end_wait(call, now)
         call.running = True
         self._running.add(call)

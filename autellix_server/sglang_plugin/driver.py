@@ -19,8 +19,8 @@ from autellix_server.stamp import EndedProgram
 
 _REMEMBERED_ENDS = 4096
 _NO_PLAN = Plan((), ())
-_PATIENCE = 2
-"""Plans for which a call that was preempted in vain is left alone."""
+_MOST_REFUSALS = 4
+"""One plan passes over a call that the engine did not let in, twice as many each time in a row; up to so many times."""
 
 
 @dataclass(eq=False, slots=True)
@@ -29,13 +29,15 @@ class EngineCall(Call):
 
     Attributes:
         start_level: priority level at its arrival.
-        kept_until_step: forward pass up to which it is not preempted.
+        refusals: times in a row that a plan admitted it before all others, and the engine did not let it in.
+        passed_until_step: forward pass up to which plans therefore pass it over.
         number: place in the order of arrival at this engine.
         single_call: its program is this call alone.
     """
 
     start_level: int = 0
-    kept_until_step: int = 0
+    refusals: int = 0
+    passed_until_step: int = 0
     number: int = 0
     single_call: bool = False
 
@@ -74,6 +76,8 @@ class PlannerDriver:
         self.counts = Counts()
         self.refused = False
         """A call waits that waited before the last pass: the engine did not admit it then."""
+        self.passing: frozenset[EngineCall] = frozenset()
+        """Calls that the last plan lets pass others, which still wait, since there is room for them alone."""
         self._ended: OrderedDict[EndedProgram, None] = OrderedDict()
         # Never iterated: its order would differ between ranks.
         self._live: set[EngineCall] = set()
@@ -82,6 +86,8 @@ class PlannerDriver:
         self._plan_at_once = False
         # What was planned in the last pass.
         self._last = _NO_PLAN
+        # Calls that plans pass over.
+        self._passed: list[EngineCall] = []
 
     def counted(self) -> dict[str, int]:
         """Return the counts so far, and what is held now: programs, and tokens of their KV."""
@@ -125,12 +131,12 @@ class PlannerDriver:
         Returns:
             Those of `gone` of whose programs the KV is held from now on.
         """
-        last, self._last = self._last, _NO_PLAN
+        last, self._last, self.passing = self._last, _NO_PLAN, frozenset()
         for call in started:
             if call not in self._live:
                 self._arrive(call, now)
-            if not call.running:
-                self.planner.joined(call, now)
+            self.planner.joined(call, now)
+            call.refusals = call.passed_until_step = 0
         self._correct(last, {*started, *gone}, step, now)
         known = [call for call in gone if call in self._live]
         self._live.difference_update(known)
@@ -143,6 +149,7 @@ class PlannerDriver:
                 self._plan_at_once |= self.planner.best_waiting is call
             elif call.running:
                 self.counts.retractions += 1
+                call.pinned = False
                 self.planner.left(call, now)
         return held
 
@@ -156,9 +163,9 @@ class PlannerDriver:
         at_once = self._plan_at_once or not self.planner.running
         return bool(self.planner.waiting) and (at_once or step - self._planned_step >= self._plan_every)
 
-    def gives_way(self, prompt: EngineCall, step: int) -> bool:
+    def gives_way(self, prompt: EngineCall) -> bool:
         """Return whether a call whose prompt takes whole steps would leave for the first that waits."""
-        return step >= prompt.kept_until_step and self.planner.gives_way(prompt, self.planner.best_waiting)
+        return self.planner.gives_way(prompt, self.planner.best_waiting)
 
     def stalls_better(self, prompt: EngineCall) -> bool:
         """Return whether a better call runs than the one whose prompt takes whole steps."""
@@ -175,11 +182,16 @@ class PlannerDriver:
         """
         self._plan_at_once = False
         self._planned_step = step
+        self._look_again(step)
         plan = self.planner.plan(capacity, now)
         if prompt is not None and prompt.running and plan.admit:
             self.planner.left(prompt, now)
             plan = replace(plan, preempt=(*plan.preempt, prompt))
         self._last = plan
+        blocked = self.planner.best_waiting
+        self.passing = frozenset(
+            call for call in plan.admit if isinstance(call, EngineCall) and blocked and blocked.key < call.key
+        )
         self.counts.plans += 1
         self.counts.preemptions += len(plan.preempt)
         return plan
@@ -195,11 +207,27 @@ class PlannerDriver:
         for call in refused:
             self.planner.left(call, now)
         # Those behind the first may have to wait for the next step only because this one is full.
+        if refused and last.preempt and refused[0] is last.admit[0] and isinstance(refused[0], EngineCall):
+            self._pass_over(refused[0], step)
         if refused and len(refused) == len(last.admit):
             self.counts.in_vain += len(last.preempt)
-            for victim in last.preempt:
-                if isinstance(victim, EngineCall):
-                    victim.kept_until_step = step + _PATIENCE * self._plan_every
             if not self.planner.running:
                 # The engine stands still: nothing may be held against whom it has to serve.
                 self.release_held(now)
+
+    def _pass_over(self, call: EngineCall, step: int) -> None:
+        """Let plans pass over a call that the engine did not let in though others left: its reasons may last.
+
+        Others would leave for it in vain at every plan. The engine lets it in by itself as soon as it can.
+        """
+        call.passed_until_step = step + (self._plan_every << call.refusals)
+        call.refusals = min(call.refusals + 1, _MOST_REFUSALS)
+        call.pinned = True
+        self._passed.append(call)
+
+    def _look_again(self, step: int) -> None:
+        """Pass no call over any longer whose time is up, and none in this plan if nobody runs who could leave."""
+        waiting = [call for call in self._passed if call in self._live and not call.running]
+        for call in waiting:
+            call.pinned = step <= call.passed_until_step and self.planner.running > 0
+        self._passed = [call for call in waiting if step <= call.passed_until_step]

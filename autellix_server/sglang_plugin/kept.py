@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
-from typing import Any, NamedTuple
+from typing import Any
 
 from autellix_sdk.wire import ProgramId
-
-
-class LockedKv(NamedTuple):
-    """KV from the root of the prefix tree to a node, locked.
-
-    Attributes:
-        lock: SGLang's receipt.
-        tokens: by how much less the engine can evict for it; what others have locked as well is not counted.
-    """
-
-    lock: Any
-    tokens: int
+from autellix_server.sglang_plugin.driver import EngineCall
+from autellix_server.sglang_plugin.requests import calls_of
+from autellix_server.sglang_plugin.room import leaves_history
 
 
 class KeptKv:
     """The locks of one scheduler process, single-threaded.
 
     Without a lock the engine evicts what was used least recently, which under load is what a program that waits for its
-    tool comes back for. What is locked counts neither as free nor as evictable, so that the engine admits by it.
+    tool comes back for. What is locked counts neither as free nor as evictable, so that the engine admits by it, but it
+    costs the call nothing that begins with it.
 
     Args:
         match: SGLang's `match_kv_cache`.
@@ -33,22 +25,45 @@ class KeptKv:
 
     def __init__(self, match: Callable[[Any, Any], Any]) -> None:
         self._match = match
+        # SGLang's receipts: what is kept, and what calls that are gone left behind until it is said whose is kept.
         self._locks: dict[ProgramId, Any] = {}
+        self._left: dict[EngineCall, Any] = {}
 
-    def lock(self, req: Any, tree: Any) -> LockedKv:
-        """Lock what the tree has on the device of a request that is gone; to be kept or dropped next.
+    def lock_histories(self, gone: Iterable[Any], tree: Any) -> None:
+        """Lock what requests that are gone leave behind for later calls of their programs, until `keep_of`.
+
+        Sets `kv_tokens` of their calls to by how much less the engine can evict for it; what others have locked as well
+        is not counted.
 
         Args:
-            req: it finished, and belongs to no session.
+            gone: SGLang's requests.
             tree: SGLang's prefix tree.
         """
-        before = tree.protected_size()
-        lock = tree.lock(self._match(req, tree).last_device_node)
-        return LockedKv(lock, tree.protected_size() - before)
+        for call, req in calls_of(gone).items():
+            call.kv_tokens = 0
+            if not call.single_call and leaves_history(req):
+                self._left[call], call.kv_tokens = self._lock(req, tree)
 
-    def keep(self, program: ProgramId, locked: LockedKv) -> None:
-        """Keep what was locked of a program's last request; nothing of it is kept yet."""
-        self._locks[program] = locked.lock
+    def keep_of(self, calls: Iterable[EngineCall], tree: Any) -> None:
+        """Keep what these calls left behind, each for its program, and unlock what the others did."""
+        for call in calls:
+            replaced = self._locks.pop(call.context.program, None)
+            if replaced is not None:
+                tree.unlock(replaced)
+            self._locks[call.context.program] = self._left.pop(call)
+        for lock in self._left.values():
+            tree.unlock(lock)
+        self._left.clear()
+
+    def keep_for(self, req: Any, program: ProgramId, tree: Any) -> int:
+        """Keep of a program no more than what a request that waits begins with: the rest is room for it.
+
+        Returns:
+            Tokens that are kept of the program from now on.
+        """
+        tree.unlock(self._locks.pop(program))
+        self._locks[program], tokens = self._lock(req, tree)
+        return tokens
 
     def keep_only(self, programs: AbstractSet[ProgramId], tree: Any) -> None:
         """Unlock what is kept of all other programs."""
@@ -59,3 +74,9 @@ class KeptKv:
     def forget(self) -> None:
         """Forget all locks, which go with the tree that they are in."""
         self._locks.clear()
+
+    def _lock(self, req: Any, tree: Any) -> tuple[Any, int]:
+        """Lock what the tree has on the device of a request; return the receipt and the tokens that it keeps."""
+        before = tree.protected_size()
+        lock = tree.lock(self._match(req, tree).last_device_node)
+        return lock, tree.protected_size() - before

@@ -9,15 +9,16 @@ nothing to bring back, and goes by the engine's own eviction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from autellix_server.scheduling.draft import Capacity
-from autellix_server.sglang_plugin.census import Census
+from autellix_server.scheduling.planner import Plan
+from autellix_server.sglang_plugin.census import Census, Changes
 from autellix_server.sglang_plugin.driver import EngineCall, PlannerDriver
-from autellix_server.sglang_plugin.kept import KeptKv, LockedKv
-from autellix_server.sglang_plugin.requests import call_of, place
-from autellix_server.sglang_plugin.room import RoomMeter, can_leave, in_batch, leaves_history, prompt_left
+from autellix_server.sglang_plugin.kept import KeptKv
+from autellix_server.sglang_plugin.requests import call_of, calls_of, place
+from autellix_server.sglang_plugin.room import RoomMeter, can_leave, in_batch, prompt_left
 
 _NO_LIMIT = 1 << 62
 
@@ -76,9 +77,11 @@ class PreemptionHooks:
     def order_queue(
         self, original: Callable[..., Any], policy: Any, waiting_queue: list[Any], *args: Any, **options: Any
     ) -> None:
-        """AROUND `SchedulePolicy.calc_priority`: sort by the planner's order."""
+        """AROUND `SchedulePolicy.calc_priority`: sort by the planner's order, those that it lets pass before others."""
         original(policy, waiting_queue, *args, **options)
         waiting_queue.sort(key=place)
+        if self._driver.passing:
+            waiting_queue.sort(key=lambda req: call_of(req) not in self._driver.passing)
 
     def decode_fits(self, original: Callable[..., bool], batch: Any, *args: Any, **options: Any) -> bool:
         """AROUND `ScheduleBatch.check_decode_mem`: what is held of idle programs goes before a running call does."""
@@ -122,38 +125,24 @@ class PreemptionHooks:
                 scheduler._prefill_decode_interval_remaining = 1  # noqa: SLF001
 
     def _observe(self, scheduler: Any, running_batch: Any, now_s: float) -> None:
-        """Tell the driver what the engine did since the last pass."""
+        """Tell the driver what the engine did since the last pass, and lock what is held from now on."""
         changes = self._census.take(scheduler.waiting_queue, in_batch(scheduler, running_batch))
-        for req in changes.queued:
-            if (call := call_of(req)) is not None:
-                call.kv_tokens = self._room.needed(scheduler, req)
-        queued, started, gone = map(_calls, changes)
-        locked = self._lock_histories(changes.gone, gone, scheduler.tree_cache)
-        for call in gone:
-            call.kv_tokens = locked[call].tokens if call in locked else 0
-        for call in self._driver.observe(queued, started, gone, scheduler.forward_ct, now_s):
-            self._kept.keep(call.context.program, locked.pop(call))
-        for history in locked.values():
-            scheduler.tree_cache.unlock(history.lock)
-        self._unseen = {req for req in self._unseen | changes.queued if call_of(req) is None} - changes.started
-        self._unseen -= changes.gone
-        if self._unseen:
-            # The planner cannot tell what may be held against requests that it does not see.
-            self._driver.release_held(now_s)
+        queued, started, gone = map(calls_of, changes)
+        for call, req in queued.items():
+            call.kv_tokens = self._room.needed(scheduler, req)
+        if self._driver.planner.holds_programs:
+            self._kept.lock_histories(changes.gone, scheduler.tree_cache)
+        held = self._driver.observe([*queued], [*started], [*gone], scheduler.forward_ct, now_s)
+        self._kept.keep_of(held, scheduler.tree_cache)
+        self._watch_unseen(changes, now_s)
         self._kept.keep_only(self._driver.planner.held, scheduler.tree_cache)
 
-    def _lock_histories(
-        self, reqs: Iterable[Any], gone: Sequence[EngineCall], tree_cache: Any
-    ) -> dict[EngineCall, LockedKv]:
-        """Lock what calls that are gone leave behind, where their programs may come back for it."""
-        if not self._driver.planner.holds_programs:
-            return {}
-        req_of = {call_of(req): req for req in reqs}
-        return {
-            call: self._kept.lock(req_of[call], tree_cache)
-            for call in gone
-            if not call.single_call and leaves_history(req_of[call])
-        }
+    def _watch_unseen(self, changes: Changes, now_s: float) -> None:
+        """Hold nothing against requests in the queue that the planner does not see: it cannot tell what they need."""
+        unseen = (self._unseen | changes.queued) - changes.started - changes.gone
+        self._unseen = {req for req in unseen if call_of(req) is None}
+        if self._unseen:
+            self._driver.release_held(now_s)
 
     def _plan(self, scheduler: Any, running_batch: Any, now_s: float) -> list[Any]:
         """Plan if it is time to, and return the requests that leave, worst first."""
@@ -166,18 +155,30 @@ class PreemptionHooks:
             # It leaves nothing of the step to whoever would be let in beside it.
             prompt = call_of(scheduler.chunked_req)
             can_leave_now = prompt is not None and can_leave(scheduler.chunked_req, in_chunks=True)
-            if prompt is None or not can_leave_now or not self._driver.gives_way(prompt, step):
+            if prompt is None or not can_leave_now or not self._driver.gives_way(prompt):
                 return []
         elif free_slots and not self._driver.refused:
             # Whether something fits that is looked at for the first time, the engine knows best.
             return []
         capacity = self._measure(scheduler, running_batch, free_slots)
         plan = self._driver.plan(capacity, step, now_s, prompt)
-        self._kept.keep_only(self._driver.planner.held, scheduler.tree_cache)
+        self._make_room(plan, scheduler)
         if plan.admit:
             running_batch.batch_is_full = False
         by_call = {call_of(req): req for req in in_batch(scheduler, running_batch)}
         return [by_call[call] for call in plan.preempt if isinstance(call, EngineCall)]
+
+    def _make_room(self, plan: Plan, scheduler: Any) -> None:
+        """Unlock what others take, and of what is held for calls that may come in what these do not begin with.
+
+        The rest stays locked until they run: the engine may look at them later, or find that they do not fit.
+        """
+        planner = self._driver.planner
+        held = [call for call in plan.admit if call.context.program in planner.held]
+        req_of: dict[Any, Any] = calls_of(scheduler.waiting_queue) if held else {}
+        for program, call in {call.context.program: call for call in reversed(held)}.items():
+            planner.resize_hold(program, self._kept.keep_for(req_of[call], program, scheduler.tree_cache))
+        self._kept.keep_only(planner.held, scheduler.tree_cache)
 
     def _measure(self, scheduler: Any, running_batch: Any, free_slots: int) -> Capacity:
         """Bring the running calls up to date and return the capacity that leaves the planner just what is free."""
@@ -185,8 +186,7 @@ class PreemptionHooks:
         for req in in_batch(scheduler, running_batch):
             if (call := call_of(req)) is not None:
                 call.kv_tokens = self._room.freed(scheduler, req)
-                kept = scheduler.forward_ct < call.kept_until_step
-                call.pinned = kept or not can_leave(req, in_chunks=req is scheduler.chunked_req)
+                call.pinned = not can_leave(req, in_chunks=req is scheduler.chunked_req)
                 running, tokens = running + 1, tokens + call.kv_tokens
         free_tokens = self._room.tokens(scheduler, running_batch)
         held_tokens = self._driver.planner.held_tokens
@@ -209,11 +209,3 @@ class PreemptionHooks:
         if req.logprob_start_len == len(req.origin_input_ids):
             # Of its output alone, which SGLang would compute again from there on; -1 says the same and does not.
             req.logprob_start_len = -1
-
-
-def _calls(reqs: Iterable[Any]) -> list[EngineCall]:
-    """Return the calls of those requests that came through us, in order of arrival.
-
-    The order of a set is that of addresses, which differs between the ranks of one engine.
-    """
-    return sorted((call for call in map(call_of, reqs) if call is not None), key=lambda call: call.number)

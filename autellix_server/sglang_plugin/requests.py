@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,15 @@ def call_of(req: Any) -> EngineCall | None:
     """Return what the planner sees of a request, `None` for those that did not come through us."""
     state = state_of(req)
     return None if state is None else state.call
+
+
+def calls_of(reqs: Iterable[Any]) -> dict[EngineCall, Any]:
+    """Return the calls of those requests that came through us, in order of arrival, each with its request.
+
+    The order of a set is that of addresses, which differs between the ranks of one engine.
+    """
+    seen = [(call, req) for req in reqs if (call := call_of(req)) is not None]
+    return dict(sorted(seen, key=lambda pair: pair[0].number))
 
 
 def place(req: Any) -> Key:

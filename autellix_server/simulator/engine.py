@@ -340,6 +340,7 @@ class SimEngine:
 
     def _admit(self, call: SimCall) -> int:
         """Pin the memory of `call` and queue it for what it still has to compute; return the tokens to bring back."""
+        self.planner.joined(call, self._now_s)
         self._waiting -= 1
         self._waiting_tokens -= call.kv_tokens
         # Nothing but a promotion moves a call that waits.

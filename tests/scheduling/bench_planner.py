@@ -68,7 +68,9 @@ def measure(policy: str, holds: int) -> Costs:
                 if running.running:
                     planner.credit(running, STEP_S, now)
         before = time.thread_time()
-        planner.plan(capacity, now)
+        plan = planner.plan(capacity, now)
+        for admitted in plan.admit:
+            planner.joined(admitted, now)
         after = time.thread_time()
         if counts:
             costs.plans_us.append((after - before) * 1e6)

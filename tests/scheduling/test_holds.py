@@ -43,6 +43,7 @@ class Device:
         """A program makes a call that leaves `tokens` of KV, and goes to its tools; return whether they are held."""
         call = self.arrive(program, tokens, now, base_s=base_s)
         assert call in self.plan(now).admit
+        self.planner.joined(call, now)
         return self.planner.remove(call, now, tokens)
 
 
@@ -81,6 +82,52 @@ def test_what_is_held_is_room_for_the_programs_own_call() -> None:
     new, back = device.arrive("new", 40, 1.0), device.arrive("away", 70, 1.0, number=1)
     assert device.plan(1.0) == Plan((back,), ())
     assert not new.running
+
+
+def test_what_is_held_stays_until_a_call_of_the_program_runs() -> None:
+    """The engine does not let in whom the plan admits: tokens, place in line and age of the hold are as they were."""
+    device = Device()
+    device.pause("away", 60, 0.0)
+    new, back = device.arrive("new", 40, 1.0), device.arrive("away", 70, 1.0, number=1)
+    for now in (1.0, 2.0):
+        assert device.plan(now) == Plan((back,), ())
+        assert (set(device.planner.held), device.planner.held_tokens) == ({"away"}, 60)
+        device.planner.left(back, now)
+    device.planner.remove(back, 3.0)
+    assert device.plan(9.9) == Plan((), ())
+    assert device.plan(10.0) == Plan((new,), (), (ProgramId("away"),))
+    device = Device()
+    device.pause("away", 60, 0.0)
+    back = device.arrive("away", 70, 1.0, number=1)
+    assert device.plan(1.0) == Plan((back,), ())
+    device.planner.joined(back, 1.0)
+    assert (set(device.planner.held), device.planner.held_tokens) == (set(), 0)
+
+
+def test_what_a_call_leaves_replaces_what_was_held_before_it() -> None:
+    """It ran so shortly that it was never seen to; one that was aborted leaves nothing, and changes nothing."""
+    device = Device()
+    device.pause("away", 60, 0.0)
+    back, aborted = (device.arrive("away", 20, 1.0, number=number) for number in (1, 2))
+    device.plan(1.0)
+    assert not device.planner.remove(aborted, 1.0)
+    assert device.planner.held_tokens == 60
+    assert device.planner.remove(back, 1.0, 80)
+    assert device.planner.held_tokens == 80
+    assert device.planner.release_worst(1.0)
+    assert not device.planner.held
+
+
+def test_hold_shrinks_to_what_the_next_call_shares() -> None:
+    """The rest is room; nothing is held of a program whose next call shares nothing."""
+    device = Device()
+    device.pause("away", 60, 0.0)
+    device.planner.resize_hold(ProgramId("away"), 50)
+    assert device.planner.held_tokens == 50
+    new = device.arrive("new", 40, 1.0)
+    assert device.plan(1.0) == Plan((new,), ())
+    device.planner.resize_hold(ProgramId("away"), 0)
+    assert not device.planner.held
 
 
 def test_back_call_that_outgrew_the_room_waits_with_the_others() -> None:
@@ -204,6 +251,8 @@ def test_program_with_another_call_in_flight_is_not_held_yet() -> None:
     device = Device()
     one, other = device.arrive("fork", 20, 0.0), device.arrive("fork", 20, 0.0, number=1)
     device.plan(0.0)
+    device.planner.joined(one, 0.0)
+    device.planner.joined(other, 0.0)
     assert not device.planner.remove(one, 1.0, 40)
     assert device.planner.remove(other, 1.0, 40)
 

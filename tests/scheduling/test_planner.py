@@ -272,6 +272,23 @@ def test_pinned_call_stays_for_whom_it_would_have_to_leave() -> None:
     assert plan_of.plan(slots(1), 2.0) == Plan((), ())
 
 
+def test_pinned_call_that_waits_is_passed_over() -> None:
+    """Nobody leaves for it, and the next in line has its turn."""
+    plan_of = planner()
+    runs, first, second = make_call("a", base_s=9.0), make_call("b"), make_call("c", base_s=1.0)
+    enter(plan_of, runs)
+    plan_of.plan(slots(1), 0.0)
+    enter(plan_of, first)
+    first.pinned = True
+    assert plan_of.best_waiting is None
+    assert plan_of.plan(slots(2), 1.0) == Plan((), ())
+    enter(plan_of, second)
+    assert plan_of.best_waiting is second
+    assert plan_of.plan(slots(1), 1.0) == Plan((second,), (runs,))
+    first.pinned = False
+    assert plan_of.plan(slots(1), 2.0) == Plan((first,), (second,))
+
+
 def test_engine_that_departs_from_a_plan_is_followed() -> None:
     """A call that it lets in runs and waits no longer; one that it does not let in, or retracts, waits on."""
     plan_of = planner()

@@ -13,7 +13,10 @@ from autellix_server.sglang_plugin.requests import open_state
 
 @dataclass(eq=False)
 class FakeReq:
-    """The attributes of SGLang's `Req` that the hooks read, and those that a preemption changes."""
+    """The attributes of SGLang's `Req` that the hooks read, and those that a preemption changes.
+
+    `begins_with` is the request whose KV its prompt begins with.
+    """
 
     name: str
     prompt_tokens: int = 10
@@ -36,6 +39,7 @@ class FakeReq:
     last_node: int = 0
     host_hit_tokens: int = 0
     autellix: Any = None
+    begins_with: str = ""
 
     def __post_init__(self) -> None:
         self.origin_input_ids = [0] * self.prompt_tokens
@@ -91,7 +95,7 @@ class FakePrefixTree:
     def match(self, req: FakeReq, tree: FakePrefixTree) -> Any:
         """Stands in for `match_kv_cache`."""
         assert tree is self
-        return SimpleNamespace(last_device_node=req.name)
+        return SimpleNamespace(last_device_node=req.begins_with or req.name)
 
     def lock(self, node: str) -> str:
         """Lock a node; the receipt is its name."""
@@ -168,7 +172,8 @@ class FakeScheduler:
             return "full"
         for req in list(self.waiting_queue):
             left = sum(one.max_new_tokens - len(one.output_ids) for one in running_batch.reqs)
-            needed = req.prompt_tokens + req.max_new_tokens + 1
+            locked = self.tree_cache.kept[req.begins_with] if req.begins_with in self.tree_cache.locked else 0
+            needed = req.prompt_tokens - locked + req.max_new_tokens + 1
             if len(running_batch.reqs) >= self._slots or needed >= self._free - left:
                 running_batch.batch_is_full = True
                 break

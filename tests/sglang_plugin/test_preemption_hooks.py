@@ -33,6 +33,8 @@ class Engine:
         settings = PlannerSettings(hold_s=hold_s, steps_between_plans=plan_every)
         self.driver = PlannerDriver(make_policy(policy, geometric_levels()), settings)
         kept = KeptKv(self.tree.match)
+        # Requests that the scheduler passes over, as it does those whose adapter is not loaded.
+        self.unloaded: list[FakeReq] = []
         self.hooks = PreemptionHooks(
             self.driver, RoomMeter(4096), kept, self.scheduler.release, lambda: self.scheduler.now_us
         )
@@ -41,8 +43,7 @@ class Engine:
         """Let the engine schedule and run."""
         scheduler = self.scheduler
         for _ in range(count):
-            self.hooks.order_queue(lambda *_: None, None, scheduler.waiting_queue)
-            self.hooks.new_batch(scheduler.admit, scheduler, scheduler.running_batch)
+            self.hooks.new_batch(self._admit, scheduler, scheduler.running_batch)
             scheduler.forward_ct += 1
             scheduler.now_us += 1_000_000
             for req in scheduler.running_batch.reqs:
@@ -55,6 +56,14 @@ class Engine:
                 if len(req.output_ids) >= req.max_new_tokens:
                     scheduler.finish(req)
             scheduler.running_batch.batch_is_full = False
+
+    def _admit(self, scheduler: FakeScheduler, running_batch: Any) -> str:
+        self.hooks.order_queue(lambda *_: None, None, scheduler.waiting_queue)
+        unloaded = [req for req in scheduler.waiting_queue if req in self.unloaded]
+        scheduler.waiting_queue = [req for req in scheduler.waiting_queue if req not in unloaded]
+        planned = scheduler.admit(scheduler, running_batch)
+        scheduler.waiting_queue += unloaded
+        return planned
 
     @property
     def running(self) -> list[str]:
@@ -134,31 +143,39 @@ def test_nobody_leaves_while_the_engine_lets_in_whoever_waits() -> None:
     assert len(engine.running) == 4
 
 
-def test_victim_is_left_alone_when_its_place_was_not_taken() -> None:
-    """The engine refuses the call for which another left; for two plans the victim is not asked again."""
-    engine = Engine(slots=1)
-    engine.scheduler.submit("heavy", 9.0)
+def test_nobody_leaves_for_long_for_a_call_that_the_engine_passes_over() -> None:
+    """Its adapter is not loaded, say. After each refusal twice as many plans pass it over, until it runs once."""
+    engine = Engine(slots=2)
+    for name in ("heavy", "heavier"):
+        engine.scheduler.submit(name, 9.0, max_new_tokens=2000)
     engine.step(2)
-    engine.scheduler.submit("fresh")
+    refused = engine.scheduler.submit("refused", max_new_tokens=2000)
+    engine.unloaded.append(refused)
+    released = engine.scheduler.released
+    left = []
+    for step in range(128):
+        before = len(released)
+        engine.step()
+        left += [step] * (len(released) - before)
+    assert left == [0, 8, 20, 40, 76]
+    assert engine.driver.counts.in_vain == 5
+    engine.unloaded.clear()
+    engine.step(20)
+    assert "refused" in engine.running
+    assert (refused.autellix.call.refusals, refused.autellix.call.passed_until_step) == (0, 0)
 
-    def refuse(scheduler: FakeScheduler, batch: Any) -> None:
-        for req in [req for req in scheduler.waiting_queue if req.name == "heavy"]:
-            scheduler.waiting_queue.remove(req)
-            batch.reqs.append(req)
 
-    scheduler = engine.scheduler
-    assert scheduler.names() == (["heavy"], ["fresh"])
-    for _ in range(2):
-        engine.hooks.new_batch(refuse, scheduler, scheduler.running_batch)
-        scheduler.forward_ct += 1
-    assert scheduler.names() == (["heavy"], ["fresh"])
+def test_call_behind_one_that_the_engine_passes_over_has_its_turn() -> None:
+    """Another leaves for it, as if the first were not there."""
+    engine = Engine(slots=1)
+    engine.scheduler.submit("heavy", 20.0, max_new_tokens=2000)
+    engine.step(2)
+    engine.unloaded.append(engine.scheduler.submit("refused", max_new_tokens=2000))
+    engine.step(3)
     assert engine.driver.counts.in_vain == 1
-    for _ in range(6):
-        engine.hooks.new_batch(refuse, scheduler, scheduler.running_batch)
-        scheduler.forward_ct += 1
-    assert scheduler.released == ["heavy"]
-    engine.step(5)
-    assert scheduler.released == ["heavy", "heavy"]
+    engine.scheduler.submit("medium", 9.0, max_new_tokens=2000)
+    engine.step(4)
+    assert engine.running == ["medium"]
 
 
 def prompt_in_chunks(engine: Engine, **fields: Any) -> FakeReq:
@@ -339,6 +356,51 @@ def test_kv_of_a_program_is_its_next_calls_own() -> None:
         engine.step()
         assert engine.tree.locked == []
         engine.step(20)
+
+
+def away(begins_with: str, *, unloaded: bool) -> tuple[Engine, FakeReq]:
+    """A call runs, another waits for more room than there is; 32 tokens are held of a program that now comes back.
+
+    Args:
+        begins_with: what its prompt begins with: "call" is what is held of it, "system" 20 tokens of that.
+        unloaded: whether the engine passes it over.
+    """
+    engine = Engine(slots=4, tokens=100, hold_s=inf)
+    engine.tree.kept["system"] = 20
+    engine.scheduler.submit("runs", max_new_tokens=40)
+    engine.scheduler.submit("call", 60.0, "program", prompt_tokens=30, max_new_tokens=2)
+    engine.step(3)
+    engine.scheduler.submit("large", 50.0, prompt_tokens=50, max_new_tokens=20)
+    back = engine.scheduler.submit(
+        "back", 60.0, "program", prompt_tokens=32, begins_with=begins_with, max_new_tokens=10
+    )
+    engine.unloaded += [back] * unloaded
+    return engine, back
+
+
+@pytest.mark.parametrize(("begins_with", "tokens"), [("call", 32), ("system", 20)])
+def test_call_that_the_engine_does_not_let_in_finds_its_history_still(begins_with: str, tokens: int) -> None:
+    """What a plan promises it stays locked until it runs, but for what it does not begin with."""
+    engine, back = away(begins_with, unloaded=True)
+    admitted = False
+    for _ in range(6):
+        engine.step()
+        admitted |= back.autellix.call.running
+    assert admitted
+    assert engine.tree.protected_size() == engine.driver.planner.held_tokens == tokens
+    engine.unloaded.clear()
+    engine.step(5)
+    assert engine.scheduler.names() == (["runs", "back"], ["large"])
+    assert (engine.tree.locked, engine.driver.planner.held_tokens) == ([], 0)
+
+
+@pytest.mark.parametrize("begins_with", ["call", "system", ""])
+def test_call_of_a_program_that_is_held_passes_one_that_does_not_fit(begins_with: str) -> None:
+    """The engine would look at nobody behind that; and what the call does not begin with is room for it as well."""
+    engine, _ = away(begins_with, unloaded=False)
+    engine.step(6)
+    assert engine.scheduler.names() == (["runs", "back"], ["large"])
+    assert engine.driver.counts.preemptions == 0
 
 
 def test_nothing_is_kept_of_calls_that_nobody_comes_back_for() -> None:

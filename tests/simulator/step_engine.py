@@ -172,6 +172,7 @@ class StepEngine:
         self.waiting.append(call)
 
     def _admit(self, call: SimCall) -> int:
+        self.planner.joined(call, self.now)
         self.waiting.remove(call)
         call.counts.promotions += call.queued_at != (call.level, call.rank)
         context = call.prompt_tokens + call.generated
