@@ -129,12 +129,18 @@ class SwapHooks:
         """AROUND `UnifiedRadixCache._drop_subtree_no_host`: no lock keeps the engine from room that it counts on.
 
         The engine needs the room of `node`, and the host pool has none: loads under way take what the budget leaves.
+        Where something is locked the tree declines and has done nothing. So it is asked first: to find out whose locks
+        these are takes a walk up the tree for every lock that there is.
         """
-        for away in self._away.values():
-            if away.lock is not None and node in self._path(away.lock.node):
-                self._unlock(away)
-                self._counts.host_locks_refused += 1
-        return original(tree, node, *args)
+        if original(tree, node, *args):
+            return True
+        in_the_way = [
+            away for away in self._away.values() if away.lock is not None and node in self._path(away.lock.node)
+        ]
+        for away in in_the_way:
+            self._unlock(away)
+            self._counts.host_locks_refused += 1
+        return bool(in_the_way) and original(tree, node, *args)
 
     def write(self, original: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """AROUND `HybridCacheController.write`: count the tokens that go to the host."""

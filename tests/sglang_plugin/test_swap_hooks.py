@@ -228,21 +228,40 @@ def test_locks_go_with_the_tree() -> None:
     assert engine.tree.locks == {1}
 
 
-def test_engine_that_needs_the_room_of_a_locked_node_gets_it() -> None:
-    """Locks at the node and below it are dropped, others are not."""
+def crowded_tree() -> tuple[Engine, list[tuple[int, str, set[int]]]]:
+    """An engine with three locked nodes, the second below the first, and what its tree was asked to drop so far."""
     engine = Engine()
     for number in range(3):
         engine.leave(f"call-{number}", 10)
     engine.tree.parents = {2: 1}
-    asked = []
+    return engine, []
+
+
+def test_engine_that_needs_the_room_of_a_locked_node_gets_it() -> None:
+    """The tree declines; locks at the node and below it are dropped, others are not."""
+    engine, asked = crowded_tree()
 
     def original(tree: FakeTree, node: int, tracker: str) -> bool:
         asked.append((node, tracker, set(tree.locks)))
-        return True
+        return not tree.locks & {1, 2}
 
     assert engine.hooks.drop_subtree(original, engine.tree, 1, "tracker")
-    assert asked == [(1, "tracker", {3})]
+    assert asked == [(1, "tracker", {1, 2, 3}), (1, "tracker", {3})]
     assert engine.counts() == (1, 10, 2)
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+def test_locks_stay_where_they_are_not_in_the_way(dropped: bool) -> None:
+    """The tree drops the node at once, or declines for another reason than our locks: it is not asked again."""
+    engine, asked = crowded_tree()
+
+    def original(tree: FakeTree, node: int, tracker: str) -> bool:
+        asked.append((node, tracker, set(tree.locks)))
+        return dropped
+
+    assert engine.hooks.drop_subtree(original, engine.tree, 4, "tracker") is dropped
+    assert asked == [(4, "tracker", {1, 2, 3})]
+    assert engine.counts() == (3, 30, 0)
 
 
 def test_tokens_that_move_are_counted() -> None:
