@@ -9,15 +9,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.integration.bare_engine import LOOPS, under_strain
 from tests.integration.completions import PERSON, Answer, complete, prompt, undisturbed
 from tests.integration.random_llama import TINY, random_llama
 from tests.integration.server import Server, serve
-from tests.integration.test_preemption import ENGINE, ENVIRONMENT, LOOPS, PLANS
+from tests.integration.test_preemption import ENGINE, PLANS
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
-
-# What one rank decides and the other does not ends the engine.
-CHECKED = ENVIRONMENT | {"SGLANG_ENABLE_RANK_CONSENSUS_CHECKER": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +24,13 @@ def two_ranks(
 ) -> Iterator[Server]:
     """A server that preempts as often as it can, on two ranks, with either of the engine's event loops."""
     model = random_llama(engine_python, tmp_path_factory.mktemp("tiny"), TINY)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in CHECKED.items():
-            patch.setenv(name, value)
-        engine = (*ENGINE, *LOOPS[request.param], "--tp", "2")
-        with serve("--model", str(model), *PLANS, "--first-bound-s", "0.02", "--", *engine) as running:
-            yield running
+    engine = (*ENGINE, *LOOPS[request.param], "--tp", "2")
+    # What one rank decides and the other does not ends the engine.
+    with (
+        under_strain(SGLANG_ENABLE_RANK_CONSENSUS_CHECKER="1"),
+        serve("--model", str(model), *PLANS, "--first-bound-s", "0.02", "--", *engine) as running,
+    ):
+        yield running
 
 
 both_loops = pytest.mark.parametrize("two_ranks", LOOPS, indirect=True)
