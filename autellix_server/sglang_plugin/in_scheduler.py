@@ -60,7 +60,7 @@ def register(settings: PluginSettings, marker: dict[str, Any]) -> None:
         marker: reported when SGLang says that it is ready, with the number of hooks that are really in place.
     """
     driver = PlannerDriver(settings.policy, settings.planner) if settings.planned else None
-    swap = SwapHooks(release_kv_cache) if settings.planned else None
+    swap = SwapHooks(release_kv_cache, match_kv_cache) if settings.planned else None
     hooks = SchedulerHooks(envelope.read, monotonic_us, driver, swap, Exposure(settings.engine_name, monotonic_us))
 
     def add_marker(info: dict[str, Any], scheduler: Any) -> dict[str, Any]:

@@ -12,9 +12,14 @@ import pytest
 
 from tests.gpu.likeness import compare
 from tests.gpu.suite import SUITE, report
-from tests.integration.bare_engine import BareEngine, assert_nothing_is_left, bare_engine, running_calls
+from tests.integration.bare_engine import (
+    BareEngine,
+    assert_nothing_is_left,
+    bare_engine,
+    running_calls,
+    under_strain,
+)
 from tests.integration.completions import COUNTING, PLAIN, STATEFUL, Answer, complete, prompt, undisturbed
-from tests.integration.test_preemption import ENVIRONMENT
 
 pytestmark = pytest.mark.gpu
 
@@ -40,12 +45,9 @@ def paged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     launch = SUITE.launch(engine_python, model, request.param)
     log = tmp_path_factory.mktemp("engine") / "log"
     began = monotonic()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (ENVIRONMENT | SUITE.variables).items():
-            patch.setenv(name, value)
-        with bare_engine(launch, log, start_limit_s=SUITE.start_limit_s) as engine:
-            report(f"page {request.param}: engine ready after {monotonic() - began:.0f} s")
-            yield Paged(engine, request.param)
+    with under_strain(**SUITE.variables), bare_engine(launch, log, start_limit_s=SUITE.start_limit_s) as engine:
+        report(f"page {request.param}: engine ready after {monotonic() - began:.0f} s")
+        yield Paged(engine, request.param)
 
 
 def test_preempted_calls_answer_as_if_undisturbed(paged: Paged) -> None:

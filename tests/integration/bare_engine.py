@@ -1,4 +1,4 @@
-"""Running the real engine without a gateway in front, so that a test can ask it what it has counted."""
+"""Running the real engine under strain, and without a gateway in front: so a test can ask it what it has counted."""
 
 from __future__ import annotations
 
@@ -10,10 +10,50 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from autellix_server.engine.command import SglangLaunch
+from autellix_server.engine.home import Home
+from autellix_server.engine.model import BundledModel
 from autellix_server.engine.supervisor import EngineState, EngineStatus, Supervisor, Timing
 from tests.integration.server import START_LIMIT_S
+
+LOOPS = {"overlap": (), "normal": ("--disable-overlap-schedule",)}
+"""The engine's event loops, and what it is told for each."""
+
+_STRAIN = {
+    "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1",
+    # The engine hopes that nearly every output ends early, and so runs out of memory.
+    "SGLANG_INIT_NEW_TOKEN_RATIO": "0.1",
+}
+
+
+@contextmanager
+def under_strain(**variables: str) -> Iterator[None]:
+    """Engines that start in here promise more memory than there is, and check at every step that none is lost.
+
+    Args:
+        variables: further ones of their environment.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (_STRAIN | variables).items():
+            patch.setenv(name, value)
+        yield
+
+
+def launch_of(engine_python: Path, *arguments: str, **settings: Any) -> SglangLaunch:
+    """An engine whose programs sink a level every few steps, in float32, so that a batch's size flips no near-tie.
+
+    Args:
+        engine_python: interpreter of an engine environment for a CPU.
+        arguments: further ones for SGLang.
+        settings: further ones of `SglangLaunch`.
+    """
+    model = BundledModel(Home.from_environment()).path
+    options = {"first_bound_s": 0.1, **settings}
+    return SglangLaunch(
+        engine_python, str(model), "plas", "cpu", arguments=("--dtype", "float32", *arguments), **options
+    )
 
 
 @dataclass(frozen=True)

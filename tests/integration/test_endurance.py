@@ -5,39 +5,29 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
-from autellix_server.engine.command import SglangLaunch
-from autellix_server.engine.home import Home
-from autellix_server.engine.model import BundledModel
-from tests.integration.bare_engine import BareEngine, assert_nothing_is_left, bare_engine, running_calls
+from tests.integration.bare_engine import (
+    LOOPS,
+    BareEngine,
+    assert_nothing_is_left,
+    bare_engine,
+    launch_of,
+    running_calls,
+    under_strain,
+)
 from tests.integration.completions import COUNTING, PLAIN, STATEFUL, Answer, complete, prompt, undisturbed
-from tests.integration.test_preemption import ENVIRONMENT, LOOPS
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
+ENGINE = ("--max-running-requests", "6", "--chunked-prefill-size", "64")
 CALLS = 32
 TOKENS = 40
 ABORTED = 500
 AT_ONCE = 24
-
-
-def launch_of(engine_python: Path, device_tokens: int, *arguments: str) -> SglangLaunch:
-    """An engine that looks for preemptions every fourth step."""
-    flags = ("--dtype", "float32", "--max-running-requests", "6", "--chunked-prefill-size", "64")
-    return SglangLaunch(
-        engine_python,
-        str(BundledModel(Home.from_environment()).path),
-        "plas",
-        "cpu",
-        first_bound_s=0.1,
-        steps_between_plans=4,
-        arguments=(*flags, "--max-total-tokens", str(device_tokens), *arguments),
-    )
 
 
 @pytest.fixture(scope="module", params=LOOPS)
@@ -45,12 +35,10 @@ def crowded(
     engine_python: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[BareEngine]:
     """An engine with little room on the device and enough in host memory, with either of its event loops."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
-            patch.setenv(name, value)
-        launch = replace(launch_of(engine_python, 900, *LOOPS[request.param]), host_kv_gb=1)
-        with bare_engine(launch, tmp_path_factory.mktemp("engine") / "log") as engine:
-            yield engine
+    room = ("--max-total-tokens", "900", *LOOPS[request.param])
+    launch = launch_of(engine_python, *ENGINE, *room, steps_between_plans=4, host_kv_gb=1)
+    with under_strain(), bare_engine(launch, tmp_path_factory.mktemp("engine") / "log") as engine:
+        yield engine
 
 
 def test_calls_under_forced_preemption_answer_token_for_token_as_if_undisturbed(crowded: BareEngine) -> None:
@@ -116,7 +104,7 @@ def test_kv_of_a_program_stays_while_it_runs_its_tool(engine_python: Path, tmp_p
     """Calls of a worse program would need the room, and take it when nothing is held."""
     cached = {}
     for hold_s in (0.0, 60.0):
-        launch = replace(launch_of(engine_python, 600), hold_s=hold_s)
+        launch = launch_of(engine_python, *ENGINE, "--max-total-tokens", "600", steps_between_plans=4, hold_s=hold_s)
         with bare_engine(launch, tmp_path / f"log-{hold_s}") as engine:
             cached[hold_s] = asyncio.run(history_found(engine))
     assert cached[0.0] < 40

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.integration.bare_engine import LOOPS, under_strain
 from tests.integration.completions import COUNTING, MINIMUM, PLAIN, STATEFUL, Answer, complete, prompt, undisturbed
 from tests.integration.server import Server, serve
 
@@ -24,14 +25,8 @@ ENGINE = (
     # Long prompts come in parts, and four long calls are more than the memory holds.
     *("--chunked-prefill-size", str(CHUNK), "--max-total-tokens", "1000"),
 )
-ENVIRONMENT = {
-    "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1",
-    # The engine hopes that nearly every output ends early, and so runs out of memory.
-    "SGLANG_INIT_NEW_TOKEN_RATIO": "0.1",
-}
 # The levels end after a few steps each, and every other step may bring a change. Nothing is held for later tests.
 PLANS = ("--policy", "plas", "--first-bound-s", "0.1", "--steps-between-plans", "2", "--hold-s", "0")
-LOOPS = {"overlap": (), "normal": ("--disable-overlap-schedule",)}
 NORMAL = pytest.param("normal", marks=pytest.mark.slow)
 both_loops = pytest.mark.parametrize("preempting", ["overlap", NORMAL], indirect=True)
 overlap_loop = pytest.mark.parametrize("preempting", ["overlap"], indirect=True)
@@ -40,11 +35,8 @@ overlap_loop = pytest.mark.parametrize("preempting", ["overlap"], indirect=True)
 @pytest.fixture(scope="module")
 def preempting(engine_python: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server that preempts as often as it can, with either of the engine's event loops."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
-            patch.setenv(name, value)
-        with serve(*PLANS, "--", *ENGINE, *LOOPS[request.param]) as running:
-            yield running
+    with under_strain(), serve(*PLANS, "--", *ENGINE, *LOOPS[request.param]) as running:
+        yield running
 
 
 @both_loops

@@ -4,70 +4,51 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from autellix_server.engine.command import SglangLaunch
-from autellix_server.engine.home import Home
-from autellix_server.engine.model import BundledModel
-from tests.integration.bare_engine import BareEngine, assert_nothing_is_left, bare_engine, running_calls
+from tests.integration.bare_engine import (
+    LOOPS,
+    BareEngine,
+    assert_nothing_is_left,
+    bare_engine,
+    launch_of,
+    running_calls,
+    under_strain,
+)
 from tests.integration.completions import Answer, complete, prompt, undisturbed
 from tests.integration.host_pool import faulty, round_trips
-from tests.integration.test_preemption import ENVIRONMENT, LOOPS
 
 pytestmark = pytest.mark.engine
 
 PAGE = 4
 ENGINE = (
-    # So that the size of a batch flips no near-tie.
-    *("--dtype", "float32", "--max-running-requests", "4", "--chunked-prefill-size", "128"),
+    *("--max-running-requests", "4", "--chunked-prefill-size", "128"),
     # A third of the KV that the calls of one test have together.
     *("--max-total-tokens", "800", "--page-size", str(PAGE)),
 )
 TOKENS = 48
 
 
-def launch_of(engine_python: Path, *arguments: str) -> SglangLaunch:
-    """An engine that preempts as often as it can, with a host pool of a gigabyte."""
-    model = BundledModel(Home.from_environment()).path
-    return SglangLaunch(
-        engine_python,
-        str(model),
-        "plas",
-        "cpu",
-        first_bound_s=0.1,
-        steps_between_plans=2,
-        host_kv_gb=1,
-        arguments=(*ENGINE, *arguments),
-    )
-
-
 @pytest.fixture(scope="module")
 def swapping(
     engine_python: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[BareEngine]:
-    """An engine with room in host memory for all there is, with either of its event loops."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
-            patch.setenv(name, value)
-        launch = launch_of(engine_python, *LOOPS[request.param])
-        with bare_engine(launch, tmp_path_factory.mktemp("engine") / "log") as engine:
-            yield engine
+    """An engine that preempts as often as it can, with host memory for all there is, with either of its event loops."""
+    launch = launch_of(engine_python, *ENGINE, *LOOPS[request.param], steps_between_plans=2, host_kv_gb=1)
+    with under_strain(), bare_engine(launch, tmp_path_factory.mktemp("engine") / "log") as engine:
+        yield engine
 
 
 @pytest.fixture(scope="module")
 def short_of_host(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareEngine]:
-    """An engine whose host pool, asked for by SGLang's own flags, holds two or three calls."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
-            patch.setenv(name, value)
-        pool = ("--enable-hierarchical-cache", "--hicache-ratio", "0.6")
-        launch = replace(launch_of(engine_python, *pool), host_kv_gb=0)
-        with bare_engine(launch, tmp_path_factory.mktemp("engine") / "log") as engine:
-            yield engine
+    """The same, but its host pool, asked for by SGLang's own flags, holds two or three calls."""
+    pool = ("--enable-hierarchical-cache", "--hicache-ratio", "0.6")
+    launch = launch_of(engine_python, *ENGINE, *pool, steps_between_plans=2)
+    with under_strain(), bare_engine(launch, tmp_path_factory.mktemp("engine") / "log") as engine:
+        yield engine
 
 
 both_loops = pytest.mark.parametrize(

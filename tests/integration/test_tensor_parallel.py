@@ -1,37 +1,56 @@
-"""The planner on two ranks of the real engine: both decide alike, however their clocks run."""
+"""The planner on two ranks of the real engine: both decide and swap alike, however their clocks run."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.integration.bare_engine import (
+    LOOPS,
+    BareEngine,
+    assert_nothing_is_left,
+    bare_engine,
+    launch_of,
+    under_strain,
+)
 from tests.integration.completions import PERSON, Answer, complete, prompt, undisturbed
 from tests.integration.random_llama import TINY, random_llama
 from tests.integration.server import Server, serve
-from tests.integration.test_preemption import ENGINE, ENVIRONMENT, LOOPS, PLANS
+from tests.integration.test_preemption import ENGINE, PLANS
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 # What one rank decides and the other does not ends the engine.
-CHECKED = ENVIRONMENT | {"SGLANG_ENABLE_RANK_CONSENSUS_CHECKER": "1"}
+CHECKED = {"SGLANG_ENABLE_RANK_CONSENSUS_CHECKER": "1"}
 
 
 @pytest.fixture(scope="module")
-def two_ranks(
-    engine_python: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[Server]:
+def model(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that can be split in two."""
+    return random_llama(engine_python, tmp_path_factory.mktemp("tiny"), TINY)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(model: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server that preempts as often as it can, on two ranks, with either of the engine's event loops."""
-    model = random_llama(engine_python, tmp_path_factory.mktemp("tiny"), TINY)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in CHECKED.items():
-            patch.setenv(name, value)
-        engine = (*ENGINE, *LOOPS[request.param], "--tp", "2")
-        with serve("--model", str(model), *PLANS, "--first-bound-s", "0.02", "--", *engine) as running:
-            yield running
+    engine = (*ENGINE, *LOOPS[request.param], "--tp", "2")
+    plans = (*PLANS, "--first-bound-s", "0.02")
+    with under_strain(**CHECKED), serve("--model", str(model), *plans, "--", *engine) as running:
+        yield running
+
+
+@pytest.fixture
+def short_of_host(engine_python: Path, model: Path, tmp_path: Path) -> Iterator[BareEngine]:
+    """An engine that preempts as often as it can, on two ranks, and whose host pool holds two or three calls."""
+    pool = ("--enable-hierarchical-cache", "--hicache-ratio", "0.6")
+    launch = launch_of(engine_python, *ENGINE, *pool, "--tp", "2", first_bound_s=0.02, steps_between_plans=2)
+    with under_strain(**CHECKED), bare_engine(replace(launch, model=str(model)), tmp_path / "log") as engine:
+        yield engine
 
 
 both_loops = pytest.mark.parametrize("two_ranks", LOOPS, indirect=True)
@@ -55,7 +74,8 @@ def test_ranks_preempt_alike_and_every_answer_is_as_if_undisturbed(two_ranks: Se
 
             programs = await asyncio.gather(*map(turns, range(12)))
             answers = [answer for turn in zip(*programs, strict=True) for answer in turn]
-            return answers, await undisturbed(http, prompts, 40, every_options)
+            # One at a time: where steps are slow, a prompt in chunks would make room for a short one beside it.
+            return answers, await undisturbed(http, prompts, 40, every_options, at_once=1)
 
     answers, calm = asyncio.run(run())
     assert [answer.text for answer in answers] == [answer.text for answer in calm]
@@ -90,3 +110,20 @@ def test_ranks_stay_together_when_memory_runs_out_and_clients_leave(two_ranks: S
     answers, calm = asyncio.run(run())
     assert [answer.text for answer in answers] == [answer.text for answer in calm]
     assert "KV cache pool is full. Retract requests" in two_ranks.engine_log()
+
+
+def test_ranks_swap_alike_and_every_answer_is_as_if_undisturbed(short_of_host: BareEngine) -> None:
+    """Twelve calls outgrow device and host: some go on from host memory, others lose their place there for a while."""
+    prompts = [prompt(300 + number, 8 + number % 3 * 4) for number in range(12)]
+
+    async def run() -> tuple[list[Answer], list[Answer]]:
+        async with short_of_host.client() as http:
+            calls = [complete(http, text, 48, f"swap-{number}") for number, text in enumerate(prompts)]
+            return await asyncio.gather(*calls), await undisturbed(http, prompts, 48, [{}] * 12, at_once=1)
+
+    answers, calm = asyncio.run(run())
+    assert [answer.text for answer in answers] == [answer.text for answer in calm]
+    counts = short_of_host.counts()
+    assert min(counts[what] for what in ("swapped_out_tokens", "swapped_in_tokens", "host_locks_refused")) > 0
+    assert sum(answer.bill.swapped_tokens for answer in answers) > 500
+    assert_nothing_is_left(short_of_host)

@@ -6,9 +6,13 @@ from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
+from fake_scheduler import FakeReq
+
 
 class FakeTree:
     """Grants host locks, and remembers which it was asked for.
+
+    `kept` says, by name of a request, at which node what the tree has of it ends, and how many tokens that is.
 
     Args:
         host_tokens: size of the host pool; `None`: there is none.
@@ -21,6 +25,8 @@ class FakeTree:
         self.load_back_threshold = 10
         self.locked = Counter[int]()
         self.parents: dict[int, int] = {}
+        self.kept: dict[str, tuple[int, int]] = {}
+        self.matched: list[str] = []
         self.backed_up = backed_up
         self.tree_core = SimpleNamespace(collect_path_info=self._paths)
         pool = SimpleNamespace(logical_size=host_tokens, available_size=lambda: 0)
@@ -38,6 +44,15 @@ class FakeTree:
         assert receipt.node == node
         assert self.locked[node] > 0
         self.locked[node] -= 1
+
+    def match(self, req: FakeReq, tree: FakeTree) -> Any:
+        """Stands in for `match_kv_cache`: up to a third is on the device, the rest on the host."""
+        assert tree is self
+        self.matched.append(req.name)
+        node, tokens = self.kept.get(req.name, (0, 0))
+        return SimpleNamespace(
+            best_match_node=node, device_prefix_len=tokens // 3, host_hit_length=tokens - tokens // 3
+        )
 
     @property
     def locks(self) -> set[int]:

@@ -103,7 +103,7 @@ def test_everything_that_is_counted_is_shown(client: FakeClient) -> None:
     """After the step in which it happened; every count has its metric."""
     clock = Clock()
     driver = PlannerDriver(Plas(geometric_levels()), PlannerSettings())
-    swap = SwapHooks(lambda *_: None)
+    swap = SwapHooks(lambda *_: None, lambda *_: None)
     swap.init_hicache(lambda *_: None, FakeTree(host_tokens=1000), "server_args", "params")
     hooks = SchedulerHooks(lambda hints: hints, clock.read, driver, swap, Exposure("e3", clock.read))
     output = hooks.internal_state(SimpleNamespace(internal_state={}))

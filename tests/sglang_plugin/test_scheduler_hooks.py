@@ -162,7 +162,7 @@ def test_driver_is_charged_for_every_step_and_the_record_tells_the_levels() -> N
 def test_record_and_internal_state_tell_what_was_swapped() -> None:
     """Of the call, what was loaded back for it; of the engine, what its host memory holds and what moved."""
     clock = Clock()
-    swap = SwapHooks(lambda *_: None)
+    swap = SwapHooks(lambda *_: None, lambda *_: None)
     swap.init_hicache(lambda *_: None, FakeTree(host_tokens=100))
     swap.load(lambda *_: [0] * 60, "controller", "indices")
     hooks = SchedulerHooks(lambda hints: hints, clock.read, None, swap)

@@ -19,7 +19,7 @@ class Engine:
     def __init__(self, host_tokens: int | None = 1000, page_size: int = 1, *, backed_up: bool = True) -> None:
         self.scheduler = FakeScheduler(slots=8)
         self.tree = FakeTree(host_tokens, page_size, backed_up=backed_up)
-        self.hooks = SwapHooks(self.scheduler.release)
+        self.hooks = SwapHooks(self.scheduler.release, self.tree.match)
         self.nodes = 0
         if host_tokens is not None:
             self.hooks.init_hicache(lambda *_: None, self.tree, "server_args", "params")
@@ -33,6 +33,7 @@ class Engine:
         self.nodes += 1
         req.last_node = self.nodes
         req.kv.kv_committed_len = tokens
+        self.tree.kept[name] = (self.nodes, tokens)
         self.hooks.release(req, self.tree, checkpoint=True)
         return req
 
@@ -143,6 +144,58 @@ def test_several_worse_calls_make_room_for_one() -> None:
     assert (engine.tree.locks, engine.counts()) == ({1, 4}, (2, 90, 2))
 
 
+def crowded(*leaving: tuple[str, int, int]) -> tuple[Engine, FakeReq]:
+    """An engine whose budget of 100 tokens one call holds alone; others left after it: name, tokens, place."""
+    engine = Engine(host_tokens=100)
+    first = engine.leave("first", 90, place=0)
+    for name, tokens, place in leaving:
+        engine.leave(name, tokens, place=place)
+    return engine, first
+
+
+def test_room_of_a_call_that_goes_on_is_for_those_who_had_to_do_without() -> None:
+    """The first in line first, as far as it goes; later ones that still fit are not left out."""
+    engine, first = crowded(("last", 30, 4), ("third", 30, 3), ("huge", 80, 2), ("second", 40, 1))
+    assert (engine.tree.locks, engine.counts()) == ({1}, (1, 90, 4))
+    engine.admit(first)
+    assert (engine.tree.locks, engine.counts()) == ({5, 3, 2}, (3, 100, 4))
+    assert engine.tree.matched == ["second", "third", "last"]
+
+
+def test_call_that_made_room_is_locked_again_when_there_is_room() -> None:
+    """It lost its lock to a better one, which is gone."""
+    engine = Engine(host_tokens=100)
+    engine.leave("worse", 60, place=5)
+    better = engine.leave("better", 60, place=1)
+    assert (engine.tree.locks, engine.counts()) == ({2}, (1, 60, 1))
+    engine.scheduler.waiting_queue.remove(better)
+    engine.admit()
+    assert (engine.tree.locks, engine.counts()) == ({1}, (1, 60, 1))
+
+
+def test_only_what_the_tree_still_has_of_a_call_is_locked_again() -> None:
+    """It ends at another node by now; of a second call nothing is left, and for all of a third there is no room."""
+    engine, first = crowded(("part", 50, 1), ("nothing", 50, 2), ("more", 60, 3))
+    engine.tree.kept |= {"part": (77, 20), "nothing": (0, 0), "more": (78, 81)}
+    engine.admit(first)
+    assert (engine.tree.locks, engine.counts()) == ({77}, (1, 20, 3))
+    assert engine.tree.matched == ["part", "nothing", "more"]
+
+
+def test_nothing_is_looked_up_while_no_room_comes_back() -> None:
+    """Nor when calls go on that had no lock; and of whom nothing is left, nothing is looked up again."""
+    engine, first = crowded(("waits", 50, 1), ("goes on", 50, 2), ("lost", 50, 3))
+    engine.admit()
+    engine.admit(engine.scheduler.waiting_queue[2])
+    assert engine.tree.matched == []
+    engine.tree.kept["lost"] = (0, 0)
+    second = engine.scheduler.waiting_queue[1]
+    engine.admit(first)
+    assert engine.tree.matched == ["waits", "lost"]
+    engine.admit(second)
+    assert engine.tree.matched == ["waits", "lost"]
+
+
 def test_lock_that_locks_nothing_is_not_taken_for_one() -> None:
     """The tree says nothing when there is no copy to lock."""
     engine = Engine(backed_up=False)
@@ -158,7 +211,7 @@ def test_without_host_memory_or_without_keeping_kv_there_are_no_locks() -> None:
     engine.leave("victim", 10)
     assert (engine.scheduler.released, engine.tree.locks, engine.hooks.to_json()) == (["victim"], set(), {})
     engine = Engine()
-    engine.hooks = SwapHooks(lambda *_, checkpoint: None)
+    engine.hooks = SwapHooks(lambda *_, checkpoint: None, engine.tree.match)
     engine.hooks.init_hicache(lambda *_: None, engine.tree)
     engine.hooks.release(engine.scheduler.submit("aborted"), engine.tree, checkpoint=False)
     assert engine.tree.locks == set()
@@ -175,21 +228,40 @@ def test_locks_go_with_the_tree() -> None:
     assert engine.tree.locks == {1}
 
 
-def test_engine_that_needs_the_room_of_a_locked_node_gets_it() -> None:
-    """Locks at the node and below it are dropped, others are not."""
+def crowded_tree() -> tuple[Engine, list[tuple[int, str, set[int]]]]:
+    """An engine with three locked nodes, the second below the first, and what its tree was asked to drop so far."""
     engine = Engine()
     for number in range(3):
         engine.leave(f"call-{number}", 10)
     engine.tree.parents = {2: 1}
-    asked = []
+    return engine, []
+
+
+def test_engine_that_needs_the_room_of_a_locked_node_gets_it() -> None:
+    """The tree declines; locks at the node and below it are dropped, others are not."""
+    engine, asked = crowded_tree()
 
     def original(tree: FakeTree, node: int, tracker: str) -> bool:
         asked.append((node, tracker, set(tree.locks)))
-        return True
+        return not tree.locks & {1, 2}
 
     assert engine.hooks.drop_subtree(original, engine.tree, 1, "tracker")
-    assert asked == [(1, "tracker", {3})]
+    assert asked == [(1, "tracker", {1, 2, 3}), (1, "tracker", {3})]
     assert engine.counts() == (1, 10, 2)
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+def test_locks_stay_where_they_are_not_in_the_way(dropped: bool) -> None:
+    """The tree drops the node at once, or declines for another reason than our locks: it is not asked again."""
+    engine, asked = crowded_tree()
+
+    def original(tree: FakeTree, node: int, tracker: str) -> bool:
+        asked.append((node, tracker, set(tree.locks)))
+        return dropped
+
+    assert engine.hooks.drop_subtree(original, engine.tree, 4, "tracker") is dropped
+    assert asked == [(4, "tracker", {1, 2, 3})]
+    assert engine.counts() == (3, 30, 0)
 
 
 def test_tokens_that_move_are_counted() -> None:
