@@ -224,6 +224,8 @@ class Ledger:
             prompt_tokens=sum(bill.prompt_tokens for bill in bills),
             cached_tokens=sum(bill.cached_tokens for bill in bills),
             output_tokens=sum(bill.output_tokens for bill in bills),
+            recomputed_tokens=sum(bill.recomputed_tokens for bill in bills),
+            swapped_tokens=sum(bill.swapped_tokens for bill in bills),
             preemptions=sum(bill.preemptions for bill in bills),
             elapsed_us=elapsed_ns // 1000,
             tool_us=max(0, elapsed_ns - busy_ns) // 1000,
