@@ -16,22 +16,26 @@ into a call of yours.
 
 from autellix_sdk._programs import Program
 from autellix_sdk._scope import Scope, program
-from autellix_sdk._session import current, headers, init, shutdown, wrap
+from autellix_sdk._session import current, headers, init, shutdown, watch, wrap
+from autellix_sdk._watch import Finished, Watch
 from autellix_sdk.bill import ProgramBill, TimeSplit
 from autellix_sdk.errors import AutellixError, ConfigurationError, UsageError
 
 __all__ = [
     "AutellixError",
     "ConfigurationError",
+    "Finished",
     "Program",
     "ProgramBill",
     "Scope",
     "TimeSplit",
     "UsageError",
+    "Watch",
     "current",
     "headers",
     "init",
     "program",
     "shutdown",
+    "watch",
     "wrap",
 ]

@@ -171,13 +171,19 @@ class Ledger:
         with self._lock:
             self._ended_ns = self._final = None
 
-    def settle(self, bill: ProgramBill | None) -> None:
-        """An end was answered, or will not be. The server's bill of the last end stands until the program goes on."""
+    def settle(self, bill: ProgramBill | None) -> bool:
+        """An end was answered, or will not be. The server's bill of the last end stands until the program goes on.
+
+        Returns:
+            Whether it was the last end, and the program did not go on.
+        """
         with self._lock:
             self._awaited -= 1
-            if bill is not None and self.ended and not self._awaited:
+            finished = self.ended and not self._awaited
+            if bill is not None and finished:
                 self._final = bill
             self._answered.notify_all()
+            return finished
 
     def wait(self, wait_s: float) -> None:
         """Wait up to `wait_s` seconds until every end is answered; not at all while the program runs."""
