@@ -116,6 +116,7 @@ def _landed(flights: list[Flight], response: Any) -> None:
             for answer in (response, *response.history):
                 if answer.request.extensions.get(_FLIGHT) is flight:
                     flight.land(answer)
+                    flight.status = response.status_code  # clients retry by where a redirect led
                     break
             else:
                 flight.close()

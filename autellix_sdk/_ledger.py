@@ -46,7 +46,7 @@ class Flight:
         node: the call's place in the call graph.
         started_ns: when the attempt began, on the monotonic clock.
         ended_ns: when it ended; `None` while in flight, as far as was noticed: see `poll`.
-        status: HTTP status of the response; 0 before one came, or when none came.
+        status: HTTP status of the response, after redirects; 0 before one came, or when none came.
         unbilled: no bill will come for it. The ledger's to change, under its lock.
     """
 
