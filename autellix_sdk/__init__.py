@@ -14,6 +14,7 @@ Importing changes nothing; `init` wraps what has to be wrapped, `shutdown` puts 
 into a call of yours.
 """
 
+from autellix_sdk._aiohttp import aiohttp_trace_config
 from autellix_sdk._programs import Program
 from autellix_sdk._scope import Scope, program
 from autellix_sdk._session import current, headers, init, shutdown, watch, wrap
@@ -31,6 +32,7 @@ __all__ = [
     "TimeSplit",
     "UsageError",
     "Watch",
+    "aiohttp_trace_config",
     "current",
     "headers",
     "init",
