@@ -88,4 +88,4 @@ def _count(number: int, noun: str) -> str:
 
 
 def _seconds(us: int) -> str:
-    return f"{us / 1_000_000:.2f} s"
+    return f"{us / 1_000_000:.3f} s"

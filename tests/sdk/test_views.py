@@ -21,14 +21,14 @@ def test_a_bill_prints_as_a_table_of_text() -> None:
     """Where the time went by part, and its share of the wall time."""
     assert str(BILL).splitlines() == [
         "research p: 3 calls (1 more not billed yet) in 2 threads",
-        "  queued: admission         0.40 s    12%",
-        "  queued: batch             0.10 s     3%",
-        "  prefill                   0.25 s     8%",
-        "  decode                    1.50 s    45%",
-        "  swap                      0.00 s     0%",
-        "  other                     0.25 s     8%",
-        "  tools                     1.25 s    25%",
-        "  wall                      5.00 s",
+        "  queued: admission        0.400 s    12%",
+        "  queued: batch            0.100 s     3%",
+        "  prefill                  0.250 s     8%",
+        "  decode                   1.500 s    45%",
+        "  swap                     0.000 s     0%",
+        "  other                    0.250 s     8%",
+        "  tools                    1.250 s    25%",
+        "  wall                     5.000 s",
         "  tokens: 90 prompt (40 cached), 12 output, 64 swapped, 8 recomputed; 1 preemption",
     ]
 
@@ -40,8 +40,8 @@ def test_rich_prints_a_table() -> None:
     lines = output.getvalue().splitlines()
     assert lines[0] == "[red]r p: 3 calls (1 more not billed yet) in 2 threads"
     cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines if line.startswith("│")]
-    assert cells[0] == ["queued: admission", "0.40 s", "12%"]
-    assert cells[-2:] == [["tools", "1.25 s", "25%"], ["wall", "5.00 s", ""]]
+    assert cells[0] == ["queued: admission", "0.400 s", "12%"]
+    assert cells[-2:] == [["tools", "1.250 s", "25%"], ["wall", "5.000 s", ""]]
     assert "64 swapped" in lines[-1]
 
 
@@ -63,8 +63,8 @@ def test_calls_without_a_bill_are_one_part() -> None:
     text = str(replace(BILL, time=TimeSplit(), calls=0, pending=1, threads=1))
     assert text.splitlines()[:3] == [
         "research p: 0 calls (1 more not billed yet) in 1 thread",
-        "  calls, not billed         3.75 s    75%",
-        "  tools                     1.25 s    25%",
+        "  calls, not billed        3.750 s    75%",
+        "  tools                    1.250 s    25%",
     ]
 
 
