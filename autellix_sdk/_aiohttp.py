@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from multidict import CIMultiDict
     from yarl import URL
 
+_OURS = {PROGRAM_HEADER, CALL_HEADER}
+
 
 def aiohttp_trace_config() -> TraceConfig:
     """Return a trace configuration that stamps the calls of an aiohttp session.
@@ -92,35 +94,34 @@ class _Trip(SimpleNamespace):
 
     Attributes:
         flight: its call, if it was stamped here.
-        stamp: the values of our two headers, once there are any.
+        stamp: our headers, once there are any.
     """
 
     def __init__(self, trace_request_ctx: object = None) -> None:
         super().__init__()
         self.flight: Flight | None = None
-        self.stamp: tuple[str, str] | None = None
+        self.stamp: dict[str, str] = {}
 
     def visit(self, url: URL, headers: CIMultiDict[str]) -> None:
         """Before a hop: stamp it if it goes to the backend. Other hops, and those that we fail at, carry nothing."""
         settings = runtime.settings
         if settings is None:
             return
-        programs, calls = (headers.popall(name, []) for name in (PROGRAM_HEADER, CALL_HEADER))
+        carried = {name: values[0] for name in _OURS if (values := headers.popall(name, []))}
         if settings.endpoint is None or not settings.endpoint.covers(_Address.of(url)):
             return
-        if self.stamp is None:
+        if not self.stamp:
             # Stamped already where the request comes from httpx on top of aiohttp, or by `headers()`.
-            self.stamp = (programs[0], calls[0]) if programs and calls else self._begin(headers)
-        if self.stamp is not None:
-            headers[PROGRAM_HEADER], headers[CALL_HEADER] = self.stamp
+            self.stamp = carried if carried.keys() == _OURS else self._begin(headers)
+        headers.update(self.stamp)
 
-    def _begin(self, headers: CIMultiDict[str]) -> tuple[str, str] | None:
+    def _begin(self, headers: CIMultiDict[str]) -> dict[str, str]:
         strand = current_strand()
         begun = begin_call(strand, retries(strand, headers))
         if begun is None:
-            return None
+            return {}
         self.flight, program, call = begun
-        return program, call
+        return {PROGRAM_HEADER: program, CALL_HEADER: call}
 
 
 def _signal(react: Callable[[_Trip, Any], None]) -> Callable[..., Awaitable[None]]:
