@@ -14,24 +14,30 @@ Importing changes nothing; `init` wraps what has to be wrapped, `shutdown` puts 
 into a call of yours.
 """
 
+from autellix_sdk._aiohttp import aiohttp_trace_config
 from autellix_sdk._programs import Program
 from autellix_sdk._scope import Scope, program
-from autellix_sdk._session import current, headers, init, shutdown, wrap
+from autellix_sdk._session import current, headers, init, shutdown, watch, wrap
+from autellix_sdk._watch import Finished, Watch
 from autellix_sdk.bill import ProgramBill, TimeSplit
 from autellix_sdk.errors import AutellixError, ConfigurationError, UsageError
 
 __all__ = [
     "AutellixError",
     "ConfigurationError",
+    "Finished",
     "Program",
     "ProgramBill",
     "Scope",
     "TimeSplit",
     "UsageError",
+    "Watch",
+    "aiohttp_trace_config",
     "current",
     "headers",
     "init",
     "program",
     "shutdown",
+    "watch",
     "wrap",
 ]

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from autellix_sdk._ledger import Flight
 from autellix_sdk._strands import Strand
 from autellix_sdk.wire import ProgramId, format_call
+
+_RETRY_HEADER = "x-stainless-retry-count"
+
+
+def retries(strand: Strand, headers: Mapping[str, str]) -> int:
+    """Return how often a request repeats the last call of its strand; 0 for a call of its own.
+
+    Args:
+        strand: the strand of the running code.
+        headers: the request's, in a mapping that ignores case. Clients of the kind of openai's count retries there.
+    """
+    if strand.last is None or not strand.last.retryable:
+        return 0
+    count = headers.get(_RETRY_HEADER, "")
+    return int(count) if count.isdecimal() else 0
 
 
 def begin_call(strand: Strand, retry: int = 0) -> tuple[Flight, ProgramId, str] | None:

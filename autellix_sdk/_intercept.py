@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from autellix_sdk._calls import begin_call
+from autellix_sdk._calls import begin_call, retries
 from autellix_sdk._faults import faults
 from autellix_sdk._ledger import Flight
 from autellix_sdk._patches import Patches
@@ -22,7 +22,6 @@ from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER
 
 LIBRARIES = ("httpx", "httpx2")
 
-_RETRY_HEADER = "x-stainless-retry-count"
 _FLIGHT = "autellix.flight"
 """Request extension that holds the call's flight; redirects copy it, transports ignore it."""
 
@@ -116,6 +115,7 @@ def _landed(flights: list[Flight], response: Any) -> None:
             for answer in (response, *response.history):
                 if answer.request.extensions.get(_FLIGHT) is flight:
                     flight.land(answer)
+                    flight.status = response.status_code  # clients retry by where a redirect led
                     break
             else:
                 flight.close()
@@ -154,11 +154,8 @@ def _stamp(request: Any) -> None:
         if sending and request.extensions[_FLIGHT] in sending:  # the same call: a redirect within the backend
             return
         _unstamp(request)  # another one: the request object was sent before
-    headers, retry = request.headers, 0
-    if strand.last is not None and strand.last.retryable:
-        count = headers.get(_RETRY_HEADER, "")
-        retry = int(count) if count.isdecimal() else 0
-    stamp = begin_call(strand, retry)
+    headers = request.headers
+    stamp = begin_call(strand, retries(strand, headers))
     if stamp is None:
         return
     flight, headers[PROGRAM_HEADER], headers[CALL_HEADER] = stamp

@@ -46,7 +46,7 @@ class Flight:
         node: the call's place in the call graph.
         started_ns: when the attempt began, on the monotonic clock.
         ended_ns: when it ended; `None` while in flight, as far as was noticed: see `poll`.
-        status: HTTP status of the response; 0 before one came, or when none came.
+        status: HTTP status of the response, after redirects; 0 before one came, or when none came.
         unbilled: no bill will come for it. The ledger's to change, under its lock.
     """
 
@@ -171,13 +171,19 @@ class Ledger:
         with self._lock:
             self._ended_ns = self._final = None
 
-    def settle(self, bill: ProgramBill | None) -> None:
-        """An end was answered, or will not be. The server's bill of the last end stands until the program goes on."""
+    def settle(self, bill: ProgramBill | None) -> bool:
+        """An end was answered, or will not be. The server's bill of the last end stands until the program goes on.
+
+        Returns:
+            Whether it was the last end, and the program did not go on.
+        """
         with self._lock:
             self._awaited -= 1
-            if bill is not None and self.ended and not self._awaited:
+            finished = self.ended and not self._awaited
+            if bill is not None and finished:
                 self._final = bill
             self._answered.notify_all()
+            return finished
 
     def wait(self, wait_s: float) -> None:
         """Wait up to `wait_s` seconds until every end is answered; not at all while the program runs."""
@@ -224,6 +230,8 @@ class Ledger:
             prompt_tokens=sum(bill.prompt_tokens for bill in bills),
             cached_tokens=sum(bill.cached_tokens for bill in bills),
             output_tokens=sum(bill.output_tokens for bill in bills),
+            recomputed_tokens=sum(bill.recomputed_tokens for bill in bills),
+            swapped_tokens=sum(bill.swapped_tokens for bill in bills),
             preemptions=sum(bill.preemptions for bill in bills),
             elapsed_us=elapsed_ns // 1000,
             tool_us=max(0, elapsed_ns - busy_ns) // 1000,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
+from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
 from time import monotonic
@@ -40,8 +41,15 @@ class Endable(Protocol):
 
     id: ProgramId
 
-    def settle(self, bill: ProgramBill | None) -> None:
-        """The backend was told, or could not be; `bill` is the whole program's, where it sent one."""
+    def settle(self, bill: ProgramBill | None) -> bool:
+        """The backend was told, or could not be; `bill` is the whole program's, where it sent one.
+
+        Returns:
+            Whether the program has finished: it did not go on meanwhile, and no other end of it is waiting.
+        """
+
+    def bill(self) -> ProgramBill:
+        """Return where its time went."""
 
     def end_if_idle(self, limit_s: float) -> float:
         """End the program, by a call of `Reporter.end`, if no call was in flight for `limit_s` seconds.
@@ -49,6 +57,10 @@ class Endable(Protocol):
         Returns:
             Seconds until it is worth asking again; 0 when it never is.
         """
+
+
+Listener = Callable[[ProgramBill, Status], None]
+"""Told of a program that has finished; must not raise."""
 
 
 class _NoRedirect(HTTPRedirectHandler):
@@ -77,6 +89,7 @@ class Reporter:
         self._opener = build_opener(_NoRedirect)
         self._off = False
         self._closing = False
+        self._listeners: tuple[Listener, ...] = ()
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -90,7 +103,7 @@ class Reporter:
     def end(self, program: Endable, status: Status) -> None:
         """Queue the end of a program. Never blocks; beyond 10,000 waiting ends the oldest is given up."""
         with self._wake:
-            accepted = not (self._off or self._closing)
+            accepted = not (self._closing or (self._off and not self._listeners))
             if accepted:
                 self._queue.append((program, status))
                 self._wake.notify()
@@ -107,6 +120,16 @@ class Reporter:
         """End `program` once it has been idle for a minute. Wakes nobody: there is nothing to do for a minute."""
         self._watch(program, IMPLICIT_IDLE_S)
 
+    def add_listener(self, listener: Listener) -> None:
+        """Tell `listener` of every program that finishes from now on, in this class's thread, until `close`."""
+        with self._wake:
+            self._listeners += (listener,)
+
+    def remove_listener(self, listener: Listener) -> None:
+        """Tell `listener` no more."""
+        with self._wake:
+            self._listeners = tuple(each for each in self._listeners if each != listener)
+
     def close(self, timeout_s: float = 1.0) -> None:
         """End the programs that are watched, post what is queued, and stop; return after `timeout_s` at the latest."""
         for program in self._take_due(float("inf")):
@@ -115,14 +138,14 @@ class Reporter:
             self._closing = True
             thread = self._thread
             self._wake.notify()
-        if thread is not None and thread.is_alive():
+        if thread is not None and thread.is_alive() and thread is not threading.current_thread():
             thread.join(timeout_s)
         with self._wake:
             left, self._queue = self._queue, deque()
         if left:
             faults.record("the backend was too slow at exit; ends of programs are left to their leases")
-        for program, _ in left:
-            program.settle(None)
+        self._settle(list(left), {})
+        self._listeners = ()
 
     def _watch(self, program: Endable, for_s: float) -> None:
         with self._wake:
@@ -150,8 +173,7 @@ class Reporter:
                 bills = self._post(batch)
             except Exception as error:  # noqa: BLE001 a backend can fail in any way; the user's program goes on
                 faults.record("the end of a program could not be posted", error)
-            for program, _ in batch:
-                program.settle(bills.get(program.id))
+            self._settle(batch, bills)
 
     def _wait(self) -> bool:
         """Wait until there are ends to post or programs to look at; false when the thread shall stop."""
@@ -184,6 +206,15 @@ class Reporter:
     def _take_batch(self) -> list[tuple[Endable, Status]]:
         with self._wake:
             return [self._queue.popleft() for _ in range(min(len(self._queue), _MAX_BATCH))]
+
+    def _settle(self, batch: list[tuple[Endable, Status]], bills: dict[str, ProgramBill]) -> None:
+        """Hand over the backend's answers; then tell the listeners, who may be slow."""
+        finished = [(program, status) for program, status in batch if program.settle(bills.get(program.id))]
+        if self._listeners:
+            for program, status in finished:
+                bill = program.bill()
+                for listener in self._listeners:
+                    listener(bill, status)
 
     def _post(self, batch: list[tuple[Endable, Status]]) -> dict[str, ProgramBill]:
         """Tell the backend; return the bills it sent, by program ID."""

@@ -130,9 +130,9 @@ class Program:
         self.end()
         return 0.0
 
-    def settle(self, bill: ProgramBill | None) -> None:
-        """Take the backend's answer to an end, or learn that none will come."""
-        self.ledger.settle(bill)
+    def settle(self, bill: ProgramBill | None) -> bool:
+        """Take the backend's answer to an end, or learn that none will come; return whether this was the last end."""
+        return self.ledger.settle(bill)
 
     def after_fork(self) -> None:
         """Continue in a forked process, under a salt of its own and where nobody is left to release a lock."""

@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import threading
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from autellix_sdk import _intercept, _programs, _spawns
@@ -18,6 +19,7 @@ from autellix_sdk._programs import Program
 from autellix_sdk._runtime import runtime
 from autellix_sdk._settings import Endpoint, Implicit, read_settings, without_password
 from autellix_sdk._strands import current_strand, known_strand
+from autellix_sdk._watch import Finished, Watch, Writable
 from autellix_sdk.errors import UsageError
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER
 
@@ -104,6 +106,31 @@ def wrap(client: T) -> T:
             "calls to %s are not stamped: it is not the backend; see init(base_url=...) and AUTELLIX_BASE_URL", shown
         )
     return client
+
+
+def watch(to: Writable | Callable[[Finished], object] | None = None) -> Watch:
+    """Write one line for each program that finishes from now on: how long it took, and where the time went.
+
+    A line comes when the backend acknowledged the program's end, or could not be told: so it covers streamed calls too.
+    A program without a call has no line; one that goes on and finishes again gets another. Lines are written by the
+    client's background thread, which none of your calls waits for; at exit it has a second for everything.
+
+    Initialises from the environment if `init` was not called. Without a backend there is nothing to watch, which is
+    logged at WARNING.
+
+    Args:
+        to: a text stream, or a function that is called with each `Finished`, in the background thread: it should return
+            soon, and what it raises is logged once. By default `sys.stderr`.
+
+    Returns:
+        The watch: `close` it, or use it as a context. `shutdown` closes it too.
+    """
+    with _lock:
+        if runtime.settings is None:
+            init()
+        if runtime.reporter is None:
+            _log.warning("there is nothing to watch without a backend; see init(base_url=...) and AUTELLIX_BASE_URL")
+        return Watch(to, runtime.reporter)
 
 
 def current() -> Program | None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from autellix_sdk._views import bill_table, bill_text
 from autellix_sdk.errors import WireError
 from autellix_sdk.wire import CallId, ProgramId
 
@@ -141,6 +142,8 @@ _PROGRAM_COUNTS = (
     "elapsed_us",
     "tool_us",
 )
+_LATER_PROGRAM_COUNTS = ("recomputed_tokens", "swapped_tokens")
+"""Fields that servers of the same wire version may leave out."""
 
 
 def _flat(bill: CallBill | ProgramBill) -> dict[str, Any]:
@@ -175,8 +178,9 @@ class ProgramBill:
         time: sum over calls; calls that ran side by side add up, so this may exceed `elapsed_us`.
         service_us: attained service, summed over calls.
         prompt_tokens, cached_tokens, output_tokens, preemptions: sums over calls.
-        elapsed_us: from the program's start to its end, or until now.
+        elapsed_us: the program's wall time, from its start to its end, or until now.
         tool_us: part of `elapsed_us` during which no call was in flight.
+        recomputed_tokens, swapped_tokens: sums over calls; 0 also where the server does not say.
     """
 
     program: ProgramId
@@ -192,17 +196,16 @@ class ProgramBill:
     preemptions: int
     elapsed_us: int
     tool_us: int
+    recomputed_tokens: int = 0
+    swapped_tokens: int = 0
 
     def __str__(self) -> str:
-        """Say in one paragraph where the time went."""
-        pending = f" ({self.pending} more not billed yet)" if self.pending else ""
-        return (
-            f"{self.name or 'program'} {self.program}: {self.calls} calls{pending} in {self.threads} threads, "
-            f"{_seconds(self.elapsed_us)} in all, {_seconds(self.tool_us)} of it in tools; on the server "
-            f"{_seconds(self.time.total_queued_us)} queued, {_seconds(self.time.prefill_us)} prefill, "
-            f"{_seconds(self.time.decode_us)} decode, {_seconds(self.time.swap_us + self.time.other_us)} other; "
-            f"{self.prompt_tokens} prompt tokens ({self.cached_tokens} cached), {self.output_tokens} output tokens"
-        )
+        """Return the bill as lines of text: size, where the time went, tokens."""
+        return bill_text(self)
+
+    def __rich__(self) -> object:
+        """Return the bill as a table; rich asks for it when it prints a bill."""
+        return bill_table(self)
 
     def to_json(self) -> dict[str, Any]:
         """JSON object of the programs API: the fields above, the time split flattened, and ``wall_us``."""
@@ -222,6 +225,7 @@ def program_bill_from_json(record: Mapping[str, Any]) -> ProgramBill:
             name=None if name is None else str(name),
             time=_time_from_json(record),
             **{key: _count(record[key]) for key in _PROGRAM_COUNTS},
+            **{key: _count(record.get(key, 0)) for key in _LATER_PROGRAM_COUNTS},
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WireError(f"program bill cannot be read: {type(error).__name__}: {error}") from error
@@ -230,7 +234,3 @@ def program_bill_from_json(record: Mapping[str, Any]) -> ProgramBill:
 def sum_time(bills: Iterable[CallBill]) -> TimeSplit:
     """Sum of the time splits of several calls."""
     return sum((bill.time for bill in bills), TimeSplit())
-
-
-def _seconds(us: int) -> str:
-    return f"{us / 1_000_000:.2f} s"

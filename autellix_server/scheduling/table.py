@@ -92,6 +92,8 @@ class Program:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    recomputed_tokens: int = 0
+    swapped_tokens: int = 0
     preemptions: int = 0
     busy_s: float = 0.0
     """Time with at least one call in flight, up to the last moment there was none."""
@@ -115,6 +117,8 @@ class Program:
             prompt_tokens=self.prompt_tokens,
             cached_tokens=self.cached_tokens,
             output_tokens=self.output_tokens,
+            recomputed_tokens=self.recomputed_tokens,
+            swapped_tokens=self.swapped_tokens,
             preemptions=self.preemptions,
             elapsed_us=elapsed_us,
             tool_us=max(0, elapsed_us - round(busy_s * _US)),
@@ -249,6 +253,8 @@ class ProgramTable:
         row.prompt_tokens += bill.prompt_tokens
         row.cached_tokens += bill.cached_tokens
         row.output_tokens += bill.output_tokens
+        row.recomputed_tokens += bill.recomputed_tokens
+        row.swapped_tokens += bill.swapped_tokens
         row.preemptions += bill.preemptions
 
     def _bury(self, row: Program, now: float) -> None:

@@ -28,7 +28,8 @@ def context(program: str = "a", call: str = "0.0", thread: int = 0) -> CallConte
 def bill(call: ActiveCall, service_s: float, queued_s: float = 0.0) -> CallBill:
     """What an engine reports: a wait and a decode."""
     time = TimeSplit({"admission": round(queued_s * 1e6)}, decode_us=round(service_s * 1e6))
-    return CallBill(call.context.program, call.context.call, "e0", time, service_us=time.decode_us, output_tokens=7)
+    tokens = {"output_tokens": 7, "recomputed_tokens": 2, "swapped_tokens": 3}
+    return CallBill(call.context.program, call.context.call, "e0", time, service_us=time.decode_us, **tokens)
 
 
 def test_call_inherits_what_its_program_attained() -> None:
@@ -66,7 +67,7 @@ def test_program_bill_splits_elapsed_time_into_busy_and_tool_time() -> None:
     assert made.elapsed_us == 10_000_000
     assert made.tool_us == 6_000_000
     assert made.service_us == 2_000_000
-    assert made.output_tokens == 14
+    assert (made.output_tokens, made.recomputed_tokens, made.swapped_tokens) == (14, 4, 6)
 
 
 def test_end_waits_for_calls_in_flight() -> None:

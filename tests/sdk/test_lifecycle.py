@@ -49,10 +49,15 @@ class FakeProgram:
         self.idle_since_s = 0.0 if self.clock is None else self.clock.s
         self._reporter = reporter
 
-    def settle(self, _: ProgramBill | None) -> None:
+    def settle(self, _: ProgramBill | None) -> bool:
         """Count."""
         assert not self._reporter._wake._is_owned()  # type: ignore[attr-defined]
         self.settled += 1
+        return True
+
+    def bill(self) -> ProgramBill:
+        """Return one that is easy to recognise."""
+        return program_bill(self.id)
 
     def end_if_idle(self, limit_s: float) -> float:
         """End if that long ago."""

@@ -32,7 +32,7 @@ def test_importing_loads_no_http_client_and_changes_nothing() -> None:
 import asyncio, sys, threading, concurrent.futures
 before = (asyncio.BaseEventLoop.create_task, threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit)
 import autellix_sdk
-assert not {"httpx", "httpx2", "openai", "anyio", "uvloop"} & sys.modules.keys()
+assert not {"httpx", "httpx2", "openai", "aiohttp", "rich", "anyio", "uvloop"} & sys.modules.keys()
 assert before == (
     asyncio.BaseEventLoop.create_task, threading.Thread.start, concurrent.futures.ThreadPoolExecutor.submit
 )
