@@ -14,6 +14,7 @@ Importing changes nothing; `init` wraps what has to be wrapped, `shutdown` puts 
 into a call of yours.
 """
 
+from autellix_sdk._handles import Attachment, Handle, bind, capture
 from autellix_sdk._programs import Program
 from autellix_sdk._scope import Scope, program
 from autellix_sdk._session import current, headers, init, shutdown, wrap
@@ -21,13 +22,17 @@ from autellix_sdk.bill import ProgramBill, TimeSplit
 from autellix_sdk.errors import AutellixError, ConfigurationError, UsageError
 
 __all__ = [
+    "Attachment",
     "AutellixError",
     "ConfigurationError",
+    "Handle",
     "Program",
     "ProgramBill",
     "Scope",
     "TimeSplit",
     "UsageError",
+    "bind",
+    "capture",
     "current",
     "headers",
     "init",
