@@ -14,6 +14,7 @@ Importing changes nothing; `init` wraps what has to be wrapped, `shutdown` puts 
 into a call of yours.
 """
 
+from autellix_sdk._carry import extract, inject
 from autellix_sdk._handles import Attachment, Handle, bind, capture
 from autellix_sdk._programs import Program
 from autellix_sdk._scope import Scope, program
@@ -34,8 +35,10 @@ __all__ = [
     "bind",
     "capture",
     "current",
+    "extract",
     "headers",
     "init",
+    "inject",
     "program",
     "shutdown",
     "wrap",

@@ -42,13 +42,13 @@ class Handle:
         """
         return Attachment(self)
 
-    def fork(self) -> tuple[Owner, Branch]:
-        """Branch off for one attachment."""
+    def place(self) -> tuple[Owner, Branch]:
+        """Where it leads; the branch is one to fork, and names calls as this process has to."""
         owner = self._owner
         if isinstance(owner, Program) and owner.salt != self._salt:  # the process was forked since
             self._branch.after_fork(self._salt)
             self._salt = owner.salt
-        return owner, self._branch.fork()
+        return owner, self._branch
 
 
 class Attachment(Stay[None]):
@@ -64,7 +64,8 @@ class Attachment(Stay[None]):
         return "an attachment"
 
     def _arrive(self) -> tuple[None, Owner, Branch]:
-        return None, *self._handle.fork()
+        owner, branch = self._handle.place()
+        return None, owner, branch.fork()
 
     def _depart(self, error: BaseException | None) -> None:
         """Nothing ends with it: the program's own scope does that."""
