@@ -16,6 +16,7 @@ into a call of yours.
 
 from autellix_sdk._carry import extract, inject
 from autellix_sdk._handles import Attachment, Handle, bind, capture
+from autellix_sdk._middleware import asgi, wsgi
 from autellix_sdk._programs import Program
 from autellix_sdk._scope import Scope, program
 from autellix_sdk._session import current, headers, init, shutdown, wrap
@@ -32,6 +33,7 @@ __all__ = [
     "Scope",
     "TimeSplit",
     "UsageError",
+    "asgi",
     "bind",
     "capture",
     "current",
@@ -42,4 +44,5 @@ __all__ = [
     "program",
     "shutdown",
     "wrap",
+    "wsgi",
 ]

@@ -195,14 +195,14 @@ def test_what_cannot_be_read_is_counted_and_left_alone(value: Any) -> None:
     """Calls stay where they would have been."""
     with autellix.program() as p, autellix.extract({CONTINUE_HEADER: value}).attach():
         assert _call().program == p.id
-        assert faults.counts == {UNREADABLE: 1}
+        assert faults.counts[UNREADABLE] == 1
 
 
 def test_nothing_to_extract_is_no_fault() -> None:
     """A job that was queued by older code still runs."""
     with autellix.program() as p, autellix.extract({}).attach():
         assert _call().program == p.id
-        assert not faults.counts
+        assert not faults.counts[UNREADABLE]
 
 
 salted = st.from_regex(r"[0-9a-z]{6}\.[0-9]{1,3}\.[0-9]{1,3}", fullmatch=True).map(CallId)
