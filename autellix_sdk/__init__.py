@@ -20,6 +20,7 @@ from autellix_sdk._middleware import asgi, wsgi
 from autellix_sdk._programs import Program
 from autellix_sdk._scope import Scope, program
 from autellix_sdk._session import current, headers, init, shutdown, wrap
+from autellix_sdk._spawns import task_factory
 from autellix_sdk.bill import ProgramBill, TimeSplit
 from autellix_sdk.errors import AutellixError, ConfigurationError, UsageError
 
@@ -43,6 +44,7 @@ __all__ = [
     "inject",
     "program",
     "shutdown",
+    "task_factory",
     "wrap",
     "wsgi",
 ]
