@@ -58,7 +58,7 @@ def wsgi(app: WsgiApp, *, name: str | None = None, trust_callers: bool = False) 
     thread; lists, and files given to ``wsgi.file_wrapper``, are passed on as they are.
 
     Args:
-        app: what the server is given, all other middleware included.
+        app: what the server is given, all other middleware included; with Flask ``app.wsgi_app``, which is replaced.
         name, trust_callers: as for `asgi`.
 
     Raises:
@@ -98,7 +98,7 @@ def _stays(name: str | None, trust_callers: bool) -> Callable[[Callable[[], Mapp
 def _asgi_headers(scope: Mapping[str, Any]) -> dict[str, str]:
     key = CONTINUE_HEADER.encode()
     # A header sent twice is no clear word: joined as HTTP does, it cannot be read.
-    values = [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == key]
+    values = [value.decode("latin-1") for name, value in scope.get("headers", ()) if name.lower() == key]
     return {CONTINUE_HEADER: ", ".join(values)} if values else {}
 
 

@@ -240,6 +240,27 @@ def test_callbacks_that_bind_the_next_one_keep_no_history() -> None:
     assert length <= 4
 
 
+def test_leaving_what_was_never_entered_does_nothing() -> None:
+    """An exit stack that is taken apart early may do so."""
+    with autellix.program() as p:
+        autellix.capture().attach().__exit__(None, None, None)
+        autellix.program().__exit__(None, None, None)
+        assert autellix.current() is p
+
+
+def test_a_handle_is_told_of_a_new_salt() -> None:
+    """Calls before a fork are named by the salt they were made under, once, however often it is attached."""
+    with autellix.program() as p:
+        before = _call()
+        handle = autellix.capture()
+    p.after_fork()
+    for _ in range(2):
+        with handle.attach():
+            after = _call()
+        assert after.salt == p.salt != before.salt
+        assert after.parents == (f"{before.salt}.{before.call}",)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_handle_in_a_forked_process() -> None:

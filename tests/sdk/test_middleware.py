@@ -259,6 +259,16 @@ def test_a_streamed_body_is_in_scope_only_while_it_runs(backend: Backend) -> Non
     assert backend.ended() == {calls[0].program: "ok", pages.calls["/unread"][0].program: "ok"}
 
 
+def test_a_body_need_not_have_a_close(backend: Backend) -> None:
+    """Any iterable is a body; ours is closed all the same."""
+    autellix.init(backend.base_url)
+    body: Any = autellix.wsgi(lambda *_: iter([_call().program.encode()]))({}, lambda *_: None)
+    (program,) = body
+    body.close()
+    autellix.shutdown()
+    assert backend.ended() == {program.decode(): "ok"}
+
+
 def test_errors_of_a_wsgi_app_pass_through(backend: Backend) -> None:
     """From the call, from the body and from closing it: the very exception, and the program ended with an error."""
     autellix.init(backend.base_url)
