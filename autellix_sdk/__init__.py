@@ -15,17 +15,23 @@ into a call of yours.
 """
 
 from autellix_sdk._aiohttp import aiohttp_trace_config
+from autellix_sdk._carry import extract, inject
+from autellix_sdk._handles import Attachment, Handle, bind, capture
+from autellix_sdk._middleware import asgi, wsgi
 from autellix_sdk._programs import Program
 from autellix_sdk._scope import Scope, program
 from autellix_sdk._session import current, headers, init, shutdown, watch, wrap
+from autellix_sdk._spawns import task_factory
 from autellix_sdk._watch import Finished, Watch
 from autellix_sdk.bill import ProgramBill, TimeSplit
 from autellix_sdk.errors import AutellixError, ConfigurationError, UsageError
 
 __all__ = [
+    "Attachment",
     "AutellixError",
     "ConfigurationError",
     "Finished",
+    "Handle",
     "Program",
     "ProgramBill",
     "Scope",
@@ -33,11 +39,18 @@ __all__ = [
     "UsageError",
     "Watch",
     "aiohttp_trace_config",
+    "asgi",
+    "bind",
+    "capture",
     "current",
+    "extract",
     "headers",
     "init",
+    "inject",
     "program",
     "shutdown",
+    "task_factory",
     "watch",
     "wrap",
+    "wsgi",
 ]

@@ -15,6 +15,7 @@ calls. So the lock is reentrant, and what makes a call ID unique is taken in one
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
 from autellix_sdk.wire import CallId
 
@@ -26,6 +27,11 @@ MAX_FRONTIER = 4096
 
 Node = tuple[int, CallId, tuple[CallId, ...]]
 """One call in the graph: its thread, its ID, and the calls it waited for."""
+
+
+def qualify(calls: Iterable[CallId], salt: str) -> tuple[CallId, ...]:
+    """Name calls made under `salt` as other processes do; those that already carry a salt stay as they are."""
+    return tuple([call if call.count(".") > 1 else CallId(f"{salt}.{call}") for call in calls])
 
 
 class Branch:
@@ -81,8 +87,7 @@ class Branch:
     def after_fork(self, salt: str) -> None:
         """Continue in a forked process: the calls so far were made by the process with the given salt."""
         calls = self.frontier if self.joined is None else tuple(self.joined)
-        qualified = tuple(call if call.count(".") > 1 else CallId(f"{salt}.{call}") for call in calls or ())
-        self.at_fork = self.frontier = qualified
+        self.at_fork = self.frontier = qualify(calls or (), salt)
         self.parent, self.joined, self.moved = None, None, False
 
 

@@ -46,9 +46,22 @@ class Program:
         trunk: where its scopes branch off: each goes on from what those before it did.
         ledger: its books.
         scopes: number of its scopes that are open. Changes under the lock.
+        injected: other processes may make calls of it, which this one does not see.
     """
 
-    __slots__ = ("__weakref__", "_process", "graph", "id", "ledger", "name", "name_field", "salt", "scopes", "trunk")
+    __slots__ = (
+        "__weakref__",
+        "_process",
+        "graph",
+        "id",
+        "injected",
+        "ledger",
+        "name",
+        "name_field",
+        "salt",
+        "scopes",
+        "trunk",
+    )
 
     explicit: ClassVar[bool] = True
 
@@ -61,7 +74,8 @@ class Program:
         self.trunk = Branch()
         self.ledger = Ledger()
         self.scopes = 0
-        self._process = os.getpid()
+        self.injected = False
+        self._process: int | None = os.getpid()
         _living[self.id] = self
 
     def __repr__(self) -> str:
@@ -76,6 +90,16 @@ class Program:
             program.scopes += 1
         if known is not None:
             known.ledger.reopen()
+        return program
+
+    @classmethod
+    def join(cls, name: str | None, program_id: ProgramId) -> Program:
+        """Return the program that has this ID, begun by another process if it is not known here."""
+        with _lock:
+            program = _living.get(program_id)
+            if program is None:
+                program = cls(name, program_id)
+                program._process = None
         return program
 
     def leave(self, status: Status) -> None:
@@ -103,8 +127,9 @@ class Program:
 
     def end(self, status: Status = "ok") -> None:
         """End the program: scopes and idleness do this. A later call reopens it."""
-        # A server that saw no call knows no program, and a forked copy does not speak for the original.
-        reporter = runtime.reporter if self.graph.calls and self._process == os.getpid() else None
+        # A server that saw no call knows no program, and only the process that began the program speaks for it.
+        is_known = self.graph.calls or self.injected
+        reporter = runtime.reporter if is_known and self._process == os.getpid() else None
         self.ledger.end(answered=reporter is None)
         if reporter is not None:
             reporter.end(self, status)

@@ -38,6 +38,7 @@ def init(
     api_key: str | None = None,
     threads: bool = True,
     implicit: Implicit = "root",
+    tasks: bool = True,
 ) -> None:
     """Switch the client on: calls to the backend carry who they are from now on, whoever makes them.
 
@@ -49,6 +50,8 @@ def init(
         threads: follow work handed to other OS threads too.
         implicit: ``"root"`` makes calls outside any scope one program per root task or root thread job, which ends
             after a minute without a call; ``"off"`` leaves them unstamped.
+        tasks: follow asyncio tasks by wrapping ``create_task`` of the event loop classes. Without it, tasks are roots
+            except on loops that have a `task_factory`.
 
     Calling it again replaces the settings.
 
@@ -56,14 +59,14 @@ def init(
         UsageError: an argument is not accepted.
         ConfigurationError: an environment variable does not hold a URL.
     """
-    settings = read_settings(base_url, api_key, threads, implicit, os.environ)
+    settings = read_settings(base_url, api_key, threads, implicit, os.environ, tasks)
     with _lock:
         if settings == runtime.settings:
             return
         shutdown()
         try:
             _intercept.install(_patches)
-            _spawns.install(_patches, threads=threads)
+            _spawns.install(_patches, threads=threads, tasks=tasks)
             _register_process_hooks()
         except BaseException:
             _patches.undo()

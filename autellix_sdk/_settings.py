@@ -113,16 +113,23 @@ class Settings:
         threads: whether identity follows work handed to OS threads.
         implicit: ``root`` gives calls outside any scope a program per root task or root thread job; ``off`` leaves
             them unstamped.
+        tasks: whether event loops are wrapped; else `task_factory` links tasks.
     """
 
     endpoint: Endpoint | None
     api_key: str | None
     threads: bool
     implicit: Implicit
+    tasks: bool = True
 
 
 def read_settings(
-    base_url: str | None, api_key: str | None, threads: bool, implicit: Implicit, environ: Mapping[str, str]
+    base_url: str | None,
+    api_key: str | None,
+    threads: bool,
+    implicit: Implicit,
+    environ: Mapping[str, str],
+    tasks: bool = True,
 ) -> Settings:
     """Combine the arguments of `init` with the environment.
 
@@ -153,4 +160,4 @@ def read_settings(
                 raise ConfigurationError(f"{variable}={shown!r}: {error}; correct or unset it") from error
             if variable == "OPENAI_BASE_URL":
                 key = key or environ.get("OPENAI_API_KEY") or None
-    return Settings(endpoint, key, threads, implicit)
+    return Settings(endpoint, key, threads, implicit, tasks)

@@ -6,6 +6,7 @@ Worker threads of pools are detached: they outlive the job that they were starte
 
 from __future__ import annotations
 
+import asyncio
 import asyncio.base_events
 import threading
 from collections.abc import Callable
@@ -23,11 +24,12 @@ _Function = Callable[..., Any]
 _ABSENT = object()
 
 
-def install(patches: Patches, *, threads: bool) -> None:
-    """Link tasks to their makers; with `threads`, jobs of other OS threads too."""
+def install(patches: Patches, *, threads: bool, tasks: bool) -> None:
+    """Link work to its makers: with `tasks`, asyncio tasks; with `threads`, jobs of other OS threads."""
 
     def wrap_loop(loop_class: type) -> None:
-        patches.wrap(loop_class, "create_task", _create_task)
+        if tasks:
+            patches.wrap(loop_class, "create_task", _create_task)
         if threads:
             patches.wrap(loop_class, "call_soon_threadsafe", _call_soon_threadsafe)
 
@@ -51,6 +53,30 @@ def install(patches: Patches, *, threads: bool) -> None:
         patches.when_imported("anyio.to_thread", wrap_anyio)
         patches.when_imported("anyio._backends._asyncio", wrap_anyio_workers)
         patches.when_imported("multiprocessing.pool", wrap_thread_pool)
+
+
+def task_factory(inner: _Function | None = None) -> _Function:
+    """Make a task factory that links tasks to their makers, for loops that are not to be wrapped.
+
+    Use it as ``loop.set_task_factory(autellix.task_factory())``, with ``init(tasks=False)``; while event loops are
+    wrapped it has nothing to do. Tasks that are eager because of `inner` do not go with anyio's task groups, which
+    know the eager factory of asyncio only when they see it bare.
+
+    Args:
+        inner: the factory to make tasks with, such as ``asyncio.eager_task_factory``; by default ``asyncio.Task``.
+    """
+    make = inner or _new_task
+    make_linked = _create_task(make)
+
+    def factory(loop: Any, coro: Any, **kwargs: Any) -> Any:
+        settings = runtime.settings
+        return (make if settings is None or settings.tasks else make_linked)(loop, coro, **kwargs)
+
+    return factory
+
+
+def _new_task(loop: Any, coro: Any, **kwargs: Any) -> Any:
+    return asyncio.Task(coro, loop=loop, **kwargs)
 
 
 def _fork(fork: Callable[[], Strand | None]) -> Strand | None:

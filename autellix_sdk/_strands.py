@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 from autellix_sdk._graph import Branch
 from autellix_sdk._ledger import Flight
 from autellix_sdk._local import local
-from autellix_sdk._programs import ImplicitOwner, Owner, Program
+from autellix_sdk._programs import ImplicitOwner, Owner
 
 _ATTRIBUTE = "_autellix_strand"
 _of_odd_tasks: WeakKeyDictionary[Any, Strand] = WeakKeyDictionary()
@@ -68,10 +68,10 @@ class Strand:
             branch, frame = frame.branch, frame.outer
         branch.finish()
 
-    def enter(self, program: Program, branch: Branch) -> Frame:
-        """Open a scope; the frame is what `leave` takes."""
+    def enter(self, owner: Owner, branch: Branch) -> Frame:
+        """Go where a scope is, or a handle leads; the frame is what `leave` takes."""
         frame = Frame(self.owner, self.branch, self._frames)
-        self.owner, self.branch, self._frames = program, branch, frame
+        self.owner, self.branch, self._frames = owner, branch, frame
         return frame
 
     def leave(self, frame: Frame) -> None:

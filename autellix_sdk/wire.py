@@ -18,6 +18,12 @@ Grammar (ABNF-like; every field at most once, order free after ``v1``, unknown f
 ``s``, ``t`` and ``c`` are required; ``p`` defaults to empty (a root call), ``r`` to 0, ``n`` to none. The whole
 header is at most 1024 bytes. A parent made by another process is written ``salt.call``.
 
+Between processes of a user's own, in headers or in a job, and never sent to a model server::
+
+    x-autellix-continue: v1;i=<program>;p=<parents>;n=<name>
+
+``i`` is required; every parent is written ``salt.call``.
+
 Response: the `BILL_HEADER`, or in a stream an SSE comment that starts with `BILL_COMMENT` (see `autellix_sdk.bill`).
 Gateway to engine: `STAMP_HEADER` (see `autellix_server.stamp`); copies sent by clients are stripped.
 """
@@ -37,6 +43,7 @@ CallId = NewType("CallId", str)
 
 PROGRAM_HEADER = "x-autellix-program"
 CALL_HEADER = "x-autellix-call"
+CONTINUE_HEADER = "x-autellix-continue"
 STAMP_HEADER = "x-autellix-stamp"
 BILL_HEADER = "x-autellix-bill"
 BILL_COMMENT = b": autellix "
@@ -98,11 +105,11 @@ def encode_name(name: str) -> str:
 
 
 def encode_parents(parents: tuple[CallId, ...] | None) -> str:
-    """Encode parents; more than 512 bytes of them become the joins-all marker ``*``."""
+    """Encode parents; more than 512 bytes of them become the joins-all marker ``*``, as does a marker among them."""
     if parents is None:
         return JOINS_ALL
     text = ",".join(parents)
-    return text if len(text) <= MAX_PARENTS_BYTES else JOINS_ALL
+    return text if len(text) <= MAX_PARENTS_BYTES and JOINS_ALL not in text else JOINS_ALL
 
 
 def encode_call(context: CallContext) -> str:
@@ -142,60 +149,86 @@ def decode_call(program: str, call: str) -> CallContext:
     program_id = check_program_id(program)
     if len(call) > MAX_HEADER_BYTES:
         raise WireError(f"{CALL_HEADER} is {len(call)} bytes; the limit is {MAX_HEADER_BYTES}")
-    fields = _split(call)
+    fields = _split(CALL_HEADER, call)
     return CallContext(
         program=program_id,
-        salt=_field(fields, "s", _SALT),
-        thread=int(_field(fields, "t", _THREAD)),
-        call=CallId(_field(fields, "c", _CALL)),
-        parents=_parents(fields.get("p", "")),
-        retry=int(_field(fields, "r", _RETRY, default="0")),
-        name=_name(fields.get("n", "")),
+        salt=_field(CALL_HEADER, fields, "s", _SALT),
+        thread=int(_field(CALL_HEADER, fields, "t", _THREAD)),
+        call=CallId(_field(CALL_HEADER, fields, "c", _CALL)),
+        parents=_parents(CALL_HEADER, fields),
+        retry=int(_field(CALL_HEADER, fields, "r", _RETRY, default="0")),
+        name=_name(CALL_HEADER, fields),
     )
 
 
-def _split(call: str) -> Mapping[str, str]:
-    version, *parts = call.split(";")
+def format_continue(program: ProgramId, parents: tuple[CallId, ...], name_field: str) -> str:
+    """Write the value of `CONTINUE_HEADER`.
+
+    Args:
+        program: program ID.
+        parents: calls made so far that the continuation depends on, each as ``salt.call``.
+        name_field: ``;n=`` and the encoded name, or empty.
+    """
+    return f"{_VERSION};i={program};p={encode_parents(parents)}{name_field}"
+
+
+def decode_continue(text: str) -> tuple[ProgramId, tuple[CallId, ...] | None, str | None]:
+    """Decode the value of `CONTINUE_HEADER`: program ID, parents (`None` joins every earlier call) and name.
+
+    Raises:
+        WireError: the value breaks the grammar or a limit.
+    """
+    if len(text) > MAX_HEADER_BYTES:
+        raise WireError(f"{CONTINUE_HEADER} is {len(text)} bytes; the limit is {MAX_HEADER_BYTES}")
+    fields = _split(CONTINUE_HEADER, text)
+    program = ProgramId(_field(CONTINUE_HEADER, fields, "i", _PROGRAM))
+    return program, _parents(CONTINUE_HEADER, fields), _name(CONTINUE_HEADER, fields)
+
+
+def _split(header: str, text: str) -> Mapping[str, str]:
+    version, *parts = text.split(";")
     if version != _VERSION:
-        raise WireError(f"{CALL_HEADER} starts with {_shown(version)}, not {_VERSION}")
+        raise WireError(f"{header} starts with {_shown(version)}, not {_VERSION}")
     fields: dict[str, str] = {}
     for part in parts:
         key, equals, value = part.partition("=")
         if not equals or key in fields:
-            raise WireError(f"{CALL_HEADER} has a malformed or repeated field {_shown(part)}")
+            raise WireError(f"{header} has a malformed or repeated field {_shown(part)}")
         fields[key] = value
     return fields
 
 
-def _field(fields: Mapping[str, str], key: str, pattern: re.Pattern[str], default: str | None = None) -> str:
+def _field(
+    header: str, fields: Mapping[str, str], key: str, pattern: re.Pattern[str], default: str | None = None
+) -> str:
     value = fields.get(key, default)
     if value is None or pattern.fullmatch(value) is None:
-        raise WireError(f"field {key} of {CALL_HEADER} is {_shown(value)}; it must match {pattern.pattern}")
+        raise WireError(f"field {key} of {header} is {_shown(value)}; it must match {pattern.pattern}")
     return value
 
 
-def _parents(text: str) -> tuple[CallId, ...] | None:
+def _parents(header: str, fields: Mapping[str, str]) -> tuple[CallId, ...] | None:
+    text = fields.get("p", "")
     if text == JOINS_ALL:
         return None
     if not text:
         return ()
     if len(text) > MAX_PARENTS_BYTES:
-        raise WireError(f"field p of {CALL_HEADER} is {len(text)} bytes; the limit is {MAX_PARENTS_BYTES}")
+        raise WireError(f"field p of {header} is {len(text)} bytes; the limit is {MAX_PARENTS_BYTES}")
     parents = text.split(",")
     if not all(map(_CALL.fullmatch, parents)):
-        raise WireError(f"field p of {CALL_HEADER} is {_shown(text)}; each parent must match {_CALL.pattern}")
+        raise WireError(f"field p of {header} is {_shown(text)}; each parent must match {_CALL.pattern}")
     return tuple(map(CallId, parents))
 
 
-def _name(text: str) -> str | None:
+def _name(header: str, fields: Mapping[str, str]) -> str | None:
+    text = fields.get("n", "")
     try:
         if _NAME.fullmatch(text) is None or len(text) > MAX_NAME_BYTES:
             raise ValueError(text)
         return unquote(text, errors="strict") or None
     except ValueError:
-        raise WireError(
-            f"field n of {CALL_HEADER} is not percent-encoded UTF-8 of at most {MAX_NAME_BYTES} bytes"
-        ) from None
+        raise WireError(f"field n of {header} is not percent-encoded UTF-8 of at most {MAX_NAME_BYTES} bytes") from None
 
 
 def _shown(value: str | None) -> str:

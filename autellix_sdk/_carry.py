@@ -1,0 +1,79 @@
+"""Carrying identity to other processes: process pools, job queues, HTTP to workers of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from typing import Any, TypeVar, overload
+
+from autellix_sdk._faults import faults
+from autellix_sdk._graph import Branch, qualify
+from autellix_sdk._handles import Handle, capture
+from autellix_sdk._programs import Program
+from autellix_sdk.errors import WireError
+from autellix_sdk.wire import CONTINUE_HEADER, JOINS_ALL, CallId, decode_continue, format_continue
+
+M = TypeVar("M", bound=MutableMapping[str, str])
+
+
+@overload
+def inject() -> dict[str, str]: ...
+
+
+@overload
+def inject(headers: M) -> M: ...
+
+
+def inject(headers: Any = None) -> Any:
+    """Write where the running code stands into `headers`, for a process that will `extract` it.
+
+    Args:
+        headers: request headers, or any mapping of strings that travels with the job; changed in place, by
+            default a new dictionary. What it says so far about where its sender stood is replaced, or removed where the
+            running code belongs to no program.
+
+    Returns:
+        `headers`.
+    """
+    headers = {} if headers is None else headers
+    headers.pop(CONTINUE_HEADER, None)
+    program, branch = capture().place()
+    if isinstance(program, Program):
+        program.injected = True
+        parents = qualify(branch.frontier or (), program.salt)
+        headers[CONTINUE_HEADER] = format_continue(program.id, parents, program.name_field)
+    return headers
+
+
+def extract(headers: Mapping[str, str]) -> Handle:
+    """Return a handle of where the sender of `headers` stood when it called `inject`.
+
+    Calls made through it belong to the sender's program and have the sender's calls as parents; their IDs are salted,
+    so that no two processes make the same. The program's end stays the sender's business.
+
+    Args:
+        headers: request headers, in upper or lower case, or what travelled with the job. Take them only from callers
+            that may put calls into programs of yours.
+
+    Returns:
+        The handle. Where `headers` says nothing, or nothing that can be read, it leads to where the running code
+        stands; what cannot be read is logged once, and never raised.
+    """
+    return sender_of(headers) or capture()
+
+
+def sender_of(headers: Mapping[str, str]) -> Handle | None:
+    """Return what `extract` does; `None` where `headers` says nothing that can be read."""
+    text = next((value for name, value in headers.items() if str(name).lower() == CONTINUE_HEADER), None)
+    if text is None:
+        return None
+    try:
+        program_id, parents, name = decode_continue(str(text))  # a job from a queue may hold anything
+    except WireError as error:
+        faults.record("who a job or request belongs to could not be read", error)
+        return None
+    program = Program.join(name, program_id)
+    own = f"{program.salt}."
+    frontier = (CallId(JOINS_ALL),) if parents is None else tuple([CallId(p.removeprefix(own)) for p in parents])
+    branch = Branch(program.trunk, program.graph, frontier)
+    branch.finish()
+    return Handle(program, branch)
