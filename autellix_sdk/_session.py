@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import threading
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from autellix_sdk import _intercept, _programs, _spawns
@@ -18,8 +19,9 @@ from autellix_sdk._programs import Program
 from autellix_sdk._runtime import runtime
 from autellix_sdk._settings import Endpoint, Implicit, read_settings, without_password
 from autellix_sdk._strands import current_strand, known_strand
+from autellix_sdk._translate import speak
 from autellix_sdk.errors import UsageError
-from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER
+from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, decode_call
 
 T = TypeVar("T")
 
@@ -36,6 +38,7 @@ def init(
     api_key: str | None = None,
     threads: bool = True,
     implicit: Implicit = "root",
+    dialects: Iterable[str] | None = None,
 ) -> None:
     """Switch the client on: calls to the backend carry who they are from now on, whoever makes them.
 
@@ -47,14 +50,16 @@ def init(
         threads: follow work handed to other OS threads too.
         implicit: ``"root"`` makes calls outside any scope one program per root task or root thread job, which ends
             after a minute without a call; ``"off"`` leaves them unstamped.
+        dialects: names of other servers' headers that calls carry beside ours, see ``docs/dialects.md``. Default:
+            ``AUTELLIX_DIALECTS``, with commas between them; else none.
 
     Calling it again replaces the settings.
 
     Raises:
         UsageError: an argument is not accepted.
-        ConfigurationError: an environment variable does not hold a URL.
+        ConfigurationError: an environment variable does not hold a URL, or there is no dialect of that name.
     """
-    settings = read_settings(base_url, api_key, threads, implicit, os.environ)
+    settings = read_settings(base_url, api_key, threads, implicit, os.environ, dialects)
     with _lock:
         if settings == runtime.settings:
             return
@@ -117,18 +122,20 @@ def headers() -> dict[str, str]:
 
     Each result is for one call. Empty while the client is off or knows no backend, and where a call would go unstamped.
     """
-    if runtime.settings is None or runtime.settings.endpoint is None:
+    settings = runtime.settings
+    if settings is None or settings.endpoint is None:
         return {}
     try:
         stamp = begin_call(current_strand())
+        if stamp is None:
+            return {}
+        flight, program_id, call = stamp
+        flight.close()
+        ours = {PROGRAM_HEADER: program_id, CALL_HEADER: call}
+        return ours | speak(settings.dialects, decode_call(program_id, call), ours)
     except Exception as error:  # noqa: BLE001 must not break the user's call
         faults.survive("headers could not be made", error)
         return {}
-    if stamp is None:
-        return {}
-    flight, program_id, call = stamp
-    flight.close()
-    return {PROGRAM_HEADER: program_id, CALL_HEADER: call}
 
 
 def _base_url(client: Any) -> str:
