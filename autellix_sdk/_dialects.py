@@ -78,11 +78,12 @@ def sglang(call: CallContext) -> dict[str, str]:
 def vllm(call: CallContext, body: bytes) -> bytes:
     """vLLM router: the session as the router's "program", in ``vllm_xargs.agentic_context`` of the body.
 
-    With ``--program-scheduling-config-json`` the router admits, pauses and resumes such programs as a whole, and places
-    all of one task together. The context is sent as a string of JSON: the router takes an object as well, but the
-    engine behind it accepts only scalars in ``vllm_xargs``. Not sent: ``step_id``, which the router counts itself.
-    ``expected_resume`` is true and ``blocks_parent`` false because neither is known, and the opposite of either would
-    make the router let go of the KV of a program that goes on.
+    With ``--enable-program-scheduling`` the router admits, pauses and resumes such programs as a whole, and places all
+    of one task together; to it the agent of thread 0 is the lead, and those of the others are subagents. The context is
+    sent as a string of JSON: the router takes an object as well, but the engine behind it accepts only scalars in
+    ``vllm_xargs``. Not sent: ``step_id``, which the router counts itself. Nobody knows here whether another call
+    follows or a parent waits, so branches say what the router takes for granted of a lead: ``expected_resume`` is true,
+    ``blocks_parent`` false.
 
     Source: ``docs/program_scheduling.md`` and ``src/program_scheduling/identity.rs`` in vllm-project/router;
     ``vllm_xargs`` of ``ChatCompletionRequest`` in vllm-project/vllm.
@@ -101,7 +102,7 @@ def vllm(call: CallContext, body: bytes) -> bytes:
         return body
     context: dict[str, Any] = {"program_id": _session(call), "task_id": call.program}
     if call.thread:
-        context |= {"parent_program_id": call.program, "root_program_id": call.program}
+        context |= {"agent_id": _branch(call), "parent_program_id": call.program, "root_program_id": call.program}
     context |= {"blocks_parent": False, "expected_resume": True}
     record[_XARGS] = xargs | {_CONTEXT: json.dumps(context, separators=(",", ":"))}
     return json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
@@ -158,7 +159,7 @@ def helicone(call: CallContext) -> dict[str, str]:
     """
     return {
         "helicone-session-id": call.program,
-        "helicone-session-path": f"/main/{call.salt}.{call.thread}" if call.thread else "/main",
+        "helicone-session-path": f"/main/{_branch(call)}" if call.thread else "/main",
         "helicone-session-name": quote(call.name or "", safe=_LEGAL, errors="replace").strip() or "program",
     }
 
@@ -197,4 +198,8 @@ def find_dialects(setting: str, names: str | Iterable[str]) -> tuple[Dialect, ..
 
 
 def _session(call: CallContext) -> str:
-    return f"{call.program}:{call.salt}.{call.thread}" if call.thread else call.program
+    return f"{call.program}:{_branch(call)}" if call.thread else call.program
+
+
+def _branch(call: CallContext) -> str:
+    return f"{call.salt}.{call.thread}"

@@ -77,7 +77,8 @@ def test_the_vllm_body_says_exactly_this() -> None:
     )
     assert vllm(BRANCH, '{"prompt":"é","vllm_xargs":{"mine":1}}'.encode()).decode() == (
         '{"prompt":"é","vllm_xargs":{"mine":1,"agentic_context":"{\\"program_id\\":\\"run-7:a1b2c3.3\\",'
-        '\\"task_id\\":\\"run-7\\",\\"parent_program_id\\":\\"run-7\\",\\"root_program_id\\":\\"run-7\\",'
+        '\\"task_id\\":\\"run-7\\",\\"agent_id\\":\\"a1b2c3.3\\",'
+        '\\"parent_program_id\\":\\"run-7\\",\\"root_program_id\\":\\"run-7\\",'
         '\\"blocks_parent\\":false,\\"expected_resume\\":true}"}}'
     )
 
