@@ -17,8 +17,10 @@ from autellix_sdk._calls import begin_call, retries
 from autellix_sdk._faults import faults
 from autellix_sdk._ledger import Flight
 from autellix_sdk._runtime import runtime
+from autellix_sdk._settings import Settings
 from autellix_sdk._strands import current_strand
-from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER
+from autellix_sdk._translate import speak
+from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, decode_call
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, TraceConfig
@@ -94,7 +96,7 @@ class _Trip(SimpleNamespace):
 
     Attributes:
         flight: its call, if it was stamped here.
-        stamp: our headers, once there are any.
+        stamp: our headers and what dialects add, once there are any.
     """
 
     def __init__(self, trace_request_ctx: object = None) -> None:
@@ -108,20 +110,23 @@ class _Trip(SimpleNamespace):
         if settings is None:
             return
         carried = {name: values[0] for name in _OURS if (values := headers.popall(name, []))}
+        for name in self.stamp.keys() - _OURS:
+            headers.popall(name, None)
         if settings.endpoint is None or not settings.endpoint.covers(_Address.of(url)):
             return
         if not self.stamp:
             # Stamped already where the request comes from httpx on top of aiohttp, or by `headers()`.
-            self.stamp = carried if carried.keys() == _OURS else self._begin(headers)
+            self.stamp = carried if carried.keys() == _OURS else self._begin(headers, settings)
         headers.update(self.stamp)
 
-    def _begin(self, headers: CIMultiDict[str]) -> dict[str, str]:
+    def _begin(self, headers: CIMultiDict[str], settings: Settings) -> dict[str, str]:
         strand = current_strand()
         begun = begin_call(strand, retries(strand, headers))
         if begun is None:
             return {}
         self.flight, program, call = begun
-        return {PROGRAM_HEADER: program, CALL_HEADER: call}
+        ours = {PROGRAM_HEADER: program, CALL_HEADER: call}
+        return ours | speak(settings.dialects, decode_call(program, call), headers) if settings.dialects else ours
 
 
 def _signal(react: Callable[[_Trip, Any], None]) -> Callable[..., Awaitable[None]]:

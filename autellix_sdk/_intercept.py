@@ -18,7 +18,8 @@ from autellix_sdk._ledger import Flight
 from autellix_sdk._patches import Patches
 from autellix_sdk._runtime import runtime
 from autellix_sdk._strands import Strand, current_strand
-from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER
+from autellix_sdk._translate import take_back, translate
+from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, decode_call
 
 LIBRARIES = ("httpx", "httpx2")
 
@@ -164,9 +165,12 @@ def _stamp(request: Any) -> None:
         flight.close()  # nobody will say how it went
     else:
         sending.append(flight)
+    if settings.dialects:
+        translate(request, settings.dialects, decode_call(headers[PROGRAM_HEADER], headers[CALL_HEADER]))
 
 
 def _unstamp(request: Any) -> None:
     request.extensions.pop(_FLIGHT, None)
+    take_back(request)
     for name in (PROGRAM_HEADER, CALL_HEADER):
         request.headers.pop(name, None)

@@ -6,7 +6,7 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from autellix_sdk import _intercept, _programs, _spawns
@@ -19,9 +19,10 @@ from autellix_sdk._programs import Program
 from autellix_sdk._runtime import runtime
 from autellix_sdk._settings import Endpoint, Implicit, read_settings, without_password
 from autellix_sdk._strands import current_strand, known_strand
+from autellix_sdk._translate import speak
 from autellix_sdk._watch import Finished, Watch, Writable
 from autellix_sdk.errors import UsageError
-from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER
+from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, decode_call
 
 T = TypeVar("T")
 
@@ -39,6 +40,7 @@ def init(
     threads: bool = True,
     implicit: Implicit = "root",
     tasks: bool = True,
+    dialects: Iterable[str] | None = None,
 ) -> None:
     """Switch the client on: calls to the backend carry who they are from now on, whoever makes them.
 
@@ -52,14 +54,16 @@ def init(
             after a minute without a call; ``"off"`` leaves them unstamped.
         tasks: follow asyncio tasks by wrapping ``create_task`` of the event loop classes. Without it, tasks are roots
             except on loops that have a `task_factory`.
+        dialects: names of other servers' headers that calls carry beside ours, see ``docs/dialects.md``. Default:
+            ``AUTELLIX_DIALECTS``, with commas between them; else none.
 
     Calling it again replaces the settings.
 
     Raises:
         UsageError: an argument is not accepted.
-        ConfigurationError: an environment variable does not hold a URL.
+        ConfigurationError: an environment variable does not hold a URL, or there is no dialect of that name.
     """
-    settings = read_settings(base_url, api_key, threads, implicit, os.environ, tasks)
+    settings = read_settings(base_url, api_key, threads, implicit, os.environ, tasks=tasks, dialects=dialects)
     with _lock:
         if settings == runtime.settings:
             return
@@ -147,18 +151,20 @@ def headers() -> dict[str, str]:
 
     Each result is for one call. Empty while the client is off or knows no backend, and where a call would go unstamped.
     """
-    if runtime.settings is None or runtime.settings.endpoint is None:
+    settings = runtime.settings
+    if settings is None or settings.endpoint is None:
         return {}
     try:
         stamp = begin_call(current_strand())
+        if stamp is None:
+            return {}
+        flight, program_id, call = stamp
+        flight.close()
+        ours = {PROGRAM_HEADER: program_id, CALL_HEADER: call}
+        return ours | speak(settings.dialects, decode_call(program_id, call), ours)
     except Exception as error:  # noqa: BLE001 must not break the user's call
         faults.survive("headers could not be made", error)
         return {}
-    if stamp is None:
-        return {}
-    flight, program_id, call = stamp
-    flight.close()
-    return {PROGRAM_HEADER: program_id, CALL_HEADER: call}
 
 
 def _base_url(client: Any) -> str:

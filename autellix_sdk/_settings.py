@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Literal, Protocol
 from urllib.parse import unquote, urlsplit
 
+from autellix_sdk._dialects import Dialect, find_dialects
 from autellix_sdk.errors import ConfigurationError, UsageError
 
 Implicit = Literal["root", "off"]
@@ -114,6 +115,7 @@ class Settings:
         implicit: ``root`` gives calls outside any scope a program per root task or root thread job; ``off`` leaves
             them unstamped.
         tasks: whether event loops are wrapped; else `task_factory` links tasks.
+        dialects: what else stamped calls say, for other servers.
     """
 
     endpoint: Endpoint | None
@@ -121,6 +123,7 @@ class Settings:
     threads: bool
     implicit: Implicit
     tasks: bool = True
+    dialects: tuple[Dialect, ...] = ()
 
 
 def read_settings(
@@ -130,19 +133,24 @@ def read_settings(
     implicit: Implicit,
     environ: Mapping[str, str],
     tasks: bool = True,
+    dialects: Iterable[str] | None = None,
 ) -> Settings:
     """Combine the arguments of `init` with the environment.
 
     The base URL is the argument, else ``AUTELLIX_BASE_URL``, else ``OPENAI_BASE_URL``. The key is the argument, else
     ``AUTELLIX_API_KEY``, else ``OPENAI_API_KEY`` where the base URL came from ``OPENAI_BASE_URL``: an OpenAI key goes
-    nowhere but to the host it belongs to.
+    nowhere but to the host it belongs to. The dialects are the argument, else ``AUTELLIX_DIALECTS``.
 
     Raises:
         UsageError: an argument has a value that is not accepted.
-        ConfigurationError: an environment variable does not hold a URL.
+        ConfigurationError: an environment variable does not hold a URL, or there is no dialect of that name.
     """
     if implicit not in ("root", "off"):
         raise UsageError(f'implicit={implicit!r} is not "root" or "off"')
+    if dialects is None:
+        spoken = find_dialects("AUTELLIX_DIALECTS", environ.get("AUTELLIX_DIALECTS", ""))
+    else:
+        spoken = find_dialects("init(dialects=...)", dialects)
     endpoint = None
     key = api_key or environ.get("AUTELLIX_API_KEY") or None
     if base_url is not None:
@@ -160,4 +168,4 @@ def read_settings(
                 raise ConfigurationError(f"{variable}={shown!r}: {error}; correct or unset it") from error
             if variable == "OPENAI_BASE_URL":
                 key = key or environ.get("OPENAI_API_KEY") or None
-    return Settings(endpoint, key, threads, implicit, tasks)
+    return Settings(endpoint, key, threads, implicit, tasks, spoken)

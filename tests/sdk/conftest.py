@@ -195,7 +195,8 @@ def elsewhere() -> Iterator[Backend]:
 @pytest.fixture(autouse=True)
 def clean_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No settings from the environment; faults are raised; the client is off before and after."""
-    for name in ("AUTELLIX_BASE_URL", "AUTELLIX_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_KEY"):
+    ours = ("AUTELLIX_BASE_URL", "AUTELLIX_API_KEY", "AUTELLIX_DIALECTS")
+    for name in (*ours, "OPENAI_BASE_URL", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(faults, "strict", True)
     faults.counts.clear()

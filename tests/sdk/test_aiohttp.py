@@ -139,6 +139,20 @@ async def test_redirects_to_another_host_lose_our_headers(
     assert not {PROGRAM_HEADER, CALL_HEADER} & elsewhere.calls[0].headers.keys()
 
 
+async def test_dialects_are_spoken_to_the_backend_alone(
+    backend: Backend, elsewhere: Backend, session: aiohttp.ClientSession
+) -> None:
+    """Those that live in headers; a header of the user's own goes wherever aiohttp sends it."""
+    autellix.init(backend.base_url, dialects=["litellm", "x-session-id"])
+    backend.redirect_to = elsewhere.base_url + "/chat/completions"
+    async with autellix.program() as p:
+        await _ask(session, backend, headers={"x-session-id": "mine"})
+    there, away = backend.calls[0].headers, elsewhere.calls[0].headers
+    assert (there["x-litellm-session-id"], there["x-session-id"]) == (p.id, "mine")
+    assert "x-litellm-session-id" not in away
+    assert away["x-session-id"] == "mine"
+
+
 async def test_redirects_stay_one_call(backend: Backend, elsewhere: Backend, session: aiohttp.ClientSession) -> None:
     """Within the backend, away and back again, and into it from elsewhere."""
     autellix.init(backend.base_url)
