@@ -28,7 +28,7 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "retractions": ("retractions", "Running calls that the engine made leave, for want of memory."),
     "swapped_out_tokens": ("swapped_out_tokens", "Tokens of KV copied to host memory."),
     "swapped_in_tokens": ("swapped_in_tokens", "Tokens of KV loaded back from host memory."),
-    "host_locks_refused": ("host_locks_refused", "Calls whose KV was not kept for want of host memory."),
+    "host_locks_refused": ("host_locks_refused", "Times that a call's KV was not locked for want of host memory."),
 }
 """Name of the counter, after ``autellix_`` and before ``_total``, and its help, by what is counted."""
 
