@@ -101,14 +101,14 @@ class Holds:
             self.kv_tokens -= hold.kv_tokens
             self._awaited.pop(program, None)
 
-    def resize(self, program: ProgramId, kv_tokens: int) -> None:
-        """Note how many tokens are held of a program that has a hold, from now on; 0 ends it."""
-        if not kv_tokens:
+    def resize(self, program: ProgramId, by: int) -> None:
+        """Note that so many tokens more are held of a program that has a hold, or fewer; with none left it ends."""
+        hold = self._holds[program]
+        if hold.kv_tokens + by <= 0:
             self.drop(program)
             return
-        hold = self._holds[program]
-        self.kv_tokens += kv_tokens - hold.kv_tokens
-        hold.kv_tokens = kv_tokens
+        hold.kv_tokens += by
+        self.kv_tokens += by
 
     def arrived(self, call: Call) -> None:
         """Note that a call arrived, in case that its program is held."""

@@ -207,14 +207,14 @@ class Planner:
             self._run(call, now)
         self._holds.drop(call.context.program)
 
-    def resize_hold(self, program: ProgramId, kv_tokens: int) -> None:
-        """Note what is held of a program from now on: what its next call shares, say.
+    def resize_hold(self, program: ProgramId, by: int) -> None:
+        """Note that more or less is held of a program from now on: no more than its next call shares, say.
 
         Args:
             program: one that is held.
-            kv_tokens: device tokens; 0: nothing is held of it any longer.
+            by: device tokens, below 0 for fewer; where none are left the hold ends.
         """
-        self._holds.resize(program, kv_tokens)
+        self._holds.resize(program, by)
 
     @property
     def holds_programs(self) -> bool:

@@ -76,8 +76,8 @@ class PlannerDriver:
         self.counts = Counts()
         self.refused = False
         """A call waits that waited before the last pass: the engine did not admit it then."""
-        self.passing: frozenset[EngineCall] = frozenset()
-        """Calls that the last plan lets pass others, which still wait, since there is room for them alone."""
+        self.admitted: frozenset[Call] = frozenset()
+        """Calls that the plan of this pass lets in."""
         self._ended: OrderedDict[EndedProgram, None] = OrderedDict()
         # Never iterated: its order would differ between ranks.
         self._live: set[EngineCall] = set()
@@ -131,7 +131,7 @@ class PlannerDriver:
         Returns:
             Those of `gone` of whose programs the KV is held from now on.
         """
-        last, self._last, self.passing = self._last, _NO_PLAN, frozenset()
+        last, self._last, self.admitted = self._last, _NO_PLAN, frozenset()
         for call in started:
             if call not in self._live:
                 self._arrive(call, now)
@@ -142,6 +142,7 @@ class PlannerDriver:
         self._live.difference_update(known)
         held = [call for call in known if self.planner.remove(call, now, call.kv_tokens)]
         self.refused = self.planner.waiting > 0
+        self._look_again(step)
         for call in queued:
             if call not in self._live:
                 self._arrive(call, now)
@@ -182,18 +183,17 @@ class PlannerDriver:
         """
         self._plan_at_once = False
         self._planned_step = step
-        self._look_again(step)
         plan = self.planner.plan(capacity, now)
-        if prompt is not None and prompt.running and plan.admit:
+        if prompt is not None and prompt.running and any(self.planner.gives_way(prompt, call) for call in plan.admit):
             self.planner.left(prompt, now)
             plan = replace(plan, preempt=(*plan.preempt, prompt))
         self._last = plan
-        blocked = self.planner.best_waiting
-        self.passing = frozenset(
-            call for call in plan.admit if isinstance(call, EngineCall) and blocked and blocked.key < call.key
-        )
+        self.admitted = frozenset(plan.admit)
         self.counts.plans += 1
         self.counts.preemptions += len(plan.preempt)
+        if not plan.admit and not self.planner.running:
+            # Less is held than stays locked, where programs share: let it go rather than stand still.
+            self.release_held(now)
         return plan
 
     def _arrive(self, call: EngineCall, now: float) -> None:

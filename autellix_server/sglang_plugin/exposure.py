@@ -33,8 +33,8 @@ METRICS: Mapping[str, tuple[str, str]] = {
 """Name of the counter, after ``autellix_`` and before ``_total``, and its help, by what is counted."""
 
 GAUGES: Mapping[str, tuple[str, str]] = {
-    "held_programs": ("held_programs", "Idle programs whose KV is locked on the device."),
-    "held_tokens": ("held_tokens", "Tokens of KV that are locked on the device for idle programs."),
+    "held_programs": ("held_programs", "Programs between two calls whose KV is locked on the device."),
+    "held_tokens": ("held_tokens", "Tokens of KV that are locked on the device for them."),
     "host_locks": ("host_locks", "Calls that left the batch and whose KV is locked."),
     "host_locked_tokens": ("host_locked_tokens", "Tokens of KV that are locked for them."),
     "host_tokens": ("host_tokens", "Tokens of KV in host memory."),

@@ -33,7 +33,7 @@ class KeptKv:
         """Lock what requests that are gone leave behind for later calls of their programs, until `keep_of`.
 
         Sets `kv_tokens` of their calls to by how much less the engine can evict for it; what others have locked as well
-        is not counted.
+        is not counted. What was kept of their programs so far no longer is.
 
         Args:
             gone: SGLang's requests.
@@ -42,14 +42,16 @@ class KeptKv:
         for call, req in calls_of(gone).items():
             call.kv_tokens = 0
             if not call.single_call and leaves_history(req):
-                self._left[call], call.kv_tokens = self._lock(req, tree)
+                replaced = self._locks.pop(call.context.program, None)
+                if replaced is not None:
+                    tree.unlock(replaced)
+                before = tree.protected_size()
+                self._left[call] = self._lock(req, tree)
+                call.kv_tokens = tree.protected_size() - before
 
     def keep_of(self, calls: Iterable[EngineCall], tree: Any) -> None:
         """Keep what these calls left behind, each for its program, and unlock what the others did."""
         for call in calls:
-            replaced = self._locks.pop(call.context.program, None)
-            if replaced is not None:
-                tree.unlock(replaced)
             self._locks[call.context.program] = self._left.pop(call)
         for lock in self._left.values():
             tree.unlock(lock)
@@ -59,11 +61,12 @@ class KeptKv:
         """Keep of a program no more than what a request that waits begins with: the rest is room for it.
 
         Returns:
-            Tokens that are kept of the program from now on.
+            By how many tokens less the engine can evict; below 0: by how many more.
         """
+        before = tree.protected_size()
         tree.unlock(self._locks.pop(program))
-        self._locks[program], tokens = self._lock(req, tree)
-        return tokens
+        self._locks[program] = self._lock(req, tree)
+        return int(tree.protected_size() - before)
 
     def keep_only(self, programs: AbstractSet[ProgramId], tree: Any) -> None:
         """Unlock what is kept of all other programs."""
@@ -75,8 +78,6 @@ class KeptKv:
         """Forget all locks, which go with the tree that they are in."""
         self._locks.clear()
 
-    def _lock(self, req: Any, tree: Any) -> tuple[Any, int]:
-        """Lock what the tree has on the device of a request; return the receipt and the tokens that it keeps."""
-        before = tree.protected_size()
-        lock = tree.lock(self._match(req, tree).last_device_node)
-        return lock, tree.protected_size() - before
+    def _lock(self, req: Any, tree: Any) -> Any:
+        """Lock what the tree has on the device of a request, and return the receipt."""
+        return tree.lock(self._match(req, tree).last_device_node)

@@ -18,7 +18,7 @@ from autellix_server.sglang_plugin.census import Census, Changes
 from autellix_server.sglang_plugin.driver import EngineCall, PlannerDriver
 from autellix_server.sglang_plugin.kept import KeptKv
 from autellix_server.sglang_plugin.requests import call_of, calls_of, place
-from autellix_server.sglang_plugin.room import RoomMeter, can_leave, in_batch, prompt_left
+from autellix_server.sglang_plugin.room import RoomMeter, can_leave, in_batch, in_session, leaves_history, prompt_left
 
 _NO_LIMIT = 1 << 62
 
@@ -77,11 +77,14 @@ class PreemptionHooks:
     def order_queue(
         self, original: Callable[..., Any], policy: Any, waiting_queue: list[Any], *args: Any, **options: Any
     ) -> None:
-        """AROUND `SchedulePolicy.calc_priority`: sort by the planner's order, those that it lets pass before others."""
+        """AROUND `SchedulePolicy.calc_priority`: sort by the planner's order, those that it lets in before others.
+
+        SGLang stops at the first that does not fit, and the plan may have passed over that.
+        """
         original(policy, waiting_queue, *args, **options)
         waiting_queue.sort(key=place)
-        if self._driver.passing:
-            waiting_queue.sort(key=lambda req: call_of(req) not in self._driver.passing)
+        if admitted := self._driver.admitted:
+            waiting_queue.sort(key=lambda req: (call := call_of(req)) is not None and call not in admitted)
 
     def decode_fits(self, original: Callable[..., bool], batch: Any, *args: Any, **options: Any) -> bool:
         """AROUND `ScheduleBatch.check_decode_mem`: what is held of idle programs goes before a running call does."""
@@ -127,7 +130,9 @@ class PreemptionHooks:
     def _observe(self, scheduler: Any, running_batch: Any, now_s: float) -> None:
         """Tell the driver what the engine did since the last pass, and lock what is held from now on."""
         changes = self._census.take(scheduler.waiting_queue, in_batch(scheduler, running_batch))
-        queued, started, gone = map(calls_of, changes)
+        queued, gone = calls_of(changes.queued), calls_of(changes.gone)
+        # What has finished was in the batch, be it between two looks.
+        started = calls_of(changes.started | set(filter(leaves_history, changes.gone)))
         for call, req in queued.items():
             call.kv_tokens = self._room.needed(scheduler, req)
         if self._driver.planner.holds_programs:
@@ -177,7 +182,8 @@ class PreemptionHooks:
         held = [call for call in plan.admit if call.context.program in planner.held]
         req_of: dict[Any, Any] = calls_of(scheduler.waiting_queue) if held else {}
         for program, call in {call.context.program: call for call in reversed(held)}.items():
-            planner.resize_hold(program, self._kept.keep_for(req_of[call], program, scheduler.tree_cache))
+            if not in_session(req_of[call]):
+                planner.resize_hold(program, self._kept.keep_for(req_of[call], program, scheduler.tree_cache))
         self._kept.keep_only(planner.held, scheduler.tree_cache)
 
     def _measure(self, scheduler: Any, running_batch: Any, free_slots: int) -> Capacity:

@@ -118,15 +118,17 @@ def test_what_a_call_leaves_replaces_what_was_held_before_it() -> None:
     assert not device.planner.held
 
 
-def test_hold_shrinks_to_what_the_next_call_shares() -> None:
+def test_hold_becomes_what_the_next_call_shares() -> None:
     """The rest is room; nothing is held of a program whose next call shares nothing."""
     device = Device()
     device.pause("away", 60, 0.0)
-    device.planner.resize_hold(ProgramId("away"), 50)
+    device.planner.resize_hold(ProgramId("away"), -10)
     assert device.planner.held_tokens == 50
     new = device.arrive("new", 40, 1.0)
     assert device.plan(1.0) == Plan((new,), ())
-    device.planner.resize_hold(ProgramId("away"), 0)
+    device.planner.resize_hold(ProgramId("away"), 5)
+    assert device.planner.held_tokens == 55
+    device.planner.resize_hold(ProgramId("away"), -60)
     assert not device.planner.held
 
 

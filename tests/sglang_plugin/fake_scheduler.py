@@ -82,20 +82,36 @@ class FakeBatch:
 
 
 class FakePrefixTree:
-    """SGLang's prefix tree as far as locks go: what it keeps of each request is a node of its own."""
+    """SGLang's prefix tree as far as locks go: what it keeps of each request is a node below that it begins with.
+
+    `kept` says how many tokens there are from the root to the end of each node.
+    """
 
     def __init__(self) -> None:
         self.kept: dict[str, int] = {}
+        self.parents: dict[str, str] = {}
         self.locked: list[str] = []
 
-    def protected_size(self) -> int:
-        """Tokens that cannot be evicted."""
-        return sum(self.kept.get(node, 0) for node in self.locked)
+    def protected_size(self, node: str | None = None) -> int:
+        """Tokens that cannot be evicted, of all nodes or of those from the root to `node`."""
+        nodes = {above for locked in self.locked for above in self._path(locked)}
+        if node is not None:
+            nodes &= self._path(node)
+        return sum(self.kept[one] - self.kept.get(self.parents.get(one, ""), 0) for one in nodes)
+
+    def keep(self, req: FakeReq) -> None:
+        """Take over the KV of a request that finished."""
+        self.kept[req.name] = int(req.kv.kv_committed_len)
+        if req.begins_with:
+            self.parents[req.name] = req.begins_with
 
     def match(self, req: FakeReq, tree: FakePrefixTree) -> Any:
         """Stands in for `match_kv_cache`."""
         assert tree is self
-        return SimpleNamespace(last_device_node=req.begins_with or req.name)
+        return SimpleNamespace(last_device_node=req.name if req.name in self.kept else req.begins_with)
+
+    def _path(self, node: str) -> set[str]:
+        return {node, *self._path(self.parents.get(node, ""))} if node in self.kept else set()
 
     def lock(self, node: str) -> str:
         """Lock a node; the receipt is its name."""
@@ -172,8 +188,7 @@ class FakeScheduler:
             return "full"
         for req in list(self.waiting_queue):
             left = sum(one.max_new_tokens - len(one.output_ids) for one in running_batch.reqs)
-            locked = self.tree_cache.kept[req.begins_with] if req.begins_with in self.tree_cache.locked else 0
-            needed = req.prompt_tokens - locked + req.max_new_tokens + 1
+            needed = req.prompt_tokens - self.tree_cache.protected_size(req.begins_with) + req.max_new_tokens + 1
             if len(running_batch.reqs) >= self._slots or needed >= self._free - left:
                 running_batch.batch_is_full = True
                 break
@@ -186,7 +201,7 @@ class FakeScheduler:
         """Take a running request out; the tree keeps its KV."""
         self.running_batch.reqs.remove(req)
         req.finished_reason = SimpleNamespace(to_json=lambda: {"type": reason})
-        self.tree_cache.kept[req.name] = int(req.kv.kv_committed_len)
+        self.tree_cache.keep(req)
 
     def names(self) -> tuple[list[str], list[str]]:
         """Who runs and who waits."""

@@ -44,7 +44,7 @@ class Engine:
         scheduler = self.scheduler
         for _ in range(count):
             self.hooks.new_batch(self._admit, scheduler, scheduler.running_batch)
-            scheduler.forward_ct += 1
+            scheduler.forward_ct += bool(scheduler.running_batch.reqs)
             scheduler.now_us += 1_000_000
             for req in scheduler.running_batch.reqs:
                 req.output_ids.append(1)
@@ -255,7 +255,9 @@ def test_memory_that_runs_out_costs_the_worst_and_the_planner_learns_of_it() -> 
     assert engine.hooks.release_retracted(lambda *_: pytest.fail("stock release"), batch, batch.reqs.index(heavy), 1)
     batch.reqs.remove(heavy)
     engine.scheduler.waiting_queue.append(heavy)
+    heavy.autellix.call.pinned = True
     engine.driver.observe([heavy.autellix.call], [], [], step=3, now=3.0)
+    assert not heavy.autellix.call.pinned
     assert (engine.driver.counts.retractions, engine.driver.planner.waiting) == (1, 1)
     assert heavy.retraction_count == 1
 
@@ -401,6 +403,66 @@ def test_call_of_a_program_that_is_held_passes_one_that_does_not_fit(begins_with
     engine.step(6)
     assert engine.scheduler.names() == (["runs", "back"], ["large"])
     assert engine.driver.counts.preemptions == 0
+
+
+def test_call_that_passes_stands_behind_better_ones_that_are_let_in() -> None:
+    """What one leaves for is looked at first."""
+    engine = Engine(slots=4, tokens=100, hold_s=inf)
+    engine.scheduler.submit("call", 20.0, "program", prompt_tokens=30, max_new_tokens=2)
+    engine.step(3)
+    engine.scheduler.submit("worst", 60.0, prompt_tokens=25, max_new_tokens=10)
+    engine.step(2)
+    engine.scheduler.submit("best", 0.0, prompt_tokens=25, max_new_tokens=10)
+    engine.scheduler.submit("large", 10.0, prompt_tokens=75, max_new_tokens=10)
+    engine.scheduler.submit("back", 20.0, "program", prompt_tokens=33, begins_with="call", max_new_tokens=5)
+    engine.step(2)
+    assert engine.scheduler.seen[-1] == ["best", "back", "large"]
+    assert engine.scheduler.names() == (["best", "back"], ["large", "worst"])
+
+
+def test_prompt_in_chunks_stays_when_only_worse_calls_are_let_in() -> None:
+    """The better one that waits does not fit even so."""
+    engine = Engine(slots=4, hold_s=inf)
+    scheduler = engine.scheduler
+    scheduler.submit("call", 60.0, "program", prompt_tokens=30, max_new_tokens=2)
+    engine.step(3)
+    prompt = prompt_in_chunks(engine)
+    scheduler.waiting_queue.clear()
+    scheduler.submit("large", prompt_tokens=20_000)
+    back = scheduler.submit("back", 60.0, "program", prompt_tokens=33, begins_with="call", max_new_tokens=5)
+    engine.hooks.new_batch(lambda *_: None, scheduler, scheduler.running_batch)
+    assert back.autellix.call.running
+    assert scheduler.chunked_req is prompt
+    assert scheduler.released == []
+
+
+def test_what_ran_between_two_looks_is_held_whole() -> None:
+    """A call of one token never seen to run leaves all of its history."""
+    engine = Engine(slots=4, hold_s=inf)
+    engine.scheduler.submit("call", 0.0, "program", prompt_tokens=30, max_new_tokens=2)
+    engine.step(3)
+    engine.scheduler.submit("judge", 0.0, "program", prompt_tokens=40, begins_with="call", max_new_tokens=1)
+    engine.step(2)
+    assert engine.tree.locked == ["judge"]
+    assert engine.tree.protected_size() == engine.driver.planner.held_tokens == 41
+
+
+def test_engine_never_stands_still_for_what_idle_programs_share() -> None:
+    """It is locked for as long as one of them is held, also after the one that it was booked to has ended."""
+    engine = Engine(slots=4, tokens=120, hold_s=inf)
+    engine.tree.kept["system"] = 50
+    for program, tokens in (("a", 60), ("b", 68), ("a", 60)):
+        engine.scheduler.submit(
+            f"{program}{tokens}", 0.0, program, prompt_tokens=tokens, begins_with="system", max_new_tokens=2
+        )
+        engine.step(3)
+    engine.driver.ended([EndedProgram("a", "agent", 1_000_000)], 1.0)  # type: ignore[arg-type]
+    engine.step()
+    assert engine.tree.protected_size() == 70
+    assert engine.driver.planner.held_tokens == 20
+    engine.scheduler.submit("large", 9.0, prompt_tokens=90, max_new_tokens=5)
+    engine.step(3)
+    assert engine.running == ["large"]
 
 
 def test_nothing_is_kept_of_calls_that_nobody_comes_back_for() -> None:
