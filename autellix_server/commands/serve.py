@@ -38,7 +38,7 @@ policies:
   program-fcfs  programs in order of arrival
   round-robin   calls take turns
   fcfs, lpm     SGLang's own orders, by arrival and by longest cached prefix; programs are counted, not preferred
-  off           SGLang as it is shipped, without the plugin
+  off           SGLang as it is shipped, without the plugin; -- --schedule-policy lpm for an order of its own
   Under all but the last three running calls make room for better ones, and go on later where they were.
 
 environment (arguments win):

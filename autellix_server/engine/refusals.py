@@ -79,6 +79,10 @@ _UNSUPPORTED = (
     _Rule(("--enable-priority-scheduling",), "clients could set priorities that work against the policy's order"),
     _Rule(("--max-queued-requests",), "it would drop preempted calls when they queue again"),
     _Rule(("--incremental-streaming-output",), "the time bill needs each chunk's full record"),
+    _Rule(
+        ("--schedule-policy",),
+        "the policy of `autellix serve` orders the queue; use `--policy`, or turn the plugin off by `--policy off`",
+    ),
     _Rule(("--use-ray",), "the plugin is not loaded in Ray actors"),
 )
 
@@ -112,7 +116,6 @@ _OWNED = (
     _Rule(("--model-path", "--model"), "use `--model` of `autellix serve`, before the `--`"),
     _Rule(("--host", "--port"), "the engine has a loopback port of its own; before the `--` they are the gateway's"),
     _Rule(("--api-key", "--admin-api-key"), "the engine gets a random key that only the gateway knows"),
-    _Rule(("--schedule-policy",), "the policy of `autellix serve` orders the queue; use `--policy`"),
     _Rule(("--device",), "use `--device` of `autellix serve`, before the `--`"),
     _Rule(("--config",), "the engine gets a configuration file from `autellix serve`; give its options one by one"),
     _Rule(("--ssl-*", "--fastapi-root-path"), "the gateway reaches the engine over loopback in plain HTTP"),

@@ -99,6 +99,14 @@ def test_flags_that_serve_sets_itself_are_refused_with_the_remedy(argv: list[str
         check_arguments(argv, {}, "plas")
 
 
+def test_order_of_the_queue_is_the_users_without_the_plugin() -> None:
+    """SGLang takes the last of two; with the plugin there is one place to say it."""
+    argv = ("--schedule-policy", "lpm")
+    check_arguments(argv, {}, "off")
+    command = engine_command(replace(LAUNCH, policy="off", arguments=argv), 5000, Path("/tmp/key.yaml"))
+    assert command[-2:] == [*argv]
+
+
 def test_ranks_without_the_plugin_are_refused_where_all_must_plan_alike() -> None:
     """Ranks of this machine have it, and under the engine's own orders every rank decides alike without."""
     several = ["--tp", "2", "--nnodes", "2"]
