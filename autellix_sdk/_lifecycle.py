@@ -140,12 +140,13 @@ class Reporter:
             self._wake.notify()
         if thread is not None and thread.is_alive() and thread is not threading.current_thread():
             thread.join(timeout_s)
+        self._listeners = ()  # they are not the caller's to run: they may be slow, or wait for a lock of the caller's
         with self._wake:
             left, self._queue = self._queue, deque()
         if left:
             faults.record("the backend was too slow at exit; ends of programs are left to their leases")
-        self._settle(list(left), {})
-        self._listeners = ()
+        for program, _ in left:
+            program.settle(None)
 
     def _watch(self, program: Endable, for_s: float) -> None:
         with self._wake:

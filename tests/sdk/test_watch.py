@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
-from queue import Empty, Queue
+from queue import Queue
 from typing import Any
 
 import httpx
@@ -127,19 +127,42 @@ def test_a_server_that_acknowledges_nothing_is_watched_too(backend: Backend, sta
     assert len(backend.ends) == (1 if status == 404 else 2)
 
 
-def test_what_is_left_at_shutdown_is_told_about(monkeypatch: pytest.MonkeyPatch, lenient: None) -> None:
-    """Ends that could not be posted in time are given up, and shown."""
-    seen: Queue[Finished] = Queue()
+def test_no_listener_runs_in_the_thread_that_shuts_down(monkeypatch: pytest.MonkeyPatch, lenient: None) -> None:
+    """Ends that could not be posted in time are given up without a line: writing it could take for ever."""
     autellix.init("http://127.0.0.1:9/v1")
-    autellix.watch(seen.put)
+    told: list[Finished] = []
+    autellix.watch(told.append)
     assert runtime.reporter is not None
     monkeypatch.setattr(runtime.reporter, "_keep_running", lambda: None)
     with autellix.program() as p:
         autellix.headers()
-    with pytest.raises(Empty):
-        seen.get_nowait()
     autellix.shutdown()
-    assert seen.get_nowait().bill.program == p.id
+    assert (p.bill(WAIT_S).pending, told) == (1, [])
+
+
+def test_a_listener_may_wait_for_whoever_shuts_down(backend: Backend) -> None:
+    """A lock that the user holds around `shutdown` delays it for a moment only."""
+    lock, waiting, done = threading.Lock(), threading.Event(), threading.Event()
+
+    def listener(_: Finished) -> None:
+        waiting.set()
+        with lock:
+            done.set()
+
+    autellix.init(backend.base_url)
+    autellix.watch(listener)
+    reporter = runtime.reporter
+    assert reporter is not None
+    with lock:
+        for _ in range(2):
+            with autellix.program():
+                _ask(backend)
+            assert waiting.wait(WAIT_S)
+        closing = threading.Thread(target=reporter.close, args=(0.01,), daemon=True)
+        closing.start()
+        closing.join(WAIT_S)
+        assert not closing.is_alive()
+    assert done.wait(WAIT_S)
 
 
 def test_what_a_callback_raises_is_counted(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
