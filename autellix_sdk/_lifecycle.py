@@ -166,15 +166,14 @@ class Reporter:
             faults.record("ends of programs can no longer be posted", error)
 
     def _run(self) -> None:
-        while self._wait():
-            self._end_idle()
-            batch = self._take_batch()
-            bills: dict[str, ProgramBill] = {}
-            try:
-                bills = self._post(batch)
-            except Exception as error:  # noqa: BLE001 a backend can fail in any way; the user's program goes on
-                faults.record("the end of a program could not be posted", error)
-            self._settle(batch, bills)
+        try:
+            while self._wait():
+                self._end_idle()
+                self._report(self._take_batch())
+        finally:  # whatever ended this thread, the next thing to do starts another
+            with self._wake:
+                if self._thread is threading.current_thread():
+                    self._thread = None
 
     def _wait(self) -> bool:
         """Wait until there are ends to post or programs to look at; false when the thread shall stop."""
@@ -208,8 +207,13 @@ class Reporter:
         with self._wake:
             return [self._queue.popleft() for _ in range(min(len(self._queue), _MAX_BATCH))]
 
-    def _settle(self, batch: list[tuple[Endable, Status]], bills: dict[str, ProgramBill]) -> None:
-        """Hand over the backend's answers; then tell the listeners, who may be slow."""
+    def _report(self, batch: list[tuple[Endable, Status]]) -> None:
+        """Tell the backend, and hand over its answers; then tell the listeners, who may be slow."""
+        bills: dict[str, ProgramBill] = {}
+        try:
+            bills = self._post(batch)
+        except Exception as error:  # noqa: BLE001 a backend can fail in any way; the user's program goes on
+            faults.record("the end of a program could not be posted", error)
         finished = [(program, status) for program, status in batch if program.settle(bills.get(program.id))]
         if self._listeners:
             for program, status in finished:

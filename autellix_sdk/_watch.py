@@ -75,5 +75,5 @@ class Watch:
                 to(finished)
             else:
                 to.write(f"autellix: {finished}\n")
-        except Exception as error:  # noqa: BLE001 the user's code and streams can fail in any way
+        except BaseException as error:  # noqa: BLE001 the user's code and streams can fail in any way, or say `exit`
             faults.record("watch could not write a line", error)

@@ -165,6 +165,24 @@ def test_a_listener_may_wait_for_whoever_shuts_down(backend: Backend) -> None:
     assert done.wait(WAIT_S)
 
 
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_a_callback_that_exits_ends_nothing(backend: Backend, error: type[BaseException]) -> None:
+    """It runs in a thread of ours, which goes on."""
+    seen: Queue[Finished] = Queue()
+
+    def leave(_: Finished) -> None:
+        raise error
+
+    autellix.init(backend.base_url)
+    autellix.watch(leave)
+    autellix.watch(seen.put)
+    for name in ("first", "second"):
+        with autellix.program(name):
+            _ask(backend)
+        assert seen.get(timeout=WAIT_S).bill.name == name
+    assert faults.counts["watch could not write a line"] == 2
+
+
 def test_what_a_callback_raises_is_counted(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
     """It harms neither the reporter nor the other watches; it may shut the client down."""
     done = threading.Event()
