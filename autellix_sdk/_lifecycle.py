@@ -32,7 +32,9 @@ _PATH = "/autellix/v1/programs/end"
 _POST_TIMEOUT_S = 5.0
 _LINGER_S = 10.0
 _LOOK_EVERY_S = 1.0
+_TELL_S = 0.1
 _MAX_QUEUE = 10_000
+_MAX_TOLD = 10_000
 _MAX_BATCH = 256
 
 
@@ -73,7 +75,8 @@ class _NoRedirect(HTTPRedirectHandler):
 class Reporter:
     """Posts the ends of programs in batches, and ends those without a scope that have gone idle.
 
-    Its thread starts with the first thing to do and stops 10 s after the last. The lock is held for moments only, and
+    Its thread starts with the first thing to do and stops 10 s after the last. Listeners run in it, between two
+    batches: one call of theirs, or 0.1 s of short ones, is what they can delay an end by. The lock is held for moments only, and
     nothing is called under it: user code waits for it, and may hold locks of its own.
 
     Args:
@@ -96,6 +99,7 @@ class Reporter:
         """Forget, in a forked process, what the other process will report, and the thread that stayed there."""
         self._wake = threading.Condition()
         self._queue: deque[tuple[Endable, Status]] = deque()
+        self._finished: deque[tuple[ProgramBill, Status]] = deque()
         self._watched: list[tuple[float, int, Endable]] = []
         self._order = count()
         self._thread: threading.Thread | None = None
@@ -121,7 +125,10 @@ class Reporter:
         self._watch(program, IMPLICIT_IDLE_S)
 
     def add_listener(self, listener: Listener) -> None:
-        """Tell `listener` of every program that finishes from now on, in this class's thread, until `close`."""
+        """Tell `listener` of every program that finishes from now on, in this class's thread, until `close`.
+
+        Beyond 10,000 that it has yet to be told of, the oldest is dropped, and counted.
+        """
         with self._wake:
             self._listeners += (listener,)
 
@@ -170,16 +177,17 @@ class Reporter:
             while self._wait():
                 self._end_idle()
                 self._report(self._take_batch())
+                self._tell()
         finally:  # whatever ended this thread, the next thing to do starts another
             with self._wake:
                 if self._thread is threading.current_thread():
                     self._thread = None
 
     def _wait(self) -> bool:
-        """Wait until there are ends to post or programs to look at; false when the thread shall stop."""
+        """Wait until there are ends to post, or programs to tell of or to look at; false when the thread shall stop."""
         with self._wake:
             give_up_s = monotonic() + _LINGER_S
-            while not self._queue:
+            while not (self._queue or self._finished):
                 wait_s = (self._watched[0][0] if self._watched else give_up_s) - monotonic()
                 if self._watched and wait_s <= 0:
                     break
@@ -208,7 +216,7 @@ class Reporter:
             return [self._queue.popleft() for _ in range(min(len(self._queue), _MAX_BATCH))]
 
     def _report(self, batch: list[tuple[Endable, Status]]) -> None:
-        """Tell the backend, and hand over its answers; then tell the listeners, who may be slow."""
+        """Tell the backend, and hand over its answers; note which programs the listeners are to be told of."""
         bills: dict[str, ProgramBill] = {}
         try:
             bills = self._post(batch)
@@ -216,10 +224,20 @@ class Reporter:
             faults.record("the end of a program could not be posted", error)
         finished = [(program, status) for program, status in batch if program.settle(bills.get(program.id))]
         if self._listeners:
-            for program, status in finished:
-                bill = program.bill()
-                for listener in self._listeners:
-                    listener(bill, status)
+            self._finished += [(program.bill(), status) for program, status in finished]
+        while len(self._finished) > _MAX_TOLD:
+            self._finished.popleft()
+            faults.record("watch is too slow; the oldest of the programs that finished is not told about")
+
+    def _tell(self) -> None:
+        """Tell the listeners what has finished, for a moment: they may be slow, and ends go first."""
+        until_s = monotonic() + _TELL_S
+        while self._finished:
+            bill, status = self._finished.popleft()
+            for listener in self._listeners:
+                listener(bill, status)
+            if monotonic() >= until_s:
+                return
 
     def _post(self, batch: list[tuple[Endable, Status]]) -> dict[str, ProgramBill]:
         """Tell the backend; return the bills it sent, by program ID."""

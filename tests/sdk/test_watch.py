@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 import autellix_sdk as autellix
-from autellix_sdk import Finished
+from autellix_sdk import Finished, _lifecycle
 from autellix_sdk._faults import faults
 from autellix_sdk._runtime import runtime
 from autellix_sdk.bill import ProgramBill, TimeSplit
@@ -163,6 +163,32 @@ def test_a_listener_may_wait_for_whoever_shuts_down(backend: Backend) -> None:
         closing.join(WAIT_S)
         assert not closing.is_alive()
     assert done.wait(WAIT_S)
+
+
+def test_a_slow_callback_lets_ends_go_first(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ended while it was at work is posted before it is called again; only so much is kept for it."""
+    monkeypatch.setattr(_lifecycle, "_TELL_S", 0.0)
+    monkeypatch.setattr(_lifecycle, "_MAX_TOLD", 2)
+    posted: Queue[tuple[str | None, int]] = Queue()
+    called, go_on = threading.Event(), threading.Event()
+
+    def slow(finished: Finished) -> None:
+        called.set()
+        assert go_on.wait(WAIT_S)
+        posted.put((finished.bill.name, len(backend.ended())))
+        if finished.bill.name == "c":
+            with autellix.program("e"):
+                autellix.headers()
+
+    autellix.init(backend.base_url)
+    autellix.watch(slow)
+    for name in "abcd":
+        with autellix.program(name):
+            _ask(backend)
+        assert called.wait(WAIT_S)
+    go_on.set()
+    assert [posted.get(timeout=WAIT_S) for _ in "acde"] == [("a", 1), ("c", 4), ("d", 5), ("e", 5)]
+    assert list(faults.counts.values()) == [1]
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
