@@ -82,9 +82,10 @@ class Reporter:
     Args:
         origin: scheme, host and port of the backend.
         api_key: sent as a bearer token; `None` sends none.
+        listeners: told of every program that finishes.
     """
 
-    def __init__(self, origin: str, api_key: str | None) -> None:
+    def __init__(self, origin: str, api_key: str | None, listeners: tuple[Listener, ...] = ()) -> None:
         self._url = origin + _PATH
         self._headers = {"content-type": "application/json"}
         if api_key is not None:
@@ -92,7 +93,7 @@ class Reporter:
         self._opener = build_opener(_NoRedirect)
         self._off = False
         self._closing = False
-        self._listeners: tuple[Listener, ...] = ()
+        self.listeners = listeners
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -107,7 +108,7 @@ class Reporter:
     def end(self, program: Endable, status: Status) -> None:
         """Queue the end of a program. Never blocks; beyond 10,000 waiting ends the oldest is given up."""
         with self._wake:
-            accepted = not (self._closing or (self._off and not self._listeners))
+            accepted = not (self._closing or (self._off and not self.listeners))
             if accepted:
                 self._queue.append((program, status))
                 self._wake.notify()
@@ -130,12 +131,12 @@ class Reporter:
         Beyond 10,000 that it has yet to be told of, the oldest is dropped, and counted.
         """
         with self._wake:
-            self._listeners += (listener,)
+            self.listeners += (listener,)
 
     def remove_listener(self, listener: Listener) -> None:
         """Tell `listener` no more."""
         with self._wake:
-            self._listeners = tuple(each for each in self._listeners if each != listener)
+            self.listeners = tuple(each for each in self.listeners if each != listener)
 
     def close(self, timeout_s: float = 1.0) -> None:
         """End the programs that are watched, post what is queued, and stop; return after `timeout_s` at the latest."""
@@ -147,7 +148,7 @@ class Reporter:
             self._wake.notify()
         if thread is not None and thread.is_alive() and thread is not threading.current_thread():
             thread.join(timeout_s)
-        self._listeners = ()  # they are not the caller's to run: they may be slow, or wait for a lock of the caller's
+        self.listeners = ()  # they are not the caller's to run: they may be slow, or wait for a lock of the caller's
         with self._wake:
             left, self._queue = self._queue, deque()
         if left:
@@ -223,7 +224,7 @@ class Reporter:
         except Exception as error:  # noqa: BLE001 a backend can fail in any way; the user's program goes on
             faults.record("the end of a program could not be posted", error)
         finished = [(program, status) for program, status in batch if program.settle(bills.get(program.id))]
-        if self._listeners:
+        if self.listeners:
             self._finished += [(program.bill(), status) for program, status in finished]
         while len(self._finished) > _MAX_TOLD:
             self._finished.popleft()
@@ -234,7 +235,7 @@ class Reporter:
         until_s = monotonic() + _TELL_S
         while self._finished:
             bill, status = self._finished.popleft()
-            for listener in self._listeners:
+            for listener in self.listeners:
                 listener(bill, status)
             if monotonic() >= until_s:
                 return

@@ -57,7 +57,7 @@ def init(
         dialects: names of other servers' headers that calls carry beside ours, see ``docs/dialects.md``. Default:
             ``AUTELLIX_DIALECTS``, with commas between them; else none.
 
-    Calling it again replaces the settings.
+    Calling it again replaces the settings; what `watch` returned goes on, with the new backend.
 
     Raises:
         UsageError: an argument is not accepted.
@@ -67,6 +67,7 @@ def init(
     with _lock:
         if settings == runtime.settings:
             return
+        listeners = () if runtime.reporter is None else runtime.reporter.listeners
         shutdown()
         try:
             _intercept.install(_patches)
@@ -76,7 +77,7 @@ def init(
             _patches.undo()
             raise
         if settings.endpoint is not None:
-            runtime.reporter = Reporter(settings.endpoint.origin, settings.api_key)
+            runtime.reporter = Reporter(settings.endpoint.origin, settings.api_key, listeners)
         runtime.settings = settings
 
 
@@ -130,14 +131,14 @@ def watch(to: Writable | Callable[[Finished], object] | None = None) -> Watch:
             soon, and what it raises is logged once. By default `sys.stderr`.
 
     Returns:
-        The watch: `close` it, or use it as a context. `shutdown` closes it too.
+        The watch: `close` it, or use it as a context. `shutdown` closes it too; another `init` does not.
     """
     with _lock:
         if runtime.settings is None:
             init()
         if runtime.reporter is None:
             _log.warning("there is nothing to watch without a backend; see init(base_url=...) and AUTELLIX_BASE_URL")
-        return Watch(to, runtime.reporter)
+        return Watch(to)
 
 
 def current() -> Program | None:

@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Protocol
 
 from autellix_sdk._faults import faults
-from autellix_sdk._lifecycle import Reporter, Status
+from autellix_sdk._lifecycle import Status
+from autellix_sdk._runtime import runtime
 from autellix_sdk._views import shares, size, title
 from autellix_sdk.bill import ProgramBill
 
@@ -48,16 +49,15 @@ class Finished:
 class Watch:
     """What `watch` returns: it writes until it is closed, by `close`, by leaving it as a context, or by `shutdown`."""
 
-    def __init__(self, to: Writable | Callable[[Finished], object] | None, reporter: Reporter | None) -> None:
+    def __init__(self, to: Writable | Callable[[Finished], object] | None) -> None:
         self._to = to
-        self._reporter = reporter
-        if reporter is not None:
-            reporter.add_listener(self._write)
+        if runtime.reporter is not None:
+            runtime.reporter.add_listener(self._write)
 
     def close(self) -> None:
         """Write no more; a second time does nothing. Does not wait for a line that is being written."""
-        if self._reporter is not None:
-            self._reporter.remove_listener(self._write)
+        if runtime.reporter is not None:
+            runtime.reporter.remove_listener(self._write)
 
     def __enter__(self) -> Watch:
         return self

@@ -98,6 +98,22 @@ def test_lines_go_to_a_stream_until_the_watch_is_closed(backend: Backend) -> Non
     assert [line.split()[:2] for line in output.getvalue().splitlines()] == [["autellix:", "first"]]
 
 
+def test_another_init_closes_no_watch(backend: Backend, elsewhere: Backend) -> None:
+    """One that the environment opened goes on under the settings of the app, until it is closed."""
+    seen: Queue[Finished] = Queue()
+    autellix.init(backend.base_url)
+    watch = autellix.watch(seen.put)
+    autellix.init(elsewhere.base_url)
+    with autellix.program("first"):
+        _ask(elsewhere)
+    assert seen.get(timeout=WAIT_S).bill.name == "first"
+    watch.close()
+    with autellix.program("second"):
+        _ask(elsewhere)
+    autellix.shutdown()
+    assert seen.empty()
+
+
 def test_shutdown_closes_watches(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
     """What finishes before it is written to standard error; what comes after the next `init` is not."""
     for name in ("before", "after"):
