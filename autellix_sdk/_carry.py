@@ -39,7 +39,9 @@ def inject(headers: Any = None) -> Any:
     program, branch = capture().place()
     if isinstance(program, Program):
         program.injected = True
-        parents = qualify(branch.frontier or (), program.salt)
+        # The code may stand in an implicit program that was idle, and has just been followed by this one.
+        calls = branch.frontier if branch.graph is program.graph else None
+        parents = qualify(calls or (), program.salt)
         headers[CONTINUE_HEADER] = format_continue(program.id, parents, program.name_field)
     return headers
 

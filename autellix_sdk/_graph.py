@@ -84,10 +84,14 @@ class Branch:
             parent = parent.parent
         return parent
 
-    def after_fork(self, salt: str) -> None:
-        """Continue in a forked process: the calls so far were made by the process with the given salt."""
+    def after_fork(self, salt: str | None) -> None:
+        """Continue in a forked process.
+
+        Args:
+            salt: names the calls so far as made by the process that has it; `None` forgets them.
+        """
         calls = self.frontier if self.joined is None else tuple(self.joined)
-        self.at_fork = self.frontier = qualify(calls or (), salt)
+        self.at_fork = self.frontier = () if salt is None else qualify(calls or (), salt)
         self.parent, self.joined, self.moved = None, None, False
 
 

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import autellix_sdk as autellix
+from autellix_sdk import _programs
 from autellix_sdk._faults import faults
 from autellix_sdk.errors import WireError
 from autellix_sdk.wire import (
@@ -49,8 +50,6 @@ def _call() -> CallContext:
 
 def _elsewhere(carried: dict[str, str], work: Callable[[], Any]) -> Any:
     """Do work where nothing is known of the programs of this process, as another process would."""
-    from autellix_sdk import _programs
-
     living, _programs._living = _programs._living, type(_programs._living)()
     try:
         with autellix.extract(carried).attach():
@@ -116,6 +115,15 @@ def test_code_that_belongs_to_no_program_injects_nothing() -> None:
     """Nor does it pass on what somebody else injected."""
     autellix.init(BASE_URL, implicit="off")
     assert autellix.inject({CONTINUE_HEADER: "v1;i=other"}) == {}
+
+
+def test_a_program_that_has_just_begun_has_no_calls_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The calls of the idle one that it follows are none of its own."""
+    before = [_call(), _call()]
+    monkeypatch.setattr(_programs, "IMPLICIT_IDLE_S", 0.0)
+    program, parents, _ = decode_continue(autellix.inject()[CONTINUE_HEADER])
+    assert program != before[1].program
+    assert parents == ()
 
 
 def test_within_one_process_the_thread_goes_on() -> None:

@@ -13,6 +13,8 @@ from functools import partial
 import pytest
 
 import autellix_sdk as autellix
+from autellix_sdk import _programs
+from autellix_sdk._strands import Job, new_root
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, CallContext, decode_call
 from tests.sdk.conftest import WAIT_S
 
@@ -259,6 +261,17 @@ def test_a_handle_is_told_of_a_new_salt() -> None:
             after = _call()
         assert after.salt == p.salt != before.salt
         assert after.parents == (f"{before.salt}.{before.call}",)
+
+
+def test_a_fork_forgets_the_calls_of_a_program_that_has_ended() -> None:
+    """They could not be named, and what is called next is another program."""
+    strand = new_root()
+    Job(strand, _call)()
+    program = strand.owner.peek()
+    assert program is not None
+    program.end()
+    strand.after_fork()
+    assert strand.branch.frontier == ()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
