@@ -101,7 +101,7 @@ class Graph:
     Attributes:
         calls: number of calls so far.
         threads: number of threads so far.
-        closed: nothing is folded any more; a newer graph has taken over.
+        closed: a newer graph has taken over, and what stands there is not drawn back by what is folded here.
     """
 
     def __init__(self) -> None:
@@ -142,7 +142,7 @@ class Graph:
         """Fold a finished branch of this graph into its nearest living ancestor."""
         with self._lock:
             parent = branch.living_parent()
-            if parent is None or self.closed:
+            if parent is None or (self.closed and parent.graph not in (None, self)):
                 return
             if parent.graph is not self:
                 self._adopt(parent)

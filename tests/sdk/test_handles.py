@@ -141,6 +141,32 @@ def test_a_handle_remembers_where_the_code_stood() -> None:
     assert (late.program, late.parents) == (start.program, (start.call,))
 
 
+@pytest.mark.parametrize("called_before", [True, False])
+def test_a_handle_of_a_program_that_has_gone_idle_joins(monkeypatch: pytest.MonkeyPatch, called_before: bool) -> None:
+    """Calls of the implicit program that it leads to go on as ever, and those of the one that followed it too."""
+
+    def job() -> tuple[CallContext, ...]:
+        if called_before:
+            _call()
+        handle = autellix.capture()
+        with monkeypatch.context() as patch:
+            patch.setattr(_programs, "IMPLICIT_IDLE_S", 0.0)
+            second = _call()
+        with handle.attach():
+            inner = autellix.capture()
+            with inner.attach():
+                left = _call()
+            with inner.attach():
+                right = _call()
+            end = _call()
+        return second, left, right, end, _call()
+
+    second, left, right, end, after = Job(new_root(), job)()
+    assert left.program == right.program == end.program != second.program == after.program
+    assert set(end.parents or ()) == {left.call, right.call}
+    assert after.parents == (second.call,)
+
+
 async def test_attaching_in_a_task() -> None:
     """`async with` works as `with` does, for the task and for what it starts."""
     async with autellix.program() as p:
