@@ -17,7 +17,7 @@ from autellix_sdk import _aiohttp
 from autellix_sdk._aiohttp import _Address
 from autellix_sdk._faults import faults
 from autellix_sdk._settings import Endpoint
-from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER
+from autellix_sdk.wire import CALL_HEADER, CONTINUE_HEADER, PROGRAM_HEADER
 from tests.sdk.conftest import WAIT_S, Backend
 
 QUESTION: Any = {"model": "m", "messages": [{"role": "user", "content": "is it?"}]}
@@ -137,6 +137,20 @@ async def test_redirects_to_another_host_lose_our_headers(
     assert len(backend.contexts) == 1
     assert elsewhere.calls[0].headers["x-mine"] == "1"
     assert not {PROGRAM_HEADER, CALL_HEADER} & elsewhere.calls[0].headers.keys()
+
+
+async def test_what_was_injected_goes_to_the_worker_alone(
+    backend: Backend, elsewhere: Backend, session: aiohttp.ClientSession
+) -> None:
+    """Neither to the model server nor to whom the worker redirects."""
+    elsewhere.redirect_to = elsewhere.url.replace("127.0.0.1", "localhost")
+    autellix.init(backend.base_url)
+    async with autellix.program():
+        await _ask(session, backend, headers=autellix.inject())
+        with contextlib.suppress(aiohttp.TooManyRedirects):
+            await _ask(session, elsewhere, headers=autellix.inject(), max_redirects=2)
+    assert CONTINUE_HEADER not in backend.calls[0].headers
+    assert [CONTINUE_HEADER in seen.headers for seen in elsewhere.calls] == [True, False]
 
 
 async def test_dialects_are_spoken_to_the_backend_alone(
