@@ -270,6 +270,7 @@ def test_the_thread_stops_when_there_is_nothing_to_do(backend: Backend, monkeypa
     assert len(backend.ends) == 2
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_the_thread_starts_again_whatever_ended_it(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is unforeseen costs what was at hand, not all that comes after it."""
     autellix.init(backend.base_url)
