@@ -45,9 +45,8 @@ def speak(dialects: tuple[Dialect, ...], context: CallContext, taken: Container[
     """
     spoken: dict[str, str] = {}
     for dialect in dialects:
-        headers = dialect.headers(context)
-        if not any(name in taken for name in headers):
-            spoken |= headers
+        if not any(name in taken for name in dialect.names):
+            spoken |= dialect.headers(context)
     return spoken
 
 

@@ -109,6 +109,13 @@ def test_the_rest_of_a_body_stays_as_it_was(call: CallContext, record: dict[str,
 
 
 @given(calls)
+def test_every_header_is_announced(call: CallContext) -> None:
+    """A user who sets any of them speaks the dialect, whatever this call would say in it."""
+    for dialect in DIALECTS.values():
+        assert set(dialect.headers(call)) <= set(dialect.names)
+
+
+@given(calls)
 def test_values_are_always_legal_in_a_header(call: CallContext) -> None:
     """Whatever the user calls a program."""
     for dialect in DIALECTS.values():
