@@ -1,8 +1,9 @@
 """Catching calls: `send` of every httpx and httpx2 client is wrapped, and gives its client our request hook.
 
 The hook sees each request last, after the user's own hooks, on every redirect and retry. It stamps requests to the
-backend and strips our headers from all others; what `inject` wrote for a worker goes to that worker alone. The wrapper sees how the call went; it leaves streams alone. One `send`
-may stamp several requests, and other ones than it was given: after redirects, and in authentication.
+backend and strips our headers from all others; what `inject` wrote for a worker goes to that worker alone. The wrapper
+sees how the call went; it leaves streams alone. One `send` may stamp several requests, and other ones than it was
+given: after redirects, and in authentication.
 """
 
 from __future__ import annotations

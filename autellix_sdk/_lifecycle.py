@@ -76,8 +76,8 @@ class Reporter:
     """Posts the ends of programs in batches, and ends those without a scope that have gone idle.
 
     Its thread starts with the first thing to do and stops 10 s after the last. Listeners run in it, between two
-    batches: one call of theirs, or 0.1 s of short ones, is what they can delay an end by. The lock is held for moments only, and
-    nothing is called under it: user code waits for it, and may hold locks of its own.
+    batches: one call of theirs, or 0.1 s of short ones, is what they can delay an end by. The lock is held for moments
+    only, and nothing is called under it: user code waits for it, and may hold locks of its own.
 
     Args:
         origin: scheme, host and port of the backend.
