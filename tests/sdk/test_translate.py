@@ -203,6 +203,7 @@ def _pieces() -> Iterator[bytes]:
         ({"content": b"\x1f\x8b{}", "headers": {"content-type": "application/json", "content-encoding": "gzip"}}, 1),
         ({"content": b"{}", "headers": {"content-type": "application/octet-stream"}}, 1),
         ({"content": DEEP, "headers": {"content-type": "application/json"}}, 1),
+        ({"json": {"prompt": "x" * (1 << 20)}}, 1),
         ({"content": b'{"n":1E400}', "headers": {"content-type": "application/json"}}, 1),
         ({}, 0),
     ],
