@@ -108,12 +108,11 @@ class _Trip(SimpleNamespace):
 
     def visit(self, url: URL, headers: CIMultiDict[str]) -> None:
         """Before a hop: stamp it if it goes to the backend. Other hops, and those that we fail at, carry nothing."""
+        self.unstamp(headers)
         settings = runtime.settings
         if settings is None:
             return
         carried = {name: values[0] for name in _OURS if (values := headers.popall(name, []))}
-        for name in self.stamp.keys() - _OURS:
-            headers.popall(name, None)
         address = _Address.of(url)
         origin = address.scheme, address.raw_host, address.port
         self.origin = self.origin or origin
@@ -126,6 +125,11 @@ class _Trip(SimpleNamespace):
             # Stamped already where the request comes from httpx on top of aiohttp, or by `headers()`.
             self.stamp = carried if carried.keys() == _OURS else self._begin(headers, settings)
         headers.update(self.stamp)
+
+    def unstamp(self, headers: CIMultiDict[str]) -> None:
+        """Take off what an earlier hop was stamped with."""
+        for name in self.stamp:
+            headers.popall(name, None)
 
     def _begin(self, headers: CIMultiDict[str], settings: Settings) -> dict[str, str]:
         strand = current_strand()
@@ -154,6 +158,7 @@ def _started(trip: _Trip, sent: Any) -> None:
 
 
 def _redirected(trip: _Trip, sent: Any) -> None:
+    trip.unstamp(sent.headers)
     location = sent.response.headers.get("Location") or sent.response.headers.get("URI")
     if location is None:
         return
