@@ -9,6 +9,7 @@ from autellix_sdk._faults import faults
 from autellix_sdk._graph import Branch, qualify
 from autellix_sdk._handles import Handle, capture
 from autellix_sdk._programs import Program
+from autellix_sdk._runtime import runtime
 from autellix_sdk.errors import WireError
 from autellix_sdk.wire import CONTINUE_HEADER, JOINS_ALL, CallId, decode_continue, format_continue
 
@@ -29,13 +30,16 @@ def inject(headers: Any = None) -> Any:
     Args:
         headers: request headers, or any mapping of strings that travels with the job; changed in place, by
             default a new dictionary. What it says so far about where its sender stood is replaced, or removed where the
-            running code belongs to no program.
+            running code belongs to no program, and while the client is off.
 
     Returns:
         `headers`.
     """
     headers = {} if headers is None else headers
-    headers.pop(CONTINUE_HEADER, None)
+    for name in [name for name in headers if str(name).lower() == CONTINUE_HEADER]:
+        headers.pop(name, None)
+    if runtime.settings is None:
+        return headers
     program, branch = capture().place()
     if isinstance(program, Program):
         program.injected = True

@@ -117,6 +117,14 @@ def test_code_that_belongs_to_no_program_injects_nothing() -> None:
     assert autellix.inject({CONTINUE_HEADER: "v1;i=other"}) == {}
 
 
+def test_while_the_client_is_off_nothing_travels() -> None:
+    """Least of all what somebody else injected, in whatever case of letters."""
+    autellix.shutdown()
+    with autellix.program() as p:
+        assert autellix.inject({CONTINUE_HEADER.title(): "v1;i=other", "kept": "yes"}) == {"kept": "yes"}
+    assert not p.injected
+
+
 def test_a_program_that_has_just_begun_has_no_calls_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The calls of the idle one that it follows are none of its own."""
     before = [_call(), _call()]
