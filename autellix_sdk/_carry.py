@@ -69,12 +69,12 @@ def extract(headers: Mapping[str, str]) -> Handle:
 
 def sender_of(headers: Mapping[str, str]) -> Handle | None:
     """Return what `extract` does; `None` where `headers` says nothing that can be read."""
-    text = next((value for name, value in headers.items() if str(name).lower() == CONTINUE_HEADER), None)
-    if text is None:
-        return None
-    try:
-        program_id, parents, name = decode_continue(str(text))  # a job from a queue may hold anything
-    except WireError as error:
+    try:  # a job from a queue may hold anything
+        text = next((value for name, value in headers.items() if str(name).lower() == CONTINUE_HEADER), None)
+        if text is None:
+            return None
+        program_id, parents, name = decode_continue(str(text))
+    except (AttributeError, TypeError, ValueError, WireError) as error:
         faults.record("who a job or request belongs to could not be read", error)
         return None
     program = Program.join(name, program_id)

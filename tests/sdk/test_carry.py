@@ -201,6 +201,9 @@ def test_a_worker_does_not_end_the_program(backend: Backend) -> None:
         "v1;i=a b",
         "v1;i=a\r\nx: y",
         "v1;i=a;p=A",
+        "v1;i=a;p=0.0,abc",
+        "v1;i=a;p=salt.0.0,0.1",
+        "v1;i=a;p=salt.0.00000000000000",
         "v1;i=a;n=%",
         "v1;i=a;i=b",
         "v" * 5000,
@@ -210,6 +213,14 @@ def test_a_worker_does_not_end_the_program(backend: Backend) -> None:
 def test_what_cannot_be_read_is_counted_and_left_alone(value: Any) -> None:
     """Calls stay where they would have been."""
     with autellix.program() as p, autellix.extract({CONTINUE_HEADER: value}).attach():
+        assert _call().program == p.id
+        assert faults.counts[UNREADABLE] == 1
+
+
+@pytest.mark.parametrize("carried", [None, "text", [("name", "value")], 7])
+def test_what_is_no_mapping_is_counted_and_left_alone(carried: Any) -> None:
+    """A queue may deliver anything."""
+    with autellix.program() as p, autellix.extract(carried).attach():
         assert _call().program == p.id
         assert faults.counts[UNREADABLE] == 1
 
