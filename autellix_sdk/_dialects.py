@@ -20,7 +20,6 @@ from string import punctuation
 from typing import Any
 from urllib.parse import quote
 
-from autellix_sdk.errors import ConfigurationError
 from autellix_sdk.wire import CallContext
 
 _LEGAL = " " + punctuation.replace("%", "")
@@ -181,21 +180,21 @@ DIALECTS = {
 """Every dialect there is, by name."""
 
 
-def find_dialects(setting: str, names: str | Iterable[str]) -> tuple[Dialect, ...]:
+def find_dialects(names: str | Iterable[str]) -> tuple[Dialect, ...]:
     """Return the dialects of these names, each once.
 
     Args:
-        setting: where the names come from, for the error.
         names: the names, or one text with commas between them.
 
     Raises:
-        ConfigurationError: there is no dialect of that name.
+        TypeError: `names` is neither.
+        ValueError: there is no dialect of that name.
     """
-    listed = [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
+    listed = [str(name).strip() for name in (names.split(",") if isinstance(names, str) else names)]
     wanted = dict.fromkeys(name for name in listed if name)
     for name in wanted:
         if name not in DIALECTS:
-            raise ConfigurationError(f"{setting} names {name!r}; the dialects are {', '.join(DIALECTS)}")
+            raise ValueError(f"there is no {name!r}; the dialects are {', '.join(DIALECTS)}")
     return tuple(DIALECTS[name] for name in wanted)
 
 

@@ -61,7 +61,7 @@ def init(
 
     Raises:
         UsageError: an argument is not accepted.
-        ConfigurationError: an environment variable does not hold a URL, or there is no dialect of that name.
+        ConfigurationError: an environment variable does not hold a URL, or names a dialect that there is not.
     """
     settings = read_settings(base_url, api_key, threads, implicit, os.environ, tasks=tasks, dialects=dialects)
     with _lock:

@@ -15,7 +15,7 @@ from autellix_sdk import _intercept
 from autellix_sdk._dialects import DIALECTS
 from autellix_sdk._faults import faults
 from autellix_sdk._runtime import runtime
-from autellix_sdk.errors import ConfigurationError
+from autellix_sdk.errors import ConfigurationError, UsageError
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER
 from tests.sdk.conftest import Backend
 
@@ -295,9 +295,10 @@ def test_an_unknown_dialect_is_refused_and_changes_nothing(monkeypatch: pytest.M
     """Whether `init` or the environment names it, the message says so."""
     autellix.init("http://127.0.0.1:9/v1")
     before = runtime.settings
-    with pytest.raises(ConfigurationError, match=r"^init\(dialects=\.\.\.\) names 'dymano'; the dialects are dynamo, "):
-        autellix.init("http://127.0.0.1:10/v1", dialects=["dymano"])
+    for wrong in (["dymano"], "dymano", [1], 1):
+        with pytest.raises(UsageError, match=r"^dialects=.*(there is no '(dymano|1)'; the dialects are|not iterable)"):
+            autellix.init("http://127.0.0.1:10/v1", dialects=wrong)  # type: ignore[arg-type]
     monkeypatch.setenv("AUTELLIX_DIALECTS", "dymano")
-    with pytest.raises(ConfigurationError, match=r"^AUTELLIX_DIALECTS names 'dymano'; the dialects are dynamo, "):
+    with pytest.raises(ConfigurationError, match=r"^AUTELLIX_DIALECTS='dymano': there is no 'dymano'; .*unset it$"):
         autellix.init("http://127.0.0.1:10/v1")
     assert runtime.settings is before
