@@ -121,9 +121,9 @@ def watch(to: Writable | Callable[[Finished], object] | None = None) -> Watch:
 
     A line comes when the backend acknowledged the program's end, or could not be told: so it covers streamed calls too.
     A program without a call has no line, unless `inject` carried it to where calls may be made of it; one that goes on
-    and finishes again gets another. There is none either for what was given up: ends, or lines, that 10,000 younger ones
-    waited behind. Lines are written by the client's background thread, which none of your calls waits for; at exit it
-    has a second for everything.
+    and finishes again gets another. There is none either for ends, or lines, that were given up because 10,000 younger
+    ones waited. Lines are written by the client's background thread, which none of your calls waits for; at exit it has
+    a second for everything.
 
     Initialises from the environment if `init` was not called. Without a backend there is nothing to watch, which is
     logged at WARNING.
