@@ -51,11 +51,13 @@ class Watch:
 
     def __init__(self, to: Writable | Callable[[Finished], object] | None) -> None:
         self._to = to
+        self._closed = False
         if runtime.reporter is not None:
             runtime.reporter.add_listener(self._write)
 
     def close(self) -> None:
         """Write no more; a second time does nothing. Does not wait for a line that is being written."""
+        self._closed = True  # an `init` in another thread may be handing it on at this moment
         if runtime.reporter is not None:
             runtime.reporter.remove_listener(self._write)
 
@@ -68,6 +70,8 @@ class Watch:
         self.close()
 
     def _write(self, bill: ProgramBill, status: Status) -> None:
+        if self._closed:
+            return
         finished = Finished(bill, status)
         to = sys.stderr if self._to is None else self._to
         try:

@@ -19,6 +19,7 @@ import pytest
 import autellix_sdk as autellix
 from autellix_sdk import Finished, _lifecycle
 from autellix_sdk._faults import faults
+from autellix_sdk._lifecycle import Reporter
 from autellix_sdk._runtime import runtime
 from autellix_sdk.bill import ProgramBill, TimeSplit
 from autellix_sdk.wire import ProgramId
@@ -109,6 +110,27 @@ def test_another_init_closes_no_watch(backend: Backend, elsewhere: Backend) -> N
     assert seen.get(timeout=WAIT_S).bill.name == "first"
     watch.close()
     with autellix.program("second"):
+        _ask(elsewhere)
+    autellix.shutdown()
+    assert seen.empty()
+
+
+def test_a_watch_closed_during_another_init_stays_closed(
+    backend: Backend, elsewhere: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of the two threads comes first."""
+    seen: Queue[Finished] = Queue()
+    autellix.init(backend.base_url)
+    watch, close = autellix.watch(seen.put), Reporter.close
+
+    def close_both(reporter: Reporter) -> None:
+        watch.close()
+        close(reporter)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reporter, "close", close_both)
+        autellix.init(elsewhere.base_url)
+    with autellix.program():
         _ask(elsewhere)
     autellix.shutdown()
     assert seen.empty()
