@@ -148,6 +148,8 @@ class Reporter:
             self._wake.notify()
         if thread is not None and thread.is_alive() and thread is not threading.current_thread():
             thread.join(timeout_s)
+        if self._finished:
+            faults.record("watch was too slow at exit; not every program that finished is told about")
         self.listeners = ()  # they are not the caller's to run: they may be slow, or wait for a lock of the caller's
         with self._wake:
             left, self._queue = self._queue, deque()

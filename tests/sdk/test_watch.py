@@ -203,6 +203,32 @@ def test_a_listener_may_wait_for_whoever_shuts_down(backend: Backend) -> None:
     assert done.wait(WAIT_S)
 
 
+def test_what_no_callback_was_told_of_at_exit_is_counted(backend: Backend) -> None:
+    """There is a second for everything, and then it is given up."""
+    told: list[Finished] = []
+    called, go_on, done = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(finished: Finished) -> None:
+        told.append(finished)
+        called.set()
+        assert go_on.wait(WAIT_S)
+        done.set()
+
+    autellix.init(backend.base_url)
+    autellix.watch(slow)
+    reporter = runtime.reporter
+    assert reporter is not None
+    with autellix.program():
+        _ask(backend)
+    assert called.wait(WAIT_S)
+    reporter._finished.append((BILL, "ok"))
+    reporter.close(timeout_s=0.01)
+    go_on.set()
+    assert done.wait(WAIT_S)
+    autellix.shutdown()
+    assert (len(told), list(faults.counts.values())) == (1, [1])
+
+
 def test_a_slow_callback_lets_ends_go_first(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever ended while it was at work is posted before it is called again; only so much is kept for it."""
     monkeypatch.setattr(_lifecycle, "_TELL_S", 0.0)
