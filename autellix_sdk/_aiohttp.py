@@ -20,7 +20,7 @@ from autellix_sdk._runtime import runtime
 from autellix_sdk._settings import Settings
 from autellix_sdk._strands import current_strand
 from autellix_sdk._translate import speak
-from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, decode_call
+from autellix_sdk.wire import CALL_HEADER, CONTINUE_HEADER, PROGRAM_HEADER, decode_call
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, TraceConfig
@@ -97,27 +97,39 @@ class _Trip(SimpleNamespace):
     Attributes:
         flight: its call, if it was stamped here.
         stamp: our headers and what dialects add, once there are any.
+        origin: scheme, host and port of the first hop.
     """
 
     def __init__(self, trace_request_ctx: object = None) -> None:
         super().__init__()
         self.flight: Flight | None = None
         self.stamp: dict[str, str] = {}
+        self.origin: tuple[str, bytes, int | None] | None = None
 
     def visit(self, url: URL, headers: CIMultiDict[str]) -> None:
         """Before a hop: stamp it if it goes to the backend. Other hops, and those that we fail at, carry nothing."""
+        self.unstamp(headers)
         settings = runtime.settings
         if settings is None:
             return
         carried = {name: values[0] for name in _OURS if (values := headers.popall(name, []))}
-        for name in self.stamp.keys() - _OURS:
-            headers.popall(name, None)
-        if settings.endpoint is None or not settings.endpoint.covers(_Address.of(url)):
+        address = _Address.of(url)
+        origin = address.scheme, address.raw_host, address.port
+        self.origin = self.origin or origin
+        covered = settings.endpoint is not None and settings.endpoint.covers(address)
+        if covered or origin != self.origin:
+            headers.popall(CONTINUE_HEADER, None)  # `inject` wrote it for a worker of the user's, who is elsewhere
+        if not covered:
             return
         if not self.stamp:
             # Stamped already where the request comes from httpx on top of aiohttp, or by `headers()`.
             self.stamp = carried if carried.keys() == _OURS else self._begin(headers, settings)
         headers.update(self.stamp)
+
+    def unstamp(self, headers: CIMultiDict[str]) -> None:
+        """Take off what an earlier hop was stamped with."""
+        for name in self.stamp:
+            headers.popall(name, None)
 
     def _begin(self, headers: CIMultiDict[str], settings: Settings) -> dict[str, str]:
         strand = current_strand()
@@ -146,6 +158,7 @@ def _started(trip: _Trip, sent: Any) -> None:
 
 
 def _redirected(trip: _Trip, sent: Any) -> None:
+    trip.unstamp(sent.headers)
     location = sent.response.headers.get("Location") or sent.response.headers.get("URI")
     if location is None:
         return

@@ -9,6 +9,7 @@ from autellix_sdk._faults import faults
 from autellix_sdk._graph import Branch, qualify
 from autellix_sdk._handles import Handle, capture
 from autellix_sdk._programs import Program
+from autellix_sdk._runtime import runtime
 from autellix_sdk.errors import WireError
 from autellix_sdk.wire import CONTINUE_HEADER, JOINS_ALL, CallId, decode_continue, format_continue
 
@@ -29,17 +30,22 @@ def inject(headers: Any = None) -> Any:
     Args:
         headers: request headers, or any mapping of strings that travels with the job; changed in place, by
             default a new dictionary. What it says so far about where its sender stood is replaced, or removed where the
-            running code belongs to no program.
+            running code belongs to no program, and while the client is off.
 
     Returns:
         `headers`.
     """
     headers = {} if headers is None else headers
-    headers.pop(CONTINUE_HEADER, None)
+    for name in [name for name in headers if str(name).lower() == CONTINUE_HEADER]:
+        headers.pop(name, None)
+    if runtime.settings is None:
+        return headers
     program, branch = capture().place()
     if isinstance(program, Program):
         program.injected = True
-        parents = qualify(branch.frontier or (), program.salt)
+        # The code may stand in an implicit program that was idle, and has just been followed by this one.
+        calls = branch.frontier if branch.graph is program.graph else None
+        parents = qualify(calls or (), program.salt)
         headers[CONTINUE_HEADER] = format_continue(program.id, parents, program.name_field)
     return headers
 
@@ -63,12 +69,12 @@ def extract(headers: Mapping[str, str]) -> Handle:
 
 def sender_of(headers: Mapping[str, str]) -> Handle | None:
     """Return what `extract` does; `None` where `headers` says nothing that can be read."""
-    text = next((value for name, value in headers.items() if str(name).lower() == CONTINUE_HEADER), None)
-    if text is None:
-        return None
-    try:
-        program_id, parents, name = decode_continue(str(text))  # a job from a queue may hold anything
-    except WireError as error:
+    try:  # a job from a queue may hold anything
+        text = next((value for name, value in headers.items() if str(name).lower() == CONTINUE_HEADER), None)
+        if text is None:
+            return None
+        program_id, parents, name = decode_continue(str(text))
+    except (AttributeError, TypeError, ValueError, WireError) as error:
         faults.record("who a job or request belongs to could not be read", error)
         return None
     program = Program.join(name, program_id)

@@ -20,7 +20,6 @@ from string import punctuation
 from typing import Any
 from urllib.parse import quote
 
-from autellix_sdk.errors import ConfigurationError
 from autellix_sdk.wire import CallContext
 
 _LEGAL = " " + punctuation.replace("%", "")
@@ -35,12 +34,14 @@ class Dialect:
 
     Attributes:
         name: what users call it.
-        headers: the headers that a call carries; at least one, or none at all if the dialect is spoken in the body.
+        names: every header that it may add to a call, in lower case; none at all if the dialect is spoken in the body.
+        headers: the headers that a call carries: some of these.
         body: rewrites a request body; raises `ValueError` or `RecursionError` for one that it cannot rewrite, and
             returns the very same object when the user has spoken for themselves. `None` leaves bodies alone.
     """
 
     name: str
+    names: tuple[str, ...]
     headers: Callable[[CallContext], dict[str, str]]
     body: Callable[[CallContext, bytes], bytes] | None = None
 
@@ -167,33 +168,33 @@ def helicone(call: CallContext) -> dict[str, str]:
 DIALECTS = {
     dialect.name: dialect
     for dialect in (
-        Dialect("dynamo", dynamo),
-        Dialect("sglang", sglang),
-        Dialect("vllm", lambda _: {}, vllm),
-        Dialect("llm-d", llm_d),
-        Dialect("x-session-id", x_session_id),
-        Dialect("litellm", litellm),
-        Dialect("helicone", helicone),
+        Dialect("dynamo", ("x-dynamo-session-id", "x-dynamo-parent-session-id"), dynamo),
+        Dialect("sglang", ("x-smg-routing-key",), sglang),
+        Dialect("vllm", (), lambda _: {}, vllm),
+        Dialect("llm-d", ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id"), llm_d),
+        Dialect("x-session-id", ("x-session-id",), x_session_id),
+        Dialect("litellm", ("x-litellm-session-id",), litellm),
+        Dialect("helicone", ("helicone-session-id", "helicone-session-path", "helicone-session-name"), helicone),
     )
 }
 """Every dialect there is, by name."""
 
 
-def find_dialects(setting: str, names: str | Iterable[str]) -> tuple[Dialect, ...]:
+def find_dialects(names: str | Iterable[str]) -> tuple[Dialect, ...]:
     """Return the dialects of these names, each once.
 
     Args:
-        setting: where the names come from, for the error.
         names: the names, or one text with commas between them.
 
     Raises:
-        ConfigurationError: there is no dialect of that name.
+        TypeError: `names` is neither.
+        ValueError: there is no dialect of that name.
     """
-    listed = [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
+    listed = [str(name).strip() for name in (names.split(",") if isinstance(names, str) else names)]
     wanted = dict.fromkeys(name for name in listed if name)
     for name in wanted:
         if name not in DIALECTS:
-            raise ConfigurationError(f"{setting} names {name!r}; the dialects are {', '.join(DIALECTS)}")
+            raise ValueError(f"there is no {name!r}; the dialects are {', '.join(DIALECTS)}")
     return tuple(DIALECTS[name] for name in wanted)
 
 

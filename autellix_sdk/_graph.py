@@ -84,10 +84,14 @@ class Branch:
             parent = parent.parent
         return parent
 
-    def after_fork(self, salt: str) -> None:
-        """Continue in a forked process: the calls so far were made by the process with the given salt."""
+    def after_fork(self, salt: str | None) -> None:
+        """Continue in a forked process.
+
+        Args:
+            salt: names the calls so far as made by the process that has it; `None` forgets them.
+        """
         calls = self.frontier if self.joined is None else tuple(self.joined)
-        self.at_fork = self.frontier = qualify(calls or (), salt)
+        self.at_fork = self.frontier = () if salt is None else qualify(calls or (), salt)
         self.parent, self.joined, self.moved = None, None, False
 
 
@@ -97,7 +101,7 @@ class Graph:
     Attributes:
         calls: number of calls so far.
         threads: number of threads so far.
-        closed: nothing is folded any more; a newer graph has taken over.
+        closed: a newer graph has taken over, and what stands there is not drawn back by what is folded here.
     """
 
     def __init__(self) -> None:
@@ -138,7 +142,7 @@ class Graph:
         """Fold a finished branch of this graph into its nearest living ancestor."""
         with self._lock:
             parent = branch.living_parent()
-            if parent is None or self.closed:
+            if parent is None or (self.closed and parent.graph not in (None, self)):
                 return
             if parent.graph is not self:
                 self._adopt(parent)

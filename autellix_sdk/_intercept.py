@@ -1,8 +1,9 @@
 """Catching calls: `send` of every httpx and httpx2 client is wrapped, and gives its client our request hook.
 
 The hook sees each request last, after the user's own hooks, on every redirect and retry. It stamps requests to the
-backend and strips our headers from all others. The wrapper sees how the call went; it leaves streams alone. One `send`
-may stamp several requests, and other ones than it was given: after redirects, and in authentication.
+backend and strips our headers from all others; what `inject` wrote for a worker goes to that worker alone. The wrapper
+sees how the call went; it leaves streams alone. One `send` may stamp several requests, and other ones than it was
+given: after redirects, and in authentication.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from autellix_sdk._patches import Patches
 from autellix_sdk._runtime import runtime
 from autellix_sdk._strands import Strand, current_strand
 from autellix_sdk._translate import take_back, translate
-from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, decode_call
+from autellix_sdk.wire import CALL_HEADER, CONTINUE_HEADER, PROGRAM_HEADER, decode_call
 
 LIBRARIES = ("httpx", "httpx2")
 
 _FLIGHT = "autellix.flight"
 """Request extension that holds the call's flight; redirects copy it, transports ignore it."""
+
+_ORIGIN = "autellix.origin"
+"""Request extension that holds where a request with `inject`'s header was sent first; redirects copy it."""
 
 _hooked: WeakKeyDictionary[Any, None] = WeakKeyDictionary()
 
@@ -146,7 +150,10 @@ def _stamp(request: Any) -> None:
     settings = runtime.settings
     if settings is None:
         return
-    if settings.endpoint is None or not settings.endpoint.covers(request.url):
+    covered = settings.endpoint is not None and settings.endpoint.covers(request.url)
+    if CONTINUE_HEADER in request.headers and (covered or _has_left(request)):
+        del request.headers[CONTINUE_HEADER]
+    if not covered:
         _unstamp(request)
         return
     strand = current_strand()
@@ -167,6 +174,12 @@ def _stamp(request: Any) -> None:
         sending.append(flight)
     if settings.dialects:
         translate(request, settings.dialects, decode_call(headers[PROGRAM_HEADER], headers[CALL_HEADER]))
+
+
+def _has_left(request: Any) -> bool:
+    """Whether a redirect led to another origin than the one that the request was made for."""
+    origin = request.url.scheme, request.url.raw_host, request.url.port
+    return bool(request.extensions.setdefault(_ORIGIN, origin) != origin)
 
 
 def _unstamp(request: Any) -> None:

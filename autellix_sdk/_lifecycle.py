@@ -32,7 +32,9 @@ _PATH = "/autellix/v1/programs/end"
 _POST_TIMEOUT_S = 5.0
 _LINGER_S = 10.0
 _LOOK_EVERY_S = 1.0
+_TELL_S = 0.1
 _MAX_QUEUE = 10_000
+_MAX_TOLD = 10_000
 _MAX_BATCH = 256
 
 
@@ -73,15 +75,17 @@ class _NoRedirect(HTTPRedirectHandler):
 class Reporter:
     """Posts the ends of programs in batches, and ends those without a scope that have gone idle.
 
-    Its thread starts with the first thing to do and stops 10 s after the last. The lock is held for moments only, and
-    nothing is called under it: user code waits for it, and may hold locks of its own.
+    Its thread starts with the first thing to do and stops 10 s after the last. Listeners run in it, between two
+    batches: one call of theirs, or 0.1 s of short ones, is what they can delay an end by. The lock is held for moments
+    only, and nothing is called under it: user code waits for it, and may hold locks of its own.
 
     Args:
         origin: scheme, host and port of the backend.
         api_key: sent as a bearer token; `None` sends none.
+        listeners: told of every program that finishes.
     """
 
-    def __init__(self, origin: str, api_key: str | None) -> None:
+    def __init__(self, origin: str, api_key: str | None, listeners: tuple[Listener, ...] = ()) -> None:
         self._url = origin + _PATH
         self._headers = {"content-type": "application/json"}
         if api_key is not None:
@@ -89,13 +93,14 @@ class Reporter:
         self._opener = build_opener(_NoRedirect)
         self._off = False
         self._closing = False
-        self._listeners: tuple[Listener, ...] = ()
+        self.listeners = listeners
         self.after_fork()
 
     def after_fork(self) -> None:
         """Forget, in a forked process, what the other process will report, and the thread that stayed there."""
         self._wake = threading.Condition()
         self._queue: deque[tuple[Endable, Status]] = deque()
+        self._finished: deque[tuple[ProgramBill, Status]] = deque()
         self._watched: list[tuple[float, int, Endable]] = []
         self._order = count()
         self._thread: threading.Thread | None = None
@@ -103,7 +108,7 @@ class Reporter:
     def end(self, program: Endable, status: Status) -> None:
         """Queue the end of a program. Never blocks; beyond 10,000 waiting ends the oldest is given up."""
         with self._wake:
-            accepted = not (self._closing or (self._off and not self._listeners))
+            accepted = not (self._closing or (self._off and not self.listeners))
             if accepted:
                 self._queue.append((program, status))
                 self._wake.notify()
@@ -121,14 +126,17 @@ class Reporter:
         self._watch(program, IMPLICIT_IDLE_S)
 
     def add_listener(self, listener: Listener) -> None:
-        """Tell `listener` of every program that finishes from now on, in this class's thread, until `close`."""
+        """Tell `listener` of every program that finishes from now on, in this class's thread, until `close`.
+
+        Beyond 10,000 that it has yet to be told of, the oldest is dropped, and counted.
+        """
         with self._wake:
-            self._listeners += (listener,)
+            self.listeners += (listener,)
 
     def remove_listener(self, listener: Listener) -> None:
         """Tell `listener` no more."""
         with self._wake:
-            self._listeners = tuple(each for each in self._listeners if each != listener)
+            self.listeners = tuple(each for each in self.listeners if each != listener)
 
     def close(self, timeout_s: float = 1.0) -> None:
         """End the programs that are watched, post what is queued, and stop; return after `timeout_s` at the latest."""
@@ -140,12 +148,15 @@ class Reporter:
             self._wake.notify()
         if thread is not None and thread.is_alive() and thread is not threading.current_thread():
             thread.join(timeout_s)
+        if self._finished:
+            faults.record("watch was too slow at exit; not every program that finished is told about")
+        self.listeners = ()  # they are not the caller's to run: they may be slow, or wait for a lock of the caller's
         with self._wake:
             left, self._queue = self._queue, deque()
         if left:
             faults.record("the backend was too slow at exit; ends of programs are left to their leases")
-        self._settle(list(left), {})
-        self._listeners = ()
+        for program, _ in left:
+            program.settle(None)
 
     def _watch(self, program: Endable, for_s: float) -> None:
         with self._wake:
@@ -165,21 +176,21 @@ class Reporter:
             faults.record("ends of programs can no longer be posted", error)
 
     def _run(self) -> None:
-        while self._wait():
-            self._end_idle()
-            batch = self._take_batch()
-            bills: dict[str, ProgramBill] = {}
-            try:
-                bills = self._post(batch)
-            except Exception as error:  # noqa: BLE001 a backend can fail in any way; the user's program goes on
-                faults.record("the end of a program could not be posted", error)
-            self._settle(batch, bills)
+        try:
+            while self._wait():
+                self._end_idle()
+                self._report(self._take_batch())
+                self._tell()
+        finally:  # whatever ended this thread, the next thing to do starts another
+            with self._wake:
+                if self._thread is threading.current_thread():
+                    self._thread = None
 
     def _wait(self) -> bool:
-        """Wait until there are ends to post or programs to look at; false when the thread shall stop."""
+        """Wait until there are ends to post, or programs to tell of or to look at; false when the thread shall stop."""
         with self._wake:
             give_up_s = monotonic() + _LINGER_S
-            while not self._queue:
+            while not (self._queue or self._finished):
                 wait_s = (self._watched[0][0] if self._watched else give_up_s) - monotonic()
                 if self._watched and wait_s <= 0:
                     break
@@ -207,14 +218,29 @@ class Reporter:
         with self._wake:
             return [self._queue.popleft() for _ in range(min(len(self._queue), _MAX_BATCH))]
 
-    def _settle(self, batch: list[tuple[Endable, Status]], bills: dict[str, ProgramBill]) -> None:
-        """Hand over the backend's answers; then tell the listeners, who may be slow."""
+    def _report(self, batch: list[tuple[Endable, Status]]) -> None:
+        """Tell the backend, and hand over its answers; note which programs the listeners are to be told of."""
+        bills: dict[str, ProgramBill] = {}
+        try:
+            bills = self._post(batch)
+        except Exception as error:  # noqa: BLE001 a backend can fail in any way; the user's program goes on
+            faults.record("the end of a program could not be posted", error)
         finished = [(program, status) for program, status in batch if program.settle(bills.get(program.id))]
-        if self._listeners:
-            for program, status in finished:
-                bill = program.bill()
-                for listener in self._listeners:
-                    listener(bill, status)
+        if self.listeners:
+            self._finished += [(program.bill(), status) for program, status in finished]
+        while len(self._finished) > _MAX_TOLD:
+            self._finished.popleft()
+            faults.record("watch is too slow; the oldest of the programs that finished is not told about")
+
+    def _tell(self) -> None:
+        """Tell the listeners what has finished, for a moment: they may be slow, and ends go first."""
+        until_s = monotonic() + _TELL_S
+        while self._finished:
+            bill, status = self._finished.popleft()
+            for listener in self.listeners:
+                listener(bill, status)
+            if monotonic() >= until_s:
+                return
 
     def _post(self, batch: list[tuple[Endable, Status]]) -> dict[str, ProgramBill]:
         """Tell the backend; return the bills it sent, by program ID."""

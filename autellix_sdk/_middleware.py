@@ -55,7 +55,9 @@ def wsgi(app: WsgiApp, *, name: str | None = None, trust_callers: bool = False) 
     """Make each request of a WSGI app a program of its own.
 
     The program ends when the server closes the body. A streamed body is in scope while its own code runs, on whatever
-    thread; lists, and files given to ``wsgi.file_wrapper``, are passed on as they are.
+    thread; lists are passed on as they are, and so are files given to ``wsgi.file_wrapper`` where that is a class.
+    Where it is a function, as uWSGI's is, what it made cannot be told from other bodies: the server then streams it
+    item by item.
 
     Args:
         app: what the server is given, all other middleware included; with Flask ``app.wsgi_app``, which is replaced.

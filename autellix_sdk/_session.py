@@ -57,16 +57,17 @@ def init(
         dialects: names of other servers' headers that calls carry beside ours, see ``docs/dialects.md``. Default:
             ``AUTELLIX_DIALECTS``, with commas between them; else none.
 
-    Calling it again replaces the settings.
+    Calling it again replaces the settings; what `watch` returned goes on, with the new backend.
 
     Raises:
         UsageError: an argument is not accepted.
-        ConfigurationError: an environment variable does not hold a URL, or there is no dialect of that name.
+        ConfigurationError: an environment variable does not hold a URL, or names a dialect that there is not.
     """
     settings = read_settings(base_url, api_key, threads, implicit, os.environ, tasks=tasks, dialects=dialects)
     with _lock:
         if settings == runtime.settings:
             return
+        listeners = () if runtime.reporter is None else runtime.reporter.listeners
         shutdown()
         try:
             _intercept.install(_patches)
@@ -76,7 +77,7 @@ def init(
             _patches.undo()
             raise
         if settings.endpoint is not None:
-            runtime.reporter = Reporter(settings.endpoint.origin, settings.api_key)
+            runtime.reporter = Reporter(settings.endpoint.origin, settings.api_key, listeners)
         runtime.settings = settings
 
 
@@ -119,8 +120,10 @@ def watch(to: Writable | Callable[[Finished], object] | None = None) -> Watch:
     """Write one line for each program that finishes from now on: how long it took, and where the time went.
 
     A line comes when the backend acknowledged the program's end, or could not be told: so it covers streamed calls too.
-    A program without a call has no line; one that goes on and finishes again gets another. Lines are written by the
-    client's background thread, which none of your calls waits for; at exit it has a second for everything.
+    A program without a call has no line, unless `inject` carried it to where calls may be made of it; one that goes on
+    and finishes again gets another. There is none either for ends, or lines, that were given up because 10,000 younger
+    ones waited. Lines are written by the client's background thread, which none of your calls waits for; at exit it has
+    a second for everything.
 
     Initialises from the environment if `init` was not called. Without a backend there is nothing to watch, which is
     logged at WARNING.
@@ -130,14 +133,14 @@ def watch(to: Writable | Callable[[Finished], object] | None = None) -> Watch:
             soon, and what it raises is logged once. By default `sys.stderr`.
 
     Returns:
-        The watch: `close` it, or use it as a context. `shutdown` closes it too.
+        The watch: `close` it, or use it as a context. `shutdown` closes it too; another `init` does not.
     """
     with _lock:
         if runtime.settings is None:
             init()
         if runtime.reporter is None:
             _log.warning("there is nothing to watch without a backend; see init(base_url=...) and AUTELLIX_BASE_URL")
-        return Watch(to, runtime.reporter)
+        return Watch(to)
 
 
 def current() -> Program | None:

@@ -143,14 +143,11 @@ def read_settings(
 
     Raises:
         UsageError: an argument has a value that is not accepted.
-        ConfigurationError: an environment variable does not hold a URL, or there is no dialect of that name.
+        ConfigurationError: an environment variable does not hold a URL, or names a dialect that there is not.
     """
     if implicit not in ("root", "off"):
         raise UsageError(f'implicit={implicit!r} is not "root" or "off"')
-    if dialects is None:
-        spoken = find_dialects("AUTELLIX_DIALECTS", environ.get("AUTELLIX_DIALECTS", ""))
-    else:
-        spoken = find_dialects("init(dialects=...)", dialects)
+    spoken = _read_dialects(dialects, environ)
     endpoint = None
     key = api_key or environ.get("AUTELLIX_API_KEY") or None
     if base_url is not None:
@@ -169,3 +166,16 @@ def read_settings(
             if variable == "OPENAI_BASE_URL":
                 key = key or environ.get("OPENAI_API_KEY") or None
     return Settings(endpoint, key, threads, implicit, tasks, spoken)
+
+
+def _read_dialects(argument: Iterable[str] | None, environ: Mapping[str, str]) -> tuple[Dialect, ...]:
+    if argument is not None:
+        try:
+            return find_dialects(argument)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"dialects={argument!r}: {error}") from error
+    text = environ.get("AUTELLIX_DIALECTS", "")
+    try:
+        return find_dialects(text)
+    except ValueError as error:
+        raise ConfigurationError(f"AUTELLIX_DIALECTS={text!r}: {error}; correct or unset it") from error

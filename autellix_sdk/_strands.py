@@ -94,7 +94,7 @@ class Strand:
             frame = frame.outer
         for owner, branch in places:
             program = owner.peek()
-            branch.after_fork("" if program is None else program.salt)
+            branch.after_fork(None if program is None else program.salt)
 
 
 def new_root() -> Strand:

@@ -15,6 +15,9 @@ from autellix_sdk._dialects import Dialect
 from autellix_sdk._faults import faults
 from autellix_sdk.wire import CallContext
 
+_MAX_BODY_BYTES = 1 << 20
+"""Parsing and writing a larger body would hold up the event loop for too long."""
+
 _SPOKEN = "autellix.dialects"
 """Request extension that holds what dialects changed; redirects copy it, transports ignore it."""
 
@@ -45,9 +48,8 @@ def speak(dialects: tuple[Dialect, ...], context: CallContext, taken: Container[
     """
     spoken: dict[str, str] = {}
     for dialect in dialects:
-        headers = dialect.headers(context)
-        if not any(name in taken for name in headers):
-            spoken |= headers
+        if not any(name in taken for name in dialect.names):
+            spoken |= dialect.headers(context)
     return spoken
 
 
@@ -86,13 +88,16 @@ def take_back(request: Any) -> None:
 
 
 def _whole_body(request: Any) -> bytes:
-    """Return the body if it is JSON and in memory; else nothing, and count it unless there is none."""
+    """Return the body if it is JSON, in memory and not too large; else nothing, and count it unless there is none."""
     stream = request.stream
     in_memory: Any = getattr(sys.modules.get(type(stream).__module__.partition(".")[0]), "ByteStream", ())
     if not isinstance(stream, in_memory):
         faults.record("a request body is sent in pieces, carries no dialect and goes out as it is")
         return b""
     body = b"".join(stream)
+    if len(body) > _MAX_BODY_BYTES:
+        faults.record("a request body is larger than 1 MiB, carries no dialect and goes out as it is")
+        return b""
     if body and "json" not in request.headers.get("content-type", ""):
         faults.record("a request body is not JSON, carries no dialect and goes out as it is")
         return b""

@@ -38,8 +38,7 @@ def shares(bill: ProgramBill) -> dict[str, float]:
 
 def title(bill: ProgramBill) -> str:
     """Return what is billed, on one line whatever its name is."""
-    name = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in bill.name or "program")
-    return f"{name} {bill.program}"
+    return _printable(f"{bill.name or 'program'} {bill.program}")
 
 
 def size(bill: ProgramBill) -> str:
@@ -72,8 +71,13 @@ def bill_table(bill: ProgramBill) -> object:
 def _rows(bill: ProgramBill) -> Iterator[tuple[str, str, str]]:
     of_wall = shares(bill)
     for part, us in parts_us(bill).items():
-        yield part, _seconds(us), f"{of_wall[part]:.0%}"
+        yield _printable(part), _seconds(us), f"{of_wall[part]:.0%}"
     yield "wall", _seconds(bill.elapsed_us), ""
+
+
+def _printable(text: str) -> str:
+    """Return text of a user's or a server's as a terminal may have it: on one line, without control characters."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _tokens(bill: ProgramBill) -> str:

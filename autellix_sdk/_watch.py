@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Protocol
 
 from autellix_sdk._faults import faults
-from autellix_sdk._lifecycle import Reporter, Status
+from autellix_sdk._lifecycle import Status
+from autellix_sdk._runtime import runtime
 from autellix_sdk._views import shares, size, title
 from autellix_sdk.bill import ProgramBill
 
@@ -48,16 +49,17 @@ class Finished:
 class Watch:
     """What `watch` returns: it writes until it is closed, by `close`, by leaving it as a context, or by `shutdown`."""
 
-    def __init__(self, to: Writable | Callable[[Finished], object] | None, reporter: Reporter | None) -> None:
+    def __init__(self, to: Writable | Callable[[Finished], object] | None) -> None:
         self._to = to
-        self._reporter = reporter
-        if reporter is not None:
-            reporter.add_listener(self._write)
+        self._closed = False
+        if runtime.reporter is not None:
+            runtime.reporter.add_listener(self._write)
 
     def close(self) -> None:
         """Write no more; a second time does nothing. Does not wait for a line that is being written."""
-        if self._reporter is not None:
-            self._reporter.remove_listener(self._write)
+        self._closed = True  # an `init` in another thread may be handing it on at this moment
+        if runtime.reporter is not None:
+            runtime.reporter.remove_listener(self._write)
 
     def __enter__(self) -> Watch:
         return self
@@ -68,6 +70,8 @@ class Watch:
         self.close()
 
     def _write(self, bill: ProgramBill, status: Status) -> None:
+        if self._closed:
+            return
         finished = Finished(bill, status)
         to = sys.stderr if self._to is None else self._to
         try:
@@ -75,5 +79,5 @@ class Watch:
                 to(finished)
             else:
                 to.write(f"autellix: {finished}\n")
-        except Exception as error:  # noqa: BLE001 the user's code and streams can fail in any way
+        except BaseException as error:  # noqa: BLE001 the user's code and streams can fail in any way, or say `exit`
             faults.record("watch could not write a line", error)

@@ -18,7 +18,8 @@ Grammar (ABNF-like; every field at most once, order free after ``v1``, unknown f
 ``s``, ``t`` and ``c`` are required; ``p`` defaults to empty (a root call), ``r`` to 0, ``n`` to none. The whole
 header is at most 1024 bytes. A parent made by another process is written ``salt.call``.
 
-Between processes of a user's own, in headers or in a job, and never sent to a model server::
+Between processes of a user's own, in headers or in a job; taken off requests to the model server, and at redirects to
+another origin::
 
     x-autellix-continue: v1;i=<program>;p=<parents>;n=<name>
 
@@ -59,6 +60,7 @@ _VERSION = "v1"
 _PROGRAM = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SALT = re.compile(r"[0-9a-z]{1,8}")
 _CALL = re.compile(r"[0-9a-z.]{1,20}")
+_SALTED_CALL = re.compile(r"(?=.{1,20}\Z)[0-9a-z]{1,8}\.[0-9]+\.[0-9]+")
 _THREAD = re.compile(r"[0-9]{1,6}")
 _RETRY = re.compile(r"[0-9]{1,3}")
 _NAME = re.compile(r"(?:[A-Za-z0-9._~-]|%[0-9A-F]{2})*")
@@ -155,7 +157,7 @@ def decode_call(program: str, call: str) -> CallContext:
         salt=_field(CALL_HEADER, fields, "s", _SALT),
         thread=int(_field(CALL_HEADER, fields, "t", _THREAD)),
         call=CallId(_field(CALL_HEADER, fields, "c", _CALL)),
-        parents=_parents(CALL_HEADER, fields),
+        parents=_parents(CALL_HEADER, fields, _CALL),
         retry=int(_field(CALL_HEADER, fields, "r", _RETRY, default="0")),
         name=_name(CALL_HEADER, fields),
     )
@@ -182,7 +184,7 @@ def decode_continue(text: str) -> tuple[ProgramId, tuple[CallId, ...] | None, st
         raise WireError(f"{CONTINUE_HEADER} is {len(text)} bytes; the limit is {MAX_HEADER_BYTES}")
     fields = _split(CONTINUE_HEADER, text)
     program = ProgramId(_field(CONTINUE_HEADER, fields, "i", _PROGRAM))
-    return program, _parents(CONTINUE_HEADER, fields), _name(CONTINUE_HEADER, fields)
+    return program, _parents(CONTINUE_HEADER, fields, _SALTED_CALL), _name(CONTINUE_HEADER, fields)
 
 
 def _split(header: str, text: str) -> Mapping[str, str]:
@@ -207,7 +209,7 @@ def _field(
     return value
 
 
-def _parents(header: str, fields: Mapping[str, str]) -> tuple[CallId, ...] | None:
+def _parents(header: str, fields: Mapping[str, str], pattern: re.Pattern[str]) -> tuple[CallId, ...] | None:
     text = fields.get("p", "")
     if text == JOINS_ALL:
         return None
@@ -216,8 +218,8 @@ def _parents(header: str, fields: Mapping[str, str]) -> tuple[CallId, ...] | Non
     if len(text) > MAX_PARENTS_BYTES:
         raise WireError(f"field p of {header} is {len(text)} bytes; the limit is {MAX_PARENTS_BYTES}")
     parents = text.split(",")
-    if not all(map(_CALL.fullmatch, parents)):
-        raise WireError(f"field p of {header} is {_shown(text)}; each parent must match {_CALL.pattern}")
+    if not all(map(pattern.fullmatch, parents)):
+        raise WireError(f"field p of {header} is {_shown(text)}; each parent must match {pattern.pattern}")
     return tuple(map(CallId, parents))
 
 

@@ -6,18 +6,20 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import pytest
+from multidict import CIMultiDict
 from yarl import URL
 
 import autellix_sdk as autellix
 from autellix_sdk import _aiohttp
-from autellix_sdk._aiohttp import _Address
+from autellix_sdk._aiohttp import _Address, _redirected, _Trip
 from autellix_sdk._faults import faults
 from autellix_sdk._settings import Endpoint
-from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER
+from autellix_sdk.wire import CALL_HEADER, CONTINUE_HEADER, PROGRAM_HEADER
 from tests.sdk.conftest import WAIT_S, Backend
 
 QUESTION: Any = {"model": "m", "messages": [{"role": "user", "content": "is it?"}]}
@@ -139,6 +141,20 @@ async def test_redirects_to_another_host_lose_our_headers(
     assert not {PROGRAM_HEADER, CALL_HEADER} & elsewhere.calls[0].headers.keys()
 
 
+async def test_what_was_injected_goes_to_the_worker_alone(
+    backend: Backend, elsewhere: Backend, session: aiohttp.ClientSession
+) -> None:
+    """Neither to the model server nor to whom the worker redirects."""
+    elsewhere.redirect_to = elsewhere.url.replace("127.0.0.1", "localhost")
+    autellix.init(backend.base_url)
+    async with autellix.program():
+        await _ask(session, backend, headers=autellix.inject())
+        with contextlib.suppress(aiohttp.TooManyRedirects):
+            await _ask(session, elsewhere, headers=autellix.inject(), max_redirects=2)
+    assert CONTINUE_HEADER not in backend.calls[0].headers
+    assert [CONTINUE_HEADER in seen.headers for seen in elsewhere.calls] == [True, False]
+
+
 async def test_dialects_are_spoken_to_the_backend_alone(
     backend: Backend, elsewhere: Backend, session: aiohttp.ClientSession
 ) -> None:
@@ -225,6 +241,21 @@ async def test_a_redirect_that_leads_nowhere_is_left_to_aiohttp(
             await _ask(session, backend)
     assert [context.call for context in backend.contexts] == ["0.0"]
     assert p.ledger.idle_s() > 0
+
+
+def test_no_hop_goes_out_with_the_stamp_of_another() -> None:
+    """Though the client was switched off in between, or the location cannot be read."""
+    autellix.init("http://127.0.0.1:9/v1", dialects=["x-session-id"])
+    for location in ("http://elsewhere/", "http://["):
+        trip, headers = _Trip(), CIMultiDict({"x-mine": "1"})
+        trip.visit(URL("http://127.0.0.1:9/v1"), headers)
+        assert {CALL_HEADER, "x-session-id"} <= headers.keys()
+        if location == "http://elsewhere/":
+            autellix.shutdown()
+        answer = SimpleNamespace(headers={"Location": location})
+        _redirected(trip, SimpleNamespace(url=URL("http://127.0.0.1:9/v1"), headers=headers, response=answer))
+        assert dict(headers) == {"x-mine": "1"}
+        autellix.init("http://127.0.0.1:9/v1", dialects=["x-session-id"])
 
 
 async def test_a_request_that_is_stamped_already_is_left_alone(

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import autellix_sdk as autellix
+from autellix_sdk import _programs
 from autellix_sdk._faults import faults
 from autellix_sdk.errors import WireError
 from autellix_sdk.wire import (
@@ -49,8 +50,6 @@ def _call() -> CallContext:
 
 def _elsewhere(carried: dict[str, str], work: Callable[[], Any]) -> Any:
     """Do work where nothing is known of the programs of this process, as another process would."""
-    from autellix_sdk import _programs
-
     living, _programs._living = _programs._living, type(_programs._living)()
     try:
         with autellix.extract(carried).attach():
@@ -116,6 +115,23 @@ def test_code_that_belongs_to_no_program_injects_nothing() -> None:
     """Nor does it pass on what somebody else injected."""
     autellix.init(BASE_URL, implicit="off")
     assert autellix.inject({CONTINUE_HEADER: "v1;i=other"}) == {}
+
+
+def test_while_the_client_is_off_nothing_travels() -> None:
+    """Least of all what somebody else injected, in whatever case of letters."""
+    autellix.shutdown()
+    with autellix.program() as p:
+        assert autellix.inject({CONTINUE_HEADER.title(): "v1;i=other", "kept": "yes"}) == {"kept": "yes"}
+    assert not p.injected
+
+
+def test_a_program_that_has_just_begun_has_no_calls_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The calls of the idle one that it follows are none of its own."""
+    before = [_call(), _call()]
+    monkeypatch.setattr(_programs, "IMPLICIT_IDLE_S", 0.0)
+    program, parents, _ = decode_continue(autellix.inject()[CONTINUE_HEADER])
+    assert program != before[1].program
+    assert parents == ()
 
 
 def test_within_one_process_the_thread_goes_on() -> None:
@@ -185,6 +201,9 @@ def test_a_worker_does_not_end_the_program(backend: Backend) -> None:
         "v1;i=a b",
         "v1;i=a\r\nx: y",
         "v1;i=a;p=A",
+        "v1;i=a;p=0.0,abc",
+        "v1;i=a;p=salt.0.0,0.1",
+        "v1;i=a;p=salt.0.00000000000000",
         "v1;i=a;n=%",
         "v1;i=a;i=b",
         "v" * 5000,
@@ -194,6 +213,14 @@ def test_a_worker_does_not_end_the_program(backend: Backend) -> None:
 def test_what_cannot_be_read_is_counted_and_left_alone(value: Any) -> None:
     """Calls stay where they would have been."""
     with autellix.program() as p, autellix.extract({CONTINUE_HEADER: value}).attach():
+        assert _call().program == p.id
+        assert faults.counts[UNREADABLE] == 1
+
+
+@pytest.mark.parametrize("carried", [None, "text", [("name", "value")], 7])
+def test_what_is_no_mapping_is_counted_and_left_alone(carried: Any) -> None:
+    """A queue may deliver anything."""
+    with autellix.program() as p, autellix.extract(carried).attach():
         assert _call().program == p.id
         assert faults.counts[UNREADABLE] == 1
 

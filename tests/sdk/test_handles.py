@@ -13,6 +13,8 @@ from functools import partial
 import pytest
 
 import autellix_sdk as autellix
+from autellix_sdk import _programs
+from autellix_sdk._strands import Job, new_root
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, CallContext, decode_call
 from tests.sdk.conftest import WAIT_S
 
@@ -139,6 +141,32 @@ def test_a_handle_remembers_where_the_code_stood() -> None:
     assert (late.program, late.parents) == (start.program, (start.call,))
 
 
+@pytest.mark.parametrize("called_before", [True, False])
+def test_a_handle_of_a_program_that_has_gone_idle_joins(monkeypatch: pytest.MonkeyPatch, called_before: bool) -> None:
+    """Calls of the implicit program that it leads to go on as ever, and those of the one that followed it too."""
+
+    def job() -> tuple[CallContext, ...]:
+        if called_before:
+            _call()
+        handle = autellix.capture()
+        with monkeypatch.context() as patch:
+            patch.setattr(_programs, "IMPLICIT_IDLE_S", 0.0)
+            second = _call()
+        with handle.attach():
+            inner = autellix.capture()
+            with inner.attach():
+                left = _call()
+            with inner.attach():
+                right = _call()
+            end = _call()
+        return second, left, right, end, _call()
+
+    second, left, right, end, after = Job(new_root(), job)()
+    assert left.program == right.program == end.program != second.program == after.program
+    assert set(end.parents or ()) == {left.call, right.call}
+    assert after.parents == (second.call,)
+
+
 async def test_attaching_in_a_task() -> None:
     """`async with` works as `with` does, for the task and for what it starts."""
     async with autellix.program() as p:
@@ -259,6 +287,17 @@ def test_a_handle_is_told_of_a_new_salt() -> None:
             after = _call()
         assert after.salt == p.salt != before.salt
         assert after.parents == (f"{before.salt}.{before.call}",)
+
+
+def test_a_fork_forgets_the_calls_of_a_program_that_has_ended() -> None:
+    """They could not be named, and what is called next is another program."""
+    strand = new_root()
+    Job(strand, _call)()
+    program = strand.owner.peek()
+    assert program is not None
+    program.end()
+    strand.after_fork()
+    assert strand.branch.frontier == ()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

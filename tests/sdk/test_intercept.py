@@ -14,7 +14,7 @@ import pytest
 import autellix_sdk as autellix
 from autellix_sdk import _calls
 from autellix_sdk._faults import faults
-from autellix_sdk.wire import BILL_HEADER, CALL_HEADER, PROGRAM_HEADER, decode_call
+from autellix_sdk.wire import BILL_HEADER, CALL_HEADER, CONTINUE_HEADER, PROGRAM_HEADER, decode_call
 from tests.sdk.conftest import Backend, call_bill
 
 QUESTION: Any = {"model": "m", "messages": [{"role": "user", "content": "is it?"}]}
@@ -123,6 +123,23 @@ def test_redirects_to_another_host_lose_our_headers(library: Any, backend: Backe
         client.post(backend.base_url + "/chat/completions", json=QUESTION)
     assert len(backend.contexts) == 1
     assert not {PROGRAM_HEADER, CALL_HEADER} & elsewhere.calls[0].headers.keys()
+
+
+@libraries
+def test_what_was_injected_goes_to_the_worker_alone(library: Any) -> None:
+    """Along redirects of the worker's own; not to the model server, nor to whom the worker redirects."""
+    seen = []
+
+    def answer(request: Any) -> Any:
+        seen.append((request.url.host, CONTINUE_HEADER in request.headers))
+        location = {"/1": "/2", "/2": "http://other/"}.get(request.url.path)
+        return library.Response(307 if location else 200, headers={"location": location} if location else {})
+
+    autellix.init("http://127.0.0.1:9/v1")
+    with library.Client(transport=library.MockTransport(answer), follow_redirects=True) as client, autellix.program():
+        client.post("http://worker/1", headers=autellix.inject())
+        client.post("http://127.0.0.1:9/v1/completions", headers=autellix.inject())
+    assert seen == [("worker", True), ("worker", True), ("other", False), ("127.0.0.1", False)]
 
 
 @libraries

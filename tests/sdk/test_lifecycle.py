@@ -270,6 +270,24 @@ def test_the_thread_stops_when_there_is_nothing_to_do(backend: Backend, monkeypa
     assert len(backend.ends) == 2
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_the_thread_starts_again_whatever_ended_it(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is unforeseen costs what was at hand, not all that comes after it."""
+    autellix.init(backend.base_url)
+    reporter = runtime.reporter
+    assert reporter is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(reporter, "_report", lambda _: sys.exit())
+        with autellix.program():
+            _ask(backend)
+        if (thread := reporter._thread) is not None:
+            thread.join(WAIT_S)
+    with autellix.program() as p:
+        _ask(backend)
+    backend.wait_for_end()
+    assert backend.ended() == {p.id: "ok"}
+
+
 def test_an_idle_implicit_program_is_ended(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a minute without a call in flight; the next call is a new program."""
     autellix.init(backend.base_url)

@@ -15,7 +15,7 @@ from autellix_sdk import _intercept
 from autellix_sdk._dialects import DIALECTS
 from autellix_sdk._faults import faults
 from autellix_sdk._runtime import runtime
-from autellix_sdk.errors import ConfigurationError
+from autellix_sdk.errors import ConfigurationError, UsageError
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER
 from tests.sdk.conftest import Backend
 
@@ -28,9 +28,9 @@ libraries = pytest.mark.parametrize("library", [importlib.import_module(name) fo
 dialects = pytest.mark.parametrize("dialect", DIALECTS)
 
 
-def _spoken(seen: Any, context: Any) -> dict[str, str]:
+def _spoken(seen: Any) -> dict[str, str]:
     """What is said in dialects by a request, whichever they are."""
-    names = {name for dialect in DIALECTS.values() for name in dialect.headers(context)}
+    names = {name for dialect in DIALECTS.values() for name in dialect.names}
     said = {name: seen.headers[name] for name in names if name in seen.headers}
     if b"agentic_context" in seen.body:
         said["body"] = json.loads(seen.body)["vllm_xargs"]["agentic_context"]
@@ -50,7 +50,7 @@ def test_a_dialect_is_spoken_to_the_backend_beside_our_headers(dialect: str, bac
     with openai.OpenAI(base_url=backend.base_url, api_key="key") as client, autellix.program("ask"):
         assert client.chat.completions.create(**QUESTION).choices[0].message.content == "yes"
     (seen,), (context,) = backend.calls, backend.contexts
-    assert _spoken(seen, context) == _expected(dialect, context)
+    assert _spoken(seen) == _expected(dialect, context)
     assert json.loads(seen.body).items() >= QUESTION.items()
 
 
@@ -61,9 +61,7 @@ async def test_async_calls_and_streams_speak_too(backend: Backend) -> None:
         stream = await client.chat.completions.create(**QUESTION, stream=True)
         assert len([chunk async for chunk in stream]) == 3
     (seen,), (context,) = backend.calls, backend.contexts
-    assert _spoken(seen, context) == {
-        name: said for each in DIALECTS for name, said in _expected(each, context).items()
-    }
+    assert _spoken(seen) == {name: said for each in DIALECTS for name, said in _expected(each, context).items()}
 
 
 @dialects
@@ -77,8 +75,8 @@ def test_a_redirect_to_another_host_takes_back_every_word(
     with library.Client(follow_redirects=True) as client, autellix.program():
         client.post(backend.base_url + "/chat/completions", json=QUESTION, headers={"x-mine": "1"})
     (context,) = backend.contexts
-    assert _spoken(backend.calls[0], context) == _expected(dialect, context)
-    assert _spoken(elsewhere.calls[0], context) == {}
+    assert _spoken(backend.calls[0]) == _expected(dialect, context)
+    assert _spoken(elsewhere.calls[0]) == {}
     assert elsewhere.calls[0].body == library.Request("POST", "http://host", json=QUESTION).content
     assert elsewhere.calls[0].headers["x-mine"] == "1"
 
@@ -89,26 +87,24 @@ def test_other_hosts_hear_nothing(dialect: str, backend: Backend, elsewhere: Bac
     autellix.init(backend.base_url, dialects=[dialect])
     with openai.OpenAI(base_url=elsewhere.base_url, api_key="key") as client, autellix.program():
         client.chat.completions.create(**QUESTION)
-    with openai.OpenAI(base_url=backend.base_url, api_key="key") as client, autellix.program():
-        client.chat.completions.create(**QUESTION)
-    assert _spoken(elsewhere.calls[0], backend.contexts[0]) == {}
+    assert _spoken(elsewhere.calls[0]) == {}
 
 
-@pytest.mark.parametrize("dialect", [name for name in DIALECTS if name != "vllm"])
-def test_one_header_of_the_users_makes_the_dialect_theirs(dialect: str, backend: Backend, elsewhere: Backend) -> None:
+@pytest.mark.parametrize(
+    ("dialect", "theirs"), [(each.name, name) for each in DIALECTS.values() for name in each.names]
+)
+def test_one_header_of_the_users_makes_the_dialect_theirs(
+    dialect: str, theirs: str, backend: Backend, elsewhere: Backend
+) -> None:
     """Theirs is what goes out, alone, and it stays on where a redirect leads."""
     backend.redirect_to = elsewhere.base_url + "/chat/completions"
     autellix.init(backend.base_url, dialects=DIALECTS)
     with openai.OpenAI(base_url=backend.base_url, api_key="key") as client, autellix.program() as p:
-        client.chat.completions.create(**QUESTION)
-        theirs = list(DIALECTS[dialect].headers(backend.contexts[0]))[-1]
         client.chat.completions.create(**QUESTION, extra_headers={theirs.title(): "mine"})
-    own = _expected(dialect, backend.contexts[1])
-    assert {name: backend.calls[1].headers.get(name) for name in own} == dict.fromkeys(own) | {theirs: "mine"}
-    assert _spoken(elsewhere.calls[1], backend.contexts[1]) == {theirs: "mine"}
-    others = {name for each in DIALECTS if each != dialect for name in _expected(each, backend.contexts[1])}
-    assert _spoken(backend.calls[1], backend.contexts[1]).keys() == others | {theirs}
-    assert backend.contexts[1].program == p.id
+    assert _spoken(elsewhere.calls[0]) == {theirs: "mine"}
+    others = {name for each in DIALECTS if each != dialect for name in _expected(each, backend.contexts[0])}
+    assert _spoken(backend.calls[0]).keys() == others | {theirs}
+    assert backend.contexts[0].program == p.id
 
 
 def test_a_context_in_the_body_of_the_users_stays(backend: Backend) -> None:
@@ -207,6 +203,7 @@ def _pieces() -> Iterator[bytes]:
         ({"content": b"\x1f\x8b{}", "headers": {"content-type": "application/json", "content-encoding": "gzip"}}, 1),
         ({"content": b"{}", "headers": {"content-type": "application/octet-stream"}}, 1),
         ({"content": DEEP, "headers": {"content-type": "application/json"}}, 1),
+        ({"json": {"prompt": "x" * (1 << 20)}}, 1),
         ({"content": b'{"n":1E400}', "headers": {"content-type": "application/json"}}, 1),
         ({}, 0),
     ],
@@ -257,8 +254,7 @@ def test_shutdown_and_another_init_end_it(backend: Backend) -> None:
         client.chat.completions.create(**QUESTION)
         autellix.shutdown()
         client.chat.completions.create(**QUESTION)
-    context = backend.contexts[0]
-    said = [sorted(_spoken(seen, context)) for seen in backend.calls]
+    said = [sorted(_spoken(seen)) for seen in backend.calls]
     assert said == [["x-session-id"], ["x-litellm-session-id"], [], []]
     assert PROGRAM_HEADER not in backend.calls[3].headers
 
@@ -299,9 +295,10 @@ def test_an_unknown_dialect_is_refused_and_changes_nothing(monkeypatch: pytest.M
     """Whether `init` or the environment names it, the message says so."""
     autellix.init("http://127.0.0.1:9/v1")
     before = runtime.settings
-    with pytest.raises(ConfigurationError, match=r"^init\(dialects=\.\.\.\) names 'dymano'; the dialects are dynamo, "):
-        autellix.init("http://127.0.0.1:10/v1", dialects=["dymano"])
+    for wrong in (["dymano"], "dymano", [1], 1):
+        with pytest.raises(UsageError, match=r"^dialects=.*(there is no '(dymano|1)'; the dialects are|not iterable)"):
+            autellix.init("http://127.0.0.1:10/v1", dialects=wrong)  # type: ignore[arg-type]
     monkeypatch.setenv("AUTELLIX_DIALECTS", "dymano")
-    with pytest.raises(ConfigurationError, match=r"^AUTELLIX_DIALECTS names 'dymano'; the dialects are dynamo, "):
+    with pytest.raises(ConfigurationError, match=r"^AUTELLIX_DIALECTS='dymano': there is no 'dymano'; .*unset it$"):
         autellix.init("http://127.0.0.1:10/v1")
     assert runtime.settings is before

@@ -73,6 +73,13 @@ def test_a_program_that_took_no_time_has_no_shares() -> None:
     assert set(shares(replace(BILL, elapsed_us=0, tool_us=0)).values()) == {0.0}
 
 
+def test_what_a_server_says_commands_no_terminal() -> None:
+    """Control characters in the program's ID and in causes of waiting are shown as replaced."""
+    text = str(replace(BILL, program=ProgramId("p\x1b[2J"), time=TimeSplit({"batch\x1b[2J\n": 1})))
+    assert "\x1b" not in text
+    assert text.splitlines()[1].startswith("  queued: batch\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER} ")
+
+
 def test_a_name_stays_on_its_line() -> None:
     """Line breaks and control characters in it are shown as replaced."""
     text = str(replace(BILL, name="two\nlines\x1b[2J ü"))

@@ -10,15 +10,16 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
-from queue import Empty, Queue
+from queue import Queue
 from typing import Any
 
 import httpx
 import pytest
 
 import autellix_sdk as autellix
-from autellix_sdk import Finished
+from autellix_sdk import Finished, _lifecycle
 from autellix_sdk._faults import faults
+from autellix_sdk._lifecycle import Reporter
 from autellix_sdk._runtime import runtime
 from autellix_sdk.bill import ProgramBill, TimeSplit
 from autellix_sdk.wire import ProgramId
@@ -98,6 +99,43 @@ def test_lines_go_to_a_stream_until_the_watch_is_closed(backend: Backend) -> Non
     assert [line.split()[:2] for line in output.getvalue().splitlines()] == [["autellix:", "first"]]
 
 
+def test_another_init_closes_no_watch(backend: Backend, elsewhere: Backend) -> None:
+    """One that the environment opened goes on under the settings of the app, until it is closed."""
+    seen: Queue[Finished] = Queue()
+    autellix.init(backend.base_url)
+    watch = autellix.watch(seen.put)
+    autellix.init(elsewhere.base_url)
+    with autellix.program("first"):
+        _ask(elsewhere)
+    assert seen.get(timeout=WAIT_S).bill.name == "first"
+    watch.close()
+    with autellix.program("second"):
+        _ask(elsewhere)
+    autellix.shutdown()
+    assert seen.empty()
+
+
+def test_a_watch_closed_during_another_init_stays_closed(
+    backend: Backend, elsewhere: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of the two threads comes first."""
+    seen: Queue[Finished] = Queue()
+    autellix.init(backend.base_url)
+    watch, close = autellix.watch(seen.put), Reporter.close
+
+    def close_both(reporter: Reporter) -> None:
+        watch.close()
+        close(reporter)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reporter, "close", close_both)
+        autellix.init(elsewhere.base_url)
+    with autellix.program():
+        _ask(elsewhere)
+    autellix.shutdown()
+    assert seen.empty()
+
+
 def test_shutdown_closes_watches(backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
     """What finishes before it is written to standard error; what comes after the next `init` is not."""
     for name in ("before", "after"):
@@ -127,19 +165,112 @@ def test_a_server_that_acknowledges_nothing_is_watched_too(backend: Backend, sta
     assert len(backend.ends) == (1 if status == 404 else 2)
 
 
-def test_what_is_left_at_shutdown_is_told_about(monkeypatch: pytest.MonkeyPatch, lenient: None) -> None:
-    """Ends that could not be posted in time are given up, and shown."""
-    seen: Queue[Finished] = Queue()
+def test_no_listener_runs_in_the_thread_that_shuts_down(monkeypatch: pytest.MonkeyPatch, lenient: None) -> None:
+    """Ends that could not be posted in time are given up without a line: writing it could take for ever."""
     autellix.init("http://127.0.0.1:9/v1")
-    autellix.watch(seen.put)
+    told: list[Finished] = []
+    autellix.watch(told.append)
     assert runtime.reporter is not None
     monkeypatch.setattr(runtime.reporter, "_keep_running", lambda: None)
     with autellix.program() as p:
         autellix.headers()
-    with pytest.raises(Empty):
-        seen.get_nowait()
     autellix.shutdown()
-    assert seen.get_nowait().bill.program == p.id
+    assert (p.bill(WAIT_S).pending, told) == (1, [])
+
+
+def test_a_listener_may_wait_for_whoever_shuts_down(backend: Backend) -> None:
+    """A lock that the user holds around `shutdown` delays it for a moment only."""
+    lock, waiting, done = threading.Lock(), threading.Event(), threading.Event()
+
+    def listener(_: Finished) -> None:
+        waiting.set()
+        with lock:
+            done.set()
+
+    autellix.init(backend.base_url)
+    autellix.watch(listener)
+    reporter = runtime.reporter
+    assert reporter is not None
+    with lock:
+        for _ in range(2):
+            with autellix.program():
+                _ask(backend)
+            assert waiting.wait(WAIT_S)
+        closing = threading.Thread(target=reporter.close, args=(0.01,), daemon=True)
+        closing.start()
+        closing.join(WAIT_S)
+        assert not closing.is_alive()
+    assert done.wait(WAIT_S)
+
+
+def test_what_no_callback_was_told_of_at_exit_is_counted(backend: Backend) -> None:
+    """There is a second for everything, and then it is given up."""
+    told: list[Finished] = []
+    called, go_on, done = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(finished: Finished) -> None:
+        told.append(finished)
+        called.set()
+        assert go_on.wait(WAIT_S)
+        done.set()
+
+    autellix.init(backend.base_url)
+    autellix.watch(slow)
+    reporter = runtime.reporter
+    assert reporter is not None
+    with autellix.program():
+        _ask(backend)
+    assert called.wait(WAIT_S)
+    reporter._finished.append((BILL, "ok"))
+    reporter.close(timeout_s=0.01)
+    go_on.set()
+    assert done.wait(WAIT_S)
+    autellix.shutdown()
+    assert (len(told), list(faults.counts.values())) == (1, [1])
+
+
+def test_a_slow_callback_lets_ends_go_first(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ended while it was at work is posted before it is called again; only so much is kept for it."""
+    monkeypatch.setattr(_lifecycle, "_TELL_S", 0.0)
+    monkeypatch.setattr(_lifecycle, "_MAX_TOLD", 2)
+    posted: Queue[tuple[str | None, int]] = Queue()
+    called, go_on = threading.Event(), threading.Event()
+
+    def slow(finished: Finished) -> None:
+        called.set()
+        assert go_on.wait(WAIT_S)
+        posted.put((finished.bill.name, len(backend.ended())))
+        if finished.bill.name == "c":
+            with autellix.program("e"):
+                autellix.headers()
+
+    autellix.init(backend.base_url)
+    autellix.watch(slow)
+    for name in "abcd":
+        with autellix.program(name):
+            _ask(backend)
+        assert called.wait(WAIT_S)
+    go_on.set()
+    assert [posted.get(timeout=WAIT_S) for _ in "acde"] == [("a", 1), ("c", 4), ("d", 5), ("e", 5)]
+    assert list(faults.counts.values()) == [1]
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_a_callback_that_exits_ends_nothing(backend: Backend, error: type[BaseException]) -> None:
+    """It runs in a thread of ours, which goes on."""
+    seen: Queue[Finished] = Queue()
+
+    def leave(_: Finished) -> None:
+        raise error
+
+    autellix.init(backend.base_url)
+    autellix.watch(leave)
+    autellix.watch(seen.put)
+    for name in ("first", "second"):
+        with autellix.program(name):
+            _ask(backend)
+        assert seen.get(timeout=WAIT_S).bill.name == name
+    assert faults.counts["watch could not write a line"] == 2
 
 
 def test_what_a_callback_raises_is_counted(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
