@@ -16,7 +16,7 @@ from autellix_sdk.errors import UsageError
 from autellix_server.calibration.probes import Counts
 from autellix_server.simulator.results import Interval, percentile
 
-COEFFICIENTS = ("step_s", "prefill_token_s", "decode_sequence_s", "kv_token_s", "request_s")
+COEFFICIENTS = ("step_s", "prefill_token_s", "prefix_token_s", "decode_sequence_s", "kv_token_s", "request_s")
 """Of the engine model, but for the last: what a call takes beside its steps. In the order of `Counts`."""
 
 _LEAST_INDEPENDENCE = 1e-4
@@ -121,7 +121,7 @@ def fit(samples: Sequence[Sample], random: Random, rounds: int = 200) -> Fit:
 def least_squares(counts: _Matrix, seconds: _Matrix) -> _Matrix:
     """Return the coefficients of 0 or more with the least squares of relative errors.
 
-    With five coefficients every choice of those that are not 0 can be tried; the best that is feasible is the optimum.
+    With six coefficients every choice of those that are not 0 can be tried; the best that is feasible is the optimum.
 
     Args:
         counts: shape (probes, coefficients), of 0 or more.

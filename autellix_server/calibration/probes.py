@@ -47,12 +47,13 @@ class Counts:
     """The left side of an equation: how often each coefficient of the engine model is in the seconds measured.
 
     Attributes:
-        steps, prefill_tokens, decode_sequences, kv_tokens: of `EngineModel`.
+        steps, prefill_tokens, prefix_tokens, decode_sequences, kv_tokens: of `EngineModel`.
         requests: calls whose way to the engine and back is part of it.
     """
 
     steps: float
     prefill_tokens: float
+    prefix_tokens: float
     decode_sequences: float
     kv_tokens: float
     requests: float
@@ -116,11 +117,12 @@ def plan_probes(limits: Limits, *, quick: bool) -> list[Probe]:
     """
     chunk, long = limits.chunk_tokens, limits.long_tokens
     fresh = sorted({min(_SHORT_PROMPT, long), *(min(tokens, long) for tokens in (chunk // 4, chunk // 2, chunk))} - {0})
+    behind = {*((cached, _SHORT_PROMPT) for cached in (long // 4, long // 2, long)), (long, min(chunk, long) // 2)}
     outputs = 16 if quick else 32
     return [
         Probe("prefill", 1, long, 0, shared_is_cached=False),
         *(Probe("prefill", 1, 0, tokens) for tokens in fresh if tokens != long),
-        *(Probe("prefill", 1, long, tokens) for tokens in sorted({_SHORT_PROMPT, min(chunk, long) // 2})),
+        *(Probe("prefill", 1, *lengths) for lengths in sorted(behind)),
         *(Probe("decode", calls, 0, _SHORT_CONTEXT, outputs) for calls in batch_sizes(limits.slots, quick=quick)),
         *(Probe("decode", calls, long, _SHORT_PROMPT, outputs) for calls in batch_sizes(limits.slots, quick=quick)),
     ]
@@ -153,11 +155,11 @@ def read_answers(probe: Probe, answers: Sequence[Answer], chunk_tokens: int) -> 
         return None
     step_s = median((last_s - first_s) / (last - first) for (first_s, first), *_, (last_s, last) in windows)
     generated = sum((window[0][1] + window[-1][1]) / 2 for window in windows)
-    return Counts(1, 0, probe.calls, probe.calls * probe.prompt_tokens + generated, 0), step_s
+    return Counts(1, 0, 0, probe.calls, probe.calls * probe.prompt_tokens + generated, 0), step_s
 
 
 def _prefill_counts(probe: Probe, answer: Answer, chunk_tokens: int) -> Counts:
     cached = probe.expected_cached if answer.cached_tokens is None else answer.cached_tokens
     cached = min(cached, probe.prompt_tokens - 1)
     begins = range(cached, probe.prompt_tokens, chunk_tokens)
-    return Counts(len(begins), probe.prompt_tokens - cached, 0, sum(begins), 1)
+    return Counts(len(begins), probe.prompt_tokens - cached, sum(begins), 0, 0, 1)

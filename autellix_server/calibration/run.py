@@ -11,7 +11,7 @@ from typing import Any
 
 from autellix_sdk.errors import UsageError
 from autellix_server.calibration.client import Answer, Client
-from autellix_server.calibration.fit import Fit, Quality, Sample, fit
+from autellix_server.calibration.fit import COEFFICIENTS, Fit, Quality, Sample, fit
 from autellix_server.calibration.probes import Limits, Probe, plan_probes, read_answers
 from autellix_server.calibration.validation import Validation, check_model, validate
 from autellix_server.engine.progress import Progress
@@ -143,7 +143,7 @@ async def calibrate(client: Client, settings: CalibrationSettings, name: str, pr
     return Calibration(model, fitted, validation, client_busy)
 
 
-_OF_THE_MODEL = ("step_s", "prefill_token_s", "decode_sequence_s", "kv_token_s")
+_OF_THE_MODEL = COEFFICIENTS[:-1]
 
 
 async def measure(client: Client, settings: CalibrationSettings, progress: Progress) -> tuple[list[Sample], float]:

@@ -163,6 +163,7 @@ def _program(index: int, model: EngineModel, limits: Limits, random: Random) -> 
 def _alone_s(model: EngineModel, trace: TraceProgram) -> float:
     """Return about how long a program's calls take one after the other on an idle engine."""
     return sum(
-        model.prefill_step_s(call.new_tokens, 0) + model.decode_steps_s(call.output_tokens, 1, call.prompt_tokens)
+        model.prefill_step_s(call.new_tokens, call.shared_prefix_tokens)
+        + model.decode_steps_s(call.output_tokens, 1, call.prompt_tokens)
         for call in trace.calls
     )

@@ -147,8 +147,9 @@ async def limits(args: argparse.Namespace, client: HttpClient) -> Limits:
 UNITS = {
     "step_s": ("ms a step", 1e3),
     "prefill_token_s": ("us a prompt token", 1e6),
+    "prefix_token_s": ("us a token before those of a prompt", 1e6),
     "decode_sequence_s": ("us a call in a decode step", 1e6),
-    "kv_token_s": ("us a KV token read", 1e6),
+    "kv_token_s": ("us a KV token read by a decode step", 1e6),
     "request_s": ("ms a call beside its steps, not in the model", 1e3),
 }
 

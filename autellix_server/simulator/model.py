@@ -12,14 +12,16 @@ from autellix_sdk.errors import ConfigurationError
 class EngineModel:
     """Cost and capacity of one engine.
 
-    A step takes ``step_s + prefill_token_s * prompt tokens computed + decode_sequence_s * calls decoding +
-    kv_token_s * KV tokens read`` seconds. A step either computes prompt chunks or decodes; prompts go first.
+    A step either computes prompt chunks, in ``step_s + prefill_token_s * prompt tokens computed + prefix_token_s *
+    tokens before them`` seconds, or decodes, in ``step_s + decode_sequence_s * calls + kv_token_s * KV tokens read``;
+    prompts go first.
 
     Attributes:
         step_s: cost of a step by itself: reading the weights, launching the kernels. Over 0.
         prefill_token_s: cost of computing one prompt token.
+        prefix_token_s: cost of one token, cached or computed before, that a chunk of a prompt is computed behind.
         decode_sequence_s: cost of one more call in a decode step.
-        kv_token_s: cost of reading the KV of one token.
+        kv_token_s: cost of reading the KV of one token in a decode step.
         slots: calls that can decode together, 1 or more.
         kv_tokens: KV pool on the device: running calls, cached histories and preempted calls not yet moved.
         chunk_tokens: prompt tokens that one step computes at most, over all calls in it.
@@ -34,6 +36,7 @@ class EngineModel:
 
     step_s: float
     prefill_token_s: float
+    prefix_token_s: float
     decode_sequence_s: float
     kv_token_s: float
     slots: int
@@ -51,9 +54,9 @@ class EngineModel:
             if value < at_least.get(name, 0) or (value == 0 and name in ("step_s", "link_bytes_per_s")):
                 raise ConfigurationError(f"{name} of an engine model is out of range: {value}")
 
-    def prefill_step_s(self, prompt_tokens: int, kv_tokens_read: int) -> float:
-        """Return the seconds of a step that computes `prompt_tokens` and reads `kv_tokens_read` before them."""
-        return self.step_s + self.prefill_token_s * prompt_tokens + self.kv_token_s * kv_tokens_read
+    def prefill_step_s(self, prompt_tokens: int, prefix_tokens: int) -> float:
+        """Return the seconds of a step that computes `prompt_tokens` behind `prefix_tokens`, over all calls in it."""
+        return self.step_s + self.prefill_token_s * prompt_tokens + self.prefix_token_s * prefix_tokens
 
     def decode_steps_s(self, steps: int, calls: int, kv_tokens_read: int) -> float:
         """Return the seconds of `steps` decode steps of the same calls.
@@ -94,6 +97,7 @@ PRESETS = {
     "a100-8b": EngineModel(
         step_s=0.0103,
         prefill_token_s=9.4e-5,
+        prefix_token_s=8.0e-8,
         decode_sequence_s=4.0e-5,
         kv_token_s=8.0e-8,
         slots=256,
@@ -108,6 +112,7 @@ PRESETS = {
     "h100-8b": EngineModel(
         step_s=0.0065,
         prefill_token_s=3.2e-5,
+        prefix_token_s=4.9e-8,
         decode_sequence_s=1.4e-5,
         kv_token_s=4.9e-8,
         slots=256,
@@ -122,6 +127,7 @@ PRESETS = {
     "cpu-smollm2": EngineModel(
         step_s=0.0531,
         prefill_token_s=2.0e-3,
+        prefix_token_s=4.0e-6,
         decode_sequence_s=5.15e-3,
         kv_token_s=4.0e-6,
         slots=32,

@@ -18,6 +18,7 @@ from autellix_server.simulator.model import EngineModel
 TRUTH = EngineModel(
     step_s=0.02,
     prefill_token_s=4e-4,
+    prefix_token_s=2e-5,
     decode_sequence_s=1.5e-3,
     kv_token_s=6e-6,
     slots=8,
@@ -48,7 +49,7 @@ def calibrated(server: ModelServer, settings: CalibrationSettings = SETTINGS) ->
 def test_the_coefficients_of_an_exact_engine_are_found(quick: bool, says_cached: bool) -> None:
     """Also where the server does not say what it had cached; and programs fare alike on both."""
     found = calibrated(ModelServer(TRUTH, 0.005, says_cached=says_cached), replace(SETTINGS, quick=quick))
-    for name in ("step_s", "prefill_token_s", "decode_sequence_s", "kv_token_s"):
+    for name in ("step_s", "prefill_token_s", "prefix_token_s", "decode_sequence_s", "kv_token_s"):
         assert getattr(found.model, name) == pytest.approx(getattr(TRUTH, name), rel=0.02)
         interval = found.fit.intervals[name]
         assert interval.low <= found.fit.estimates[name] <= interval.high * (1 + 1e-9)
@@ -62,7 +63,7 @@ def test_the_coefficients_of_an_exact_engine_are_found(quick: bool, says_cached:
 def test_noise_moves_the_coefficients_by_less_than_itself() -> None:
     """Steps that take up to 10 % longer move estimates by that at most, and are no reason for a warning."""
     found = calibrated(ModelServer(TRUTH, disturb=noise(0.10)), replace(SETTINGS, quick=False))
-    for name in ("step_s", "prefill_token_s", "decode_sequence_s", "kv_token_s"):
+    for name in ("step_s", "prefill_token_s", "prefix_token_s", "decode_sequence_s", "kv_token_s"):
         assert getattr(found.model, name) == pytest.approx(1.05 * getattr(TRUTH, name), rel=0.10)
     assert found.warnings == []
 

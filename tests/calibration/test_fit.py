@@ -15,6 +15,7 @@ from autellix_server.calibration.probes import Counts, Limits, Probe, plan_probe
 TRUTH = {
     "step_s": 0.0103,
     "prefill_token_s": 9.4e-5,
+    "prefix_token_s": 2e-7,
     "decode_sequence_s": 4e-5,
     "kv_token_s": 8e-8,
     "request_s": 0.004,
@@ -26,9 +27,9 @@ def counts(probe: Probe) -> Counts:
     """Return what a probe counts when the cache works and nothing is lost."""
     if probe.kind == "decode":
         kv_tokens = probe.calls * (probe.prompt_tokens + probe.output_tokens / 2)
-        return Counts(1, 0, probe.calls, kv_tokens, 0)
+        return Counts(1, 0, 0, probe.calls, kv_tokens, 0)
     begins = range(probe.expected_cached, probe.prompt_tokens, LIMITS.chunk_tokens)
-    return Counts(len(begins), probe.prompt_tokens - probe.expected_cached, 0, sum(begins), 1)
+    return Counts(len(begins), probe.prompt_tokens - probe.expected_cached, sum(begins), 0, 0, 1)
 
 
 def measured(noise: float, repetitions: int = 3, seed: int = 0) -> list[Sample]:
@@ -76,7 +77,7 @@ def test_a_single_disturbed_repetition_changes_nothing() -> None:
 
 def test_of_two_repetitions_the_faster_is_typical() -> None:
     """Disturbances take time, they never save it."""
-    one = Counts(1, 0, 1, 32, 0)
+    one = Counts(1, 0, 0, 1, 32, 0)
     assert Sample("decode", "two", [(one, 3.0), (one, 2.0)]).typical == (one, 2.0)
 
 
@@ -100,7 +101,7 @@ def test_the_same_seed_gives_the_same_intervals() -> None:
     ("kept", "said"),
     [
         ("prefill", "no probe says anything about decode_sequence_s"),
-        ("decode", "no probe says anything about prefill_token_s, request_s"),
+        ("decode", "no probe says anything about prefill_token_s, prefix_token_s, request_s"),
         ("context 32", "no probe says anything about prefill_token_s"),
     ],
 )
@@ -120,5 +121,5 @@ def test_probes_that_are_too_much_alike_are_refused() -> None:
 
 def test_every_coefficient_has_its_place_in_the_counts() -> None:
     """They are multiplied in this order."""
-    assert len(COEFFICIENTS) == len(astuple(Counts(0, 0, 0, 0, 0)))
+    assert len(COEFFICIENTS) == len(astuple(Counts(0, 0, 0, 0, 0, 0)))
     assert tuple(TRUTH) == COEFFICIENTS

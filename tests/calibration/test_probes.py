@@ -20,13 +20,16 @@ def test_a_plan_has_prompts_of_many_lengths_and_batches_of_many_sizes() -> None:
     probes = plan_probes(LIMITS, quick=False)
     names = [probe.name for probe in probes]
     assert len(set(names)) == len(names)
-    assert names[:6] == [
+    assert names[:9] == [
         "prefill, 1024 tokens",
         "prefill, 16 tokens",
         "prefill, 128 tokens",
         "prefill, 256 tokens",
         "prefill, 512 tokens",
+        "prefill, 16 tokens after 256 cached",
+        "prefill, 16 tokens after 512 cached",
         "prefill, 16 tokens after 1024 cached",
+        "prefill, 256 tokens after 1024 cached",
     ]
     assert [probe.calls for probe in probes if probe.kind == "decode"] == [1, 2, 4, 8, 16] * 2
 
@@ -64,12 +67,12 @@ def test_prompts_share_what_they_should_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("probe", "cached", "counts"),
     [
-        (Probe("prefill", 1, 0, 16), None, Counts(1, 16, 0, 0, 1)),
-        (Probe("prefill", 1, 0, 1100), None, Counts(3, 1100, 0, 512 + 1024, 1)),
-        (Probe("prefill", 1, 1024, 16), None, Counts(1, 16, 0, 1024, 1)),
-        (Probe("prefill", 1, 1024, 16), 1000, Counts(1, 40, 0, 1000, 1)),
-        (Probe("prefill", 1, 1024, 0, shared_is_cached=False), None, Counts(2, 1024, 0, 512, 1)),
-        (Probe("prefill", 1, 0, 16), 16, Counts(1, 1, 0, 15, 1)),
+        (Probe("prefill", 1, 0, 16), None, Counts(1, 16, 0, 0, 0, 1)),
+        (Probe("prefill", 1, 0, 1100), None, Counts(3, 1100, 512 + 1024, 0, 0, 1)),
+        (Probe("prefill", 1, 1024, 16), None, Counts(1, 16, 1024, 0, 0, 1)),
+        (Probe("prefill", 1, 1024, 16), 1000, Counts(1, 40, 1000, 0, 0, 1)),
+        (Probe("prefill", 1, 1024, 0, shared_is_cached=False), None, Counts(2, 1024, 512, 0, 0, 1)),
+        (Probe("prefill", 1, 0, 16), 16, Counts(1, 1, 15, 0, 0, 1)),
     ],
 )
 def test_the_first_token_is_that_of_all_chunks(probe: Probe, cached: int | None, counts: Counts) -> None:
@@ -83,7 +86,7 @@ def test_a_step_is_measured_while_all_decode() -> None:
     early, late = answer(0, 1.0, 0.5, 9), answer(0, 2.0, 0.5, 9)
     measured = read_answers(probe, [early, late], chunk_tokens=512)
     # Until 5.0 s, when the early one ends: it has 3 to 9 tokens then, the late one 1 to 7.
-    assert measured == (Counts(1, 0, 2, 2 * 32 + 6 + 4, 0), 0.5)
+    assert measured == (Counts(1, 0, 0, 2, 2 * 32 + 6 + 4, 0), 0.5)
 
 
 def test_tokens_that_come_together_are_counted_one_by_one() -> None:

@@ -78,7 +78,7 @@ class StepEngine:
                     self.step.append((call, tokens))
                 left -= tokens
             done, read = model.chunk_tokens - left, sum(call.computed for call, _ in self.step)
-            self.step_s = model.step_s + model.prefill_token_s * done + model.kv_token_s * read
+            self.step_s = model.step_s + model.prefill_token_s * done + model.prefix_token_s * read
         elif self.decoding:
             self.step = [(call, 0) for call in self.decoding]
             read = sum(call.prompt_tokens + call.generated for call in self.decoding)

@@ -40,7 +40,7 @@ def test_step_time_counts_prompts_calls_and_kv() -> None:
 
 def test_long_prompt_is_computed_in_chunks() -> None:
     """25 tokens in chunks of 10 are three steps; the second and third read what is there."""
-    model = replace(MODEL, chunk_tokens=10, kv_token_s=0.01)
+    model = replace(MODEL, chunk_tokens=10, prefix_token_s=0.01)
     program = run(at_once(chain("a", 1, prompt=25)), model)["a"]
     assert program.response_s == pytest.approx(3.0 + 0.1 + 0.2)
 

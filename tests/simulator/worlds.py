@@ -35,6 +35,7 @@ class FakeProgram:
 MODEL = EngineModel(
     step_s=1.0,
     prefill_token_s=0.0,
+    prefix_token_s=0.0,
     decode_sequence_s=0.0,
     kv_token_s=0.0,
     slots=2,
@@ -85,6 +86,7 @@ def random_model(random: Random, usable: int) -> EngineModel:
         MODEL,
         step_s=random.uniform(0.005, 0.05),
         prefill_token_s=random.uniform(0, 1e-3),
+        prefix_token_s=random.uniform(0, 1e-4),
         decode_sequence_s=random.uniform(0, 1e-3),
         # Never 0: steps of equal length end at the same time, and rounding alone would say which engine goes first.
         kv_token_s=random.uniform(1e-6, 1e-4),
