@@ -308,7 +308,7 @@ INTRO = """\
 
 Everything here is simulated, and made by one command: `make results` (`autellix study --help` says what it takes). The
 engine is the preset `{preset}`, {source}. It is a model: what it says of your machine, `autellix calibrate` and
-`autellix bench` say better.
+`autellix bench` say better; [measured.md](measured.md) has what they said of a small engine on a CPU.
 
 Programs: {counts}, generated to the means that the paper gives. {read}
 The defaults were chosen on other programs (seed 0); these are of seed {seed}. Programs arrive by a Poisson process.
