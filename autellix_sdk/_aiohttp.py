@@ -19,8 +19,8 @@ from autellix_sdk._ledger import Flight
 from autellix_sdk._runtime import runtime
 from autellix_sdk._settings import Settings
 from autellix_sdk._strands import current_strand
-from autellix_sdk._translate import speak
-from autellix_sdk.wire import CALL_HEADER, CONTINUE_HEADER, PROGRAM_HEADER, decode_call
+from autellix_sdk._translate import call_headers
+from autellix_sdk.wire import CALL_HEADER, CONTINUE_HEADER, PROGRAM_HEADER
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, TraceConfig
@@ -137,8 +137,7 @@ class _Trip(SimpleNamespace):
         if begun is None:
             return {}
         self.flight, program, call = begun
-        ours = {PROGRAM_HEADER: program, CALL_HEADER: call}
-        return ours | speak(settings.dialects, decode_call(program, call), headers) if settings.dialects else ours
+        return call_headers(program, call, settings.dialects, headers)
 
 
 def _signal(react: Callable[[_Trip, Any], None]) -> Callable[..., Awaitable[None]]:

@@ -19,10 +19,9 @@ from autellix_sdk._programs import Program
 from autellix_sdk._runtime import runtime
 from autellix_sdk._settings import Endpoint, Implicit, read_settings, without_password
 from autellix_sdk._strands import current_strand, known_strand
-from autellix_sdk._translate import speak
+from autellix_sdk._translate import call_headers
 from autellix_sdk._watch import Finished, Watch, Writable
 from autellix_sdk.errors import UsageError
-from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, decode_call
 
 T = TypeVar("T")
 
@@ -163,8 +162,7 @@ def headers() -> dict[str, str]:
             return {}
         flight, program_id, call = stamp
         flight.close()
-        ours = {PROGRAM_HEADER: program_id, CALL_HEADER: call}
-        return ours | speak(settings.dialects, decode_call(program_id, call), ours)
+        return call_headers(program_id, call, settings.dialects)
     except Exception as error:  # noqa: BLE001 must not break the user's call
         faults.survive("headers could not be made", error)
         return {}

@@ -13,7 +13,7 @@ from typing import Any
 
 from autellix_sdk._dialects import Dialect
 from autellix_sdk._faults import faults
-from autellix_sdk.wire import CallContext
+from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, CallContext, ProgramId, decode_call
 
 _MAX_BODY_BYTES = 1 << 20
 """Parsing and writing a larger body would hold up the event loop for too long."""
@@ -51,6 +51,19 @@ def speak(dialects: tuple[Dialect, ...], context: CallContext, taken: Container[
         if not any(name in taken for name in dialect.names):
             spoken |= dialect.headers(context)
     return spoken
+
+
+def call_headers(
+    program: ProgramId, call: str, dialects: tuple[Dialect, ...], taken: Container[str] = ()
+) -> dict[str, str]:
+    """Return all headers of a call: our two, and what dialects add.
+
+    Args:
+        program, call: values of our two headers.
+        dialects, taken: as for `speak`.
+    """
+    ours: dict[str, str] = {PROGRAM_HEADER: program, CALL_HEADER: call}
+    return ours | speak(dialects, decode_call(program, call), taken) if dialects else ours
 
 
 def translate(request: Any, dialects: tuple[Dialect, ...], context: CallContext) -> None:

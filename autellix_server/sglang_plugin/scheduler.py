@@ -87,13 +87,12 @@ class SchedulerHooks:
         finally:
             self._settle()
             self._step = None
-            if self._exposure is not None:
-                self._exposure.show(scheduler, self._counted, self._bounds())
+            self._show(scheduler)
 
     def idle(self, original: Callable[..., Any], scheduler: Any) -> Any:
         """AROUND `Scheduler.on_idle`: show what the pass after the last step changed, and what time lets go of."""
         if self._exposure is not None and self._exposure.due:
-            self._exposure.show(scheduler, self._counted, self._bounds())
+            self._show(scheduler)
         return original(scheduler)
 
     def output_streamer_class(self, original: Callable[..., Any], scheduler: Any) -> Any:
@@ -150,6 +149,10 @@ class SchedulerHooks:
         shown_bounds = {} if bounds is None else {"bounds": bounds.to_json()}
         output.internal_state[RECORD_KEY] = {**self._counted(), **shown_bounds}
         return output
+
+    def _show(self, scheduler: Any) -> None:
+        if self._exposure is not None:
+            self._exposure.show(scheduler, self._counted, self._bounds())
 
     def _counted(self) -> Counted:
         return {

@@ -19,19 +19,16 @@ from autellix_sdk import _programs
 from autellix_sdk._faults import faults
 from autellix_sdk.errors import WireError
 from autellix_sdk.wire import (
-    CALL_HEADER,
     CONTINUE_HEADER,
     MAX_HEADER_BYTES,
-    PROGRAM_HEADER,
     CallContext,
     CallId,
     ProgramId,
-    decode_call,
     decode_continue,
     encode_name,
     format_continue,
 )
-from tests.sdk.conftest import WAIT_S, Backend
+from tests.sdk.conftest import WAIT_S, Backend, call_here
 
 BASE_URL = "http://127.0.0.1:9/v1"
 UNREADABLE = "who a job or request belongs to could not be read"
@@ -41,11 +38,6 @@ UNREADABLE = "who a job or request belongs to could not be read"
 def offline(clean_client: None) -> None:
     """The client is on; no call leaves the process."""
     autellix.init(BASE_URL)
-
-
-def _call() -> CallContext:
-    headers = autellix.headers()
-    return decode_call(headers[PROGRAM_HEADER], headers[CALL_HEADER])
 
 
 def _elsewhere(carried: dict[str, str], work: Callable[[], Any]) -> Any:
@@ -60,7 +52,7 @@ def _elsewhere(carried: dict[str, str], work: Callable[[], Any]) -> Any:
 
 def _job(carried: dict[str, str]) -> list[CallContext]:
     with autellix.extract(carried).attach():
-        return [_call(), _call()]
+        return [call_here(), call_here()]
 
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
@@ -71,9 +63,9 @@ def test_jobs_of_a_process_pool(method: str, monkeypatch: pytest.MonkeyPatch) ->
     context = multiprocessing.get_context(method)
     with ProcessPoolExecutor(2, context, autellix.init, (BASE_URL,)) as pool:
         with autellix.program("first") as first:
-            start = _call()
+            start = call_here()
             jobs = list(pool.map(_job, [autellix.inject() for _ in range(4)], timeout=60))
-            end = _call()
+            end = call_here()
         with autellix.program("second") as second:
             other = pool.submit(_job, autellix.inject()).result(60)
     assert {(call.program, call.name) for job in jobs for call in job} == {(first.id, "first")}
@@ -90,7 +82,7 @@ def test_jobs_of_a_process_pool(method: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_what_travels_is_one_short_string() -> None:
     """The program, the calls behind the code, named for others, and the program's name, encoded."""
     with autellix.program("a;b\r\nc", id="session-7") as p:
-        start = _call()
+        start = call_here()
         carried = autellix.inject({"kept": "yes"})
     assert carried == {
         "kept": "yes",
@@ -108,7 +100,7 @@ def test_headers_of_http_clients() -> None:
     del first, second
     gc.collect()
     with autellix.extract(upper).attach():
-        assert _call().program in upper[CONTINUE_HEADER.upper()]
+        assert call_here().program in upper[CONTINUE_HEADER.upper()]
 
 
 def test_code_that_belongs_to_no_program_injects_nothing() -> None:
@@ -127,7 +119,7 @@ def test_while_the_client_is_off_nothing_travels() -> None:
 
 def test_a_program_that_has_just_begun_has_no_calls_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The calls of the idle one that it follows are none of its own."""
-    before = [_call(), _call()]
+    before = [call_here(), call_here()]
     monkeypatch.setattr(_programs, "IMPLICIT_IDLE_S", 0.0)
     program, parents, _ = decode_continue(autellix.inject()[CONTINUE_HEADER])
     assert program != before[1].program
@@ -137,11 +129,11 @@ def test_a_program_that_has_just_begun_has_no_calls_behind_it(monkeypatch: pytes
 def test_within_one_process_the_thread_goes_on() -> None:
     """A job queue may lead back here: then the calls are this process's own, and so is the program object."""
     with autellix.program() as p:
-        start = _call()
+        start = call_here()
         carried = autellix.inject()
         with autellix.program(), autellix.extract(carried).attach():
             assert autellix.current() is p
-            there = _call()
+            there = call_here()
     assert (there.program, there.salt, there.call, there.parents) == (p.id, start.salt, "0.1", (start.call,))
 
 
@@ -149,10 +141,10 @@ def test_a_job_hands_on() -> None:
     """Parents keep the salt of the process that made them, from the second process to the third."""
 
     def second() -> tuple[dict[str, str], CallContext, dict[str, str]]:
-        return autellix.inject(), _call(), autellix.inject()
+        return autellix.inject(), call_here(), autellix.inject()
 
     with autellix.program() as p:
-        start = _call()
+        start = call_here()
         before, there, after = _elsewhere(autellix.inject(), second)
     assert before[CONTINUE_HEADER] == f"v1;i={p.id};p={start.salt}.{start.call}"
     assert after[CONTINUE_HEADER] == f"v1;i={p.id};p={there.salt}.{there.call}"
@@ -164,14 +156,14 @@ def test_more_calls_than_fit_are_joined_as_all() -> None:
         branches = [autellix.capture() for _ in range(100)]
         for branch in branches:
             with branch.attach():
-                _call()
+                call_here()
         carried = autellix.inject()
 
     def work() -> tuple[CallContext, CallContext]:
         inner = autellix.capture()
         with inner.attach():
-            first = _call()
-        return first, _call()
+            first = call_here()
+        return first, call_here()
 
     assert ";p=*" in carried[CONTINUE_HEADER]
     assert [call.parents for call in _elsewhere(carried, work)] == [None, ("0.0",)]
@@ -182,7 +174,7 @@ def test_a_worker_does_not_end_the_program(backend: Backend) -> None:
     autellix.init(backend.base_url)
     with autellix.program() as p:
         carried = autellix.inject()
-        worker_program = _elsewhere(carried, lambda: [_call(), autellix.current()][1])
+        worker_program = _elsewhere(carried, lambda: [call_here(), autellix.current()][1])
         worker_program.end()
         assert worker_program.id == p.id
         assert worker_program is not p
@@ -213,7 +205,7 @@ def test_a_worker_does_not_end_the_program(backend: Backend) -> None:
 def test_what_cannot_be_read_is_counted_and_left_alone(value: Any) -> None:
     """Calls stay where they would have been."""
     with autellix.program() as p, autellix.extract({CONTINUE_HEADER: value}).attach():
-        assert _call().program == p.id
+        assert call_here().program == p.id
         assert faults.counts[UNREADABLE] == 1
 
 
@@ -221,14 +213,14 @@ def test_what_cannot_be_read_is_counted_and_left_alone(value: Any) -> None:
 def test_what_is_no_mapping_is_counted_and_left_alone(carried: Any) -> None:
     """A queue may deliver anything."""
     with autellix.program() as p, autellix.extract(carried).attach():
-        assert _call().program == p.id
+        assert call_here().program == p.id
         assert faults.counts[UNREADABLE] == 1
 
 
 def test_nothing_to_extract_is_no_fault() -> None:
     """A job that was queued by older code still runs."""
     with autellix.program() as p, autellix.extract({}).attach():
-        assert _call().program == p.id
+        assert call_here().program == p.id
         assert not faults.counts[UNREADABLE]
 
 

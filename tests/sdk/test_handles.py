@@ -15,8 +15,8 @@ import pytest
 import autellix_sdk as autellix
 from autellix_sdk import _programs
 from autellix_sdk._strands import Job, new_root
-from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, CallContext, decode_call
-from tests.sdk.conftest import WAIT_S
+from autellix_sdk.wire import CallContext
+from tests.sdk.conftest import WAIT_S, call_here
 
 BASE_URL = "http://127.0.0.1:9/v1"
 
@@ -27,14 +27,9 @@ def offline(clean_client: None) -> None:
     autellix.init(BASE_URL)
 
 
-def _call() -> CallContext:
-    headers = autellix.headers()
-    return decode_call(headers[PROGRAM_HEADER], headers[CALL_HEADER])
-
-
 async def _acall() -> CallContext:
     await asyncio.sleep(0)
-    return _call()
+    return call_here()
 
 
 def test_a_queue_worker_that_was_there_before() -> None:
@@ -49,12 +44,12 @@ def test_a_queue_worker_that_was_there_before() -> None:
     worker = threading.Thread(target=work)
     worker.start()
     with autellix.program("agent") as p:
-        plan = _call()
+        plan = call_here()
         for _ in range(2):
-            jobs.put(autellix.bind(_call))
+            jobs.put(autellix.bind(call_here))
         parts = [done.get(timeout=WAIT_S) for _ in range(2)]
-        end = _call()
-    jobs.put(_call)
+        end = call_here()
+    jobs.put(call_here)
     outside = done.get(timeout=WAIT_S)
     jobs.put(None)
     worker.join(WAIT_S)
@@ -69,19 +64,19 @@ def test_callbacks_of_the_loop() -> None:
     tasks: list[asyncio.Task[CallContext]] = []
 
     def callback(label: str, done: asyncio.Event) -> None:
-        calls[label] = _call()
+        calls[label] = call_here()
         tasks.append(asyncio.get_running_loop().create_task(_acall()))
         done.set()
 
     async def main() -> None:
         loop, soon, later = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
         async with autellix.program():
-            calls["start"] = _call()
+            calls["start"] = call_here()
             loop.call_soon(autellix.bind(callback), "soon", soon)
             loop.call_later(0, autellix.bind(callback), "later", later)
             await asyncio.gather(soon.wait(), later.wait())
             calls["from soon"], calls["from later"] = await asyncio.gather(*tasks)
-            calls["end"] = _call()
+            calls["end"] = call_here()
         loop.call_soon(callback, "unbound", soon := asyncio.Event())
         await soon.wait()
         await tasks.pop()
@@ -99,7 +94,7 @@ def test_tasks_of_an_implicit_program_started_by_a_callback() -> None:
     tasks: list[asyncio.Task[CallContext]] = []
 
     async def main() -> tuple[CallContext, CallContext]:
-        first = _call()
+        first = call_here()
         asyncio.get_running_loop().call_soon(autellix.bind(lambda: tasks.append(asyncio.create_task(_acall()))))
         await asyncio.sleep(0)
         return first, await tasks[0]
@@ -113,9 +108,9 @@ def test_tasks_built_by_hand() -> None:
 
     async def main() -> tuple[CallContext, CallContext, CallContext]:
         async with autellix.program():
-            start = _call()
+            start = call_here()
             child = await asyncio.Task(autellix.bind(_acall)())
-            return start, child, _call()
+            return start, child, call_here()
 
     start, child, end = asyncio.run(main())
     assert (child.program, child.parents, end.parents) == (start.program, (start.call,), (child.call,))
@@ -124,20 +119,20 @@ def test_tasks_built_by_hand() -> None:
 def test_a_handle_remembers_where_the_code_stood() -> None:
     """What the code calls after the capture is no parent; each attachment branches off anew."""
     with autellix.program():
-        start = _call()
+        start = call_here()
         handle = autellix.capture()
-        middle = _call()
+        middle = call_here()
         with autellix.program() as other:
             with handle.attach():
-                first = _call()
+                first = call_here()
             with handle.attach():
-                second = _call()
-            assert _call().program == other.id
-        end = _call()
+                second = call_here()
+            assert call_here().program == other.id
+        end = call_here()
     assert middle.parents == first.parents == second.parents == (start.call,)
     assert set(end.parents or ()) == {middle.call, first.call, second.call}
     with handle.attach():
-        late = _call()
+        late = call_here()
     assert (late.program, late.parents) == (start.program, (start.call,))
 
 
@@ -147,19 +142,19 @@ def test_a_handle_of_a_program_that_has_gone_idle_joins(monkeypatch: pytest.Monk
 
     def job() -> tuple[CallContext, ...]:
         if called_before:
-            _call()
+            call_here()
         handle = autellix.capture()
         with monkeypatch.context() as patch:
             patch.setattr(_programs, "IMPLICIT_IDLE_S", 0.0)
-            second = _call()
+            second = call_here()
         with handle.attach():
             inner = autellix.capture()
             with inner.attach():
-                left = _call()
+                left = call_here()
             with inner.attach():
-                right = _call()
-            end = _call()
-        return second, left, right, end, _call()
+                right = call_here()
+            end = call_here()
+        return second, left, right, end, call_here()
 
     second, left, right, end, after = Job(new_root(), job)()
     assert left.program == right.program == end.program != second.program == after.program
@@ -174,8 +169,8 @@ async def test_attaching_in_a_task() -> None:
     async with autellix.program() as mine:
         async with handle.attach() as nothing:
             assert nothing is None
-            there = await asyncio.gather(_acall(), asyncio.to_thread(_call))
-        here = _call()
+            there = await asyncio.gather(_acall(), asyncio.to_thread(call_here))
+        here = call_here()
     assert [call.program for call in there] == [p.id] * 2
     assert (here.program, here.parents) == (mine.id, ())
 
@@ -191,14 +186,14 @@ def test_bound_generators_are_there_only_while_they_run() -> None:
     """Their calls are a chain, whatever their consumer calls in between."""
 
     def agent() -> Iterator[CallContext]:
-        yield _call()
-        yield _call()
+        yield call_here()
+        yield call_here()
 
     with autellix.program() as p:
         bound = autellix.bind(agent)
     with autellix.program() as mine:
         runs = [bound(), bound()]
-        calls = [(next(run), _call()) for _ in range(2) for run in runs]
+        calls = [(next(run), call_here()) for _ in range(2) for run in runs]
     assert {(there.program, here.program) for there, here in calls} == {(p.id, mine.id)}
     assert [there.parents for there, _ in calls] == [(), (), (calls[0][0].call,), (calls[1][0].call,)]
 
@@ -230,7 +225,7 @@ def test_bound_functions_look_as_before() -> None:
     with pytest.raises(LookupError):
         asyncio.run(bound())
     with autellix.program() as p:
-        call = autellix.bind(partial(_call))
+        call = autellix.bind(partial(call_here))
     assert call().program == p.id
 
 
@@ -250,7 +245,7 @@ def test_handles_before_init() -> None:
         handle = autellix.capture()
     autellix.init(BASE_URL)
     with handle.attach():
-        assert _call().program == p.id
+        assert call_here().program == p.id
     assert repr(handle) == f"Handle({p!r})"
 
 
@@ -260,7 +255,7 @@ def test_callbacks_that_bind_the_next_one_keep_no_history() -> None:
         handle = autellix.capture()
         for _ in range(100):
             with handle.attach():
-                _call()
+                call_here()
                 handle = autellix.capture()
     length, branch = 0, handle._branch
     while branch.parent is not None:
@@ -279,12 +274,12 @@ def test_leaving_what_was_never_entered_does_nothing() -> None:
 def test_a_handle_is_told_of_a_new_salt() -> None:
     """Calls before a fork are named by the salt they were made under, once, however often it is attached."""
     with autellix.program() as p:
-        before = _call()
+        before = call_here()
         handle = autellix.capture()
     p.after_fork()
     for _ in range(2):
         with handle.attach():
-            after = _call()
+            after = call_here()
         assert after.salt == p.salt != before.salt
         assert after.parents == (f"{before.salt}.{before.call}",)
 
@@ -292,7 +287,7 @@ def test_a_handle_is_told_of_a_new_salt() -> None:
 def test_a_fork_forgets_the_calls_of_a_program_that_has_ended() -> None:
     """They could not be named, and what is called next is another program."""
     strand = new_root()
-    Job(strand, _call)()
+    Job(strand, call_here)()
     program = strand.owner.peek()
     assert program is not None
     program.end()
@@ -306,13 +301,13 @@ def test_a_handle_in_a_forked_process() -> None:
     """The calls before it are named as the other process's."""
     read, write = os.pipe()
     with autellix.program() as p:
-        before = _call()
+        before = call_here()
         handle = autellix.capture()
     pid = os.fork()
     if pid == 0:
         try:
             with handle.attach():
-                calls = [_call(), _call()]
+                calls = [call_here(), call_here()]
             lines = [f"{call.program} {call.salt} {call.call} {','.join(call.parents or ())}" for call in calls]
             os.write(write, "\n".join(lines).encode())
         finally:

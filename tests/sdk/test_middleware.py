@@ -16,8 +16,8 @@ import pytest
 
 import autellix_sdk as autellix
 from autellix_sdk._faults import faults
-from autellix_sdk.wire import CALL_HEADER, CONTINUE_HEADER, PROGRAM_HEADER, CallContext, decode_call
-from tests.sdk.conftest import WAIT_S, Backend
+from autellix_sdk.wire import CONTINUE_HEADER, PROGRAM_HEADER, CallContext
+from tests.sdk.conftest import WAIT_S, Backend, call_here
 
 BASE_URL = "http://127.0.0.1:9/v1"
 UNREADABLE = "who a job or request belongs to could not be read"
@@ -29,14 +29,9 @@ def offline(clean_client: None) -> None:
     autellix.init(BASE_URL)
 
 
-def _call() -> CallContext:
-    headers = autellix.headers()
-    return decode_call(headers[PROGRAM_HEADER], headers[CALL_HEADER])
-
-
 async def _acall() -> CallContext:
     await asyncio.sleep(0)
-    return _call()
+    return call_here()
 
 
 def _http(**headers: str) -> dict[str, Any]:
@@ -59,12 +54,12 @@ class App:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer with two parts."""
-        self.runs.append(calls := [_call()])
+        self.runs.append(calls := [call_here()])
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for number in range(2):
-            calls += await asyncio.gather(_acall(), asyncio.to_thread(_call))
+            calls += await asyncio.gather(_acall(), asyncio.to_thread(call_here))
             await send({"type": "http.response.body", "body": b"part", "more_body": number < 1})
-        calls.append(_call())
+        calls.append(call_here())
 
 
 async def test_requests_of_one_connection_are_apart() -> None:
@@ -74,7 +69,7 @@ async def test_requests_of_one_connection_are_apart() -> None:
     between = []
     for _ in range(2):
         await server(_http(), _receive, _send)
-        between.append(_call())
+        between.append(call_here())
     programs = [{call.program for call in run} for run in app.runs]
     assert [len(run) for run in programs] == [1, 1]
     assert len({*programs[0], *programs[1], between[0].program}) == 3
@@ -89,7 +84,7 @@ async def test_a_websocket_is_one_program() -> None:
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         while (await receive())["type"] != "websocket.disconnect":
-            calls.append(_call())
+            calls.append(call_here())
 
     messages = iter(["websocket.connect", "websocket.receive", "websocket.disconnect"])
 
@@ -98,7 +93,7 @@ async def test_a_websocket_is_one_program() -> None:
 
     await autellix.asgi(app)({"type": "websocket", "headers": []}, receive, _send)
     assert calls[1].parents == (calls[0].call,)
-    assert calls[0].program == calls[1].program != _call().program
+    assert calls[0].program == calls[1].program != call_here().program
 
 
 async def test_the_lifespan_of_an_app_is_no_program() -> None:
@@ -120,7 +115,7 @@ async def test_errors_of_the_app_pass_through(backend: Backend) -> None:
     ids = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        ids.append(_call().program)
+        ids.append(call_here().program)
         raise error
 
     for error in errors:
@@ -145,7 +140,7 @@ async def test_a_sender_is_followed_only_where_callers_are_trusted() -> None:
     """By default every request is its own program, whatever it says; what cannot be read is its own as well."""
     app = App()
     with autellix.program("sender") as p:
-        start = _call()
+        start = call_here()
         headers = autellix.inject()
     await autellix.asgi(app)(_http(**headers), _receive, _send)
     trusting = autellix.asgi(app, trust_callers=True)
@@ -178,7 +173,7 @@ class Pages:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer with a list, or with two parts."""
-        calls = self.calls[environ["PATH_INFO"]] = [_call()]
+        calls = self.calls[environ["PATH_INFO"]] = [call_here()]
         start_response("200 OK", [("Content-Type", "text/plain")])
         if environ["PATH_INFO"] == "/list":
             return [b"list"]
@@ -187,10 +182,10 @@ class Pages:
     def _stream(self, calls: list[CallContext]) -> Iterator[bytes]:
         try:
             for _ in range(2):
-                calls.append(_call())
+                calls.append(call_here())
                 yield b"part"
         finally:
-            calls.append(_call())
+            calls.append(call_here())
 
 
 class _Quiet(WSGIRequestHandler):
@@ -262,7 +257,7 @@ def test_a_streamed_body_is_in_scope_only_while_it_runs(backend: Backend) -> Non
 def test_a_body_need_not_have_a_close(backend: Backend) -> None:
     """Any iterable is a body; ours is closed all the same."""
     autellix.init(backend.base_url)
-    body: Any = autellix.wsgi(lambda *_: iter([_call().program.encode()]))({}, lambda *_: None)
+    body: Any = autellix.wsgi(lambda *_: iter([call_here().program.encode()]))({}, lambda *_: None)
     (program,) = body
     body.close()
     autellix.shutdown()
@@ -290,7 +285,7 @@ def test_errors_of_a_wsgi_app_pass_through(backend: Backend) -> None:
                 raise error
 
     def app(environ: dict[str, Any], start_response: Any) -> Any:
-        ids.append(_call().program)
+        ids.append(call_here().program)
         if environ["fails"] == "call":
             raise error
         return Fails(environ["fails"])

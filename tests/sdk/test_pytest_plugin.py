@@ -8,8 +8,8 @@ import threading
 import pytest
 
 import autellix_sdk as autellix
-from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, CallContext, decode_call
-from tests.sdk.conftest import WAIT_S
+from autellix_sdk.wire import CallContext
+from tests.sdk.conftest import WAIT_S, call_here
 
 pytest_plugins = ["autellix_sdk.pytest_plugin"]
 
@@ -24,16 +24,11 @@ def offline(clean_client: None) -> None:
     autellix.init(BASE_URL, implicit="off")
 
 
-def _call() -> CallContext:
-    headers = autellix.headers()
-    return decode_call(headers[PROGRAM_HEADER], headers[CALL_HEADER])
-
-
 @pytest.mark.parametrize("run", [1, 2])
 def test_a_test_is_a_program_with_its_name(autellix_program: autellix.Program, run: int) -> None:
     """Each run is another one; threads belong to it."""
-    calls = [_call()]
-    thread = threading.Thread(target=lambda: calls.append(_call()))
+    calls = [call_here()]
+    thread = threading.Thread(target=lambda: calls.append(call_here()))
     thread.start()
     thread.join(WAIT_S)
     assert [call.program for call in calls] == [autellix_program.id] * 2
@@ -46,16 +41,16 @@ async def test_an_async_test_is_a_program(autellix_program: autellix.Program) ->
     """The task that runs the test, and its children."""
 
     async def child() -> CallContext:
-        return _call()
+        return call_here()
 
-    calls = [_call(), *await asyncio.gather(child(), child())]
+    calls = [call_here(), *await asyncio.gather(child(), child())]
     assert {call.program for call in calls} == {autellix_program.id}
 
 
 @pytest.mark.parametrize("long", ["x" * 300, "é" * 100], ids=lambda text: text)
 def test_long_names_are_cut(autellix_program: autellix.Program, long: str) -> None:
     """They still begin like the test."""
-    assert str(_call().name).startswith("test_long_names_are_cut[")
+    assert str(call_here().name).startswith("test_long_names_are_cut[")
     assert len(autellix_program.name_field) <= len(";n=") + 128
 
 

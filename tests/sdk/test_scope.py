@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import autellix_sdk as autellix
-from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, CallContext, decode_call
+from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, decode_call
+from tests.sdk.conftest import call_here
 
 BASE_URL = "http://127.0.0.1:9/v1"
 
@@ -52,20 +53,15 @@ def test_ids_are_random_unless_given() -> None:
         assert repr(third) == "Program(id='session-7', name='chat')"
 
 
-def _call() -> CallContext:
-    headers = autellix.headers()
-    return decode_call(headers[PROGRAM_HEADER], headers[CALL_HEADER])
-
-
 def test_an_id_seen_before_continues_that_program() -> None:
     """One call graph, one bill, from one scope to the next; the name is the first one's."""
     with autellix.program("chat", id="session-7") as first:
-        turn = [_call(), _call()]
+        turn = [call_here(), call_here()]
     assert first.ledger.ended
     with autellix.program(id="session-7") as again:
         assert again is first
         assert not first.ledger.ended
-        turn.append(_call())
+        turn.append(call_here())
     assert [(call.name, call.call, call.parents) for call in turn] == [
         ("chat", "0.0", ()),
         ("chat", "0.1", ("0.0",)),
@@ -78,23 +74,23 @@ def test_scopes_side_by_side_under_one_id() -> None:
     """They fork and join like tasks, and the last one that is left ends the program."""
     outer, left, right = (autellix.program(id="session-8") for _ in range(3))
     with outer as p:
-        start = _call()
+        start = call_here()
     calls = []
     left.__enter__()
     with ThreadPoolExecutor(1) as pool:
 
         def other_turn() -> None:
             with right:
-                calls.append(_call())
+                calls.append(call_here())
 
         pool.submit(other_turn).result()
-    calls.append(_call())
+    calls.append(call_here())
     assert not p.ledger.ended
     left.__exit__(None, None, None)
     left.__exit__(None, None, None)
     assert p.ledger.ended
     with autellix.program(id="session-8"):
-        end = _call()
+        end = call_here()
     assert [call.parents for call in calls] == [(start.call,)] * 2
     assert set(end.parents or ()) == {call.call for call in calls}
     assert p.ledger.ended
@@ -105,7 +101,7 @@ def test_an_id_whose_program_is_forgotten_makes_no_call_id_twice() -> None:
     calls = []
     for _ in range(3):
         with autellix.program(id="session-9"):
-            calls.append(_call())
+            calls.append(call_here())
         gc.collect()
     assert len({(call.salt, call.call) for call in calls}) == 3
 

@@ -10,7 +10,8 @@ import pytest
 import uvloop
 
 import autellix_sdk as autellix
-from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, CallContext, decode_call
+from autellix_sdk.wire import CallContext
+from tests.sdk.conftest import call_here
 from tests.sdk.test_identity import eager
 
 BASE_URL = "http://127.0.0.1:9/v1"
@@ -24,23 +25,18 @@ def runner(request: Any, clean_client: None) -> Iterator[asyncio.Runner]:
         yield runner
 
 
-def _call() -> CallContext:
-    headers = autellix.headers()
-    return decode_call(headers[PROGRAM_HEADER], headers[CALL_HEADER])
-
-
 async def _acall() -> CallContext:
     await asyncio.sleep(0)
-    return _call()
+    return call_here()
 
 
 async def _map_reduce() -> list[CallContext]:
     async with autellix.program():
-        plan = _call()
+        plan = call_here()
         async with asyncio.TaskGroup() as group:
             parts = [group.create_task(_acall(), name=str(number)) for number in range(2)]
         assert [part.get_name() for part in parts] == ["0", "1"]
-        return [plan, *(part.result() for part in parts), await asyncio.to_thread(_call), _call()]
+        return [plan, *(part.result() for part in parts), await asyncio.to_thread(call_here), call_here()]
 
 
 def _check(calls: list[CallContext]) -> None:
@@ -104,17 +100,17 @@ def test_eager_tasks(clean_client: None) -> None:
     autellix.init(BASE_URL, tasks=False)
 
     async def quick() -> CallContext:
-        return _call()
+        return call_here()
 
     async def nested() -> list[CallContext]:
         inner = await asyncio.gather(quick(), _acall())
-        return [*inner, _call()]
+        return [*inner, call_here()]
 
     async def main() -> list[CallContext]:
         async with autellix.program():
-            first = _call()
+            first = call_here()
             second = await asyncio.create_task(quick())
-            return [first, second, *(await asyncio.create_task(nested())), _call()]
+            return [first, second, *(await asyncio.create_task(nested())), call_here()]
 
     with asyncio.Runner() as runner:  # uvloop and the eager factory of some versions of Python do not get along
         factory = autellix.task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
