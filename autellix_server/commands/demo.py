@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from autellix_server.commands.output import Subparsers, add_command, print_json
+from autellix_server.scheduling.policies import DEFAULT_POLICY
 
 EPILOG = """\
 what you see:
@@ -29,7 +30,9 @@ def register(subparsers: Subparsers) -> None:
         description="Run real agents against a fresh server and show where their time goes.",
         epilog=EPILOG,
     )
-    parser.add_argument("--policy", default="plas", help="scheduling policy of the server (default: %(default)s)")
+    parser.add_argument(
+        "--policy", default=DEFAULT_POLICY, help="the server's scheduling policy (default: %(default)s)"
+    )
     parser.set_defaults(run=run, takes_passthrough=True)
 
 

@@ -14,6 +14,7 @@ from autellix_server.commands.output import Subparsers, add_command, print_json
 from autellix_server.commands.serve import set_up_logging
 from autellix_server.commands.stopping import add_stdin_flag, stop_requests, stop_when_stdin_ends
 from autellix_server.mock_engine import DEFAULT_HOST, DEFAULT_PORT
+from autellix_server.scheduling.policies import DEFAULT_POLICY
 
 if TYPE_CHECKING:
     from autellix_server.mock_engine.server import MockServer, MockSettings
@@ -77,7 +78,7 @@ def register(subparsers: Subparsers) -> None:
     add_model_arguments(parser, default="a100-8b")
     parser.add_argument(
         "--policy",
-        default="plas",
+        default=DEFAULT_POLICY,
         metavar="NAME",
         help="scheduling policy, one of those of `autellix simulate` but srpt (default: %(default)s)",
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from autellix_server.commands.output import Subparsers, add_command, print_json, progress_display
 from autellix_server.commands.stopping import add_stdin_flag, stop_requests, stop_when_stdin_ends
 from autellix_server.engine.home import DEVICES, Device, Home
+from autellix_server.scheduling.policies import DEFAULT_POLICY
 
 if TYPE_CHECKING:
     import socket
@@ -29,11 +30,11 @@ what happens:
   engine behind it is restarted when it dies, and stopped, with all its processes, when you press Ctrl-C.
 
 policies:
-  plas          calls of programs that have used little in all go first (the default)
+  auto          the best that is known, today gittins (the default)
+  plas          calls of programs that have used little in all go first
   atlas         the same by the longest chain of a program's calls, for programs that fork
   atlas-dag     the same by the chain of each call, where the SDK names its parents
   gittins       programs go first that are likely to end soon, learned from those that have ended
-  auto          the best that is known, today gittins
   mlfq          calls that have used little go first, whatever their programs used
   program-fcfs  programs in order of arrival
   round-robin   calls take turns
@@ -71,7 +72,7 @@ def register(subparsers: Subparsers) -> None:
         epilog=EPILOG,
     )
     parser.add_argument("--model", metavar="PATH|ID", help="model folder or Hugging Face ID (default: bundled model)")
-    parser.add_argument("--policy", help="scheduling policy (default: plas)")
+    parser.add_argument("--policy", help=f"scheduling policy (default: {DEFAULT_POLICY})")
     parser.add_argument("--device", choices=("auto", *DEVICES), help="what the engine computes on (default: auto)")
     parser.add_argument("--host", help="address the gateway listens on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port the gateway listens on, 0 for a free one (default: 8700)")

@@ -15,7 +15,7 @@ from autellix_server.engine.command import POLICY_OFF
 from autellix_server.gateway import DEFAULT_HOST, DEFAULT_PORT
 from autellix_server.scheduling.bounds import BoundSettings
 from autellix_server.scheduling.planner import PlannerSettings
-from autellix_server.scheduling.policies import SERVABLE
+from autellix_server.scheduling.policies import DEFAULT_POLICY, SERVABLE
 from autellix_server.scheduling.table import TableLimits
 
 POLICY_CHOICES = (*SERVABLE, POLICY_OFF)
@@ -56,7 +56,7 @@ class ServeSettings(BaseSettings):
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
     max_body_bytes: int = Field(64 * _MIB, gt=0)
     model: str | None = None
-    policy: str = "plas"
+    policy: str = DEFAULT_POLICY
     device: Literal["auto", "cpu", "cuda"] = "auto"
     first_bound_s: float | None = Field(None, gt=0, allow_inf_nan=False)
     bounds_s: Annotated[tuple[float, ...], NoDecode] = ()

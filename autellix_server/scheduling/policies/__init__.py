@@ -37,6 +37,7 @@ SERVABLE = tuple(name for name in POLICIES if not REGISTRY[name].clairvoyant)
 """Names of the policies that need no knowledge of the future: those that an engine can run."""
 
 DEFAULT_POLICY = "auto"
+"""What serves where nobody names a policy."""
 
 
 def make_policy(name: str, levels: Levels) -> Policy:
