@@ -54,7 +54,7 @@ def test_preempted_calls_answer_as_if_undisturbed(paged: Paged) -> None:
     """Calls of every kind, three times too many for the device: each goes on from host memory where it was."""
     engine, page_size = paged.engine, paged.page_size
     prompts = [prompt(number, 6 + number % 3 * 4) for number in range(len(KINDS))]
-    before, counting = engine.counts(), len(COUNTING)
+    before = engine.counts()
     calmly = [{**options, "logprobs": 2} for options in KINDS]
 
     async def run() -> tuple[list[Answer], list[Answer]]:
@@ -64,8 +64,7 @@ def test_preempted_calls_answer_as_if_undisturbed(paged: Paged) -> None:
                 for number, (text, options) in enumerate(zip(prompts, KINDS, strict=True))
             ]
             answers = await asyncio.gather(*calls)
-            calm = await undisturbed(http, prompts[:counting], TOKENS, calmly[:counting], at_once=1)
-            return answers, calm + await undisturbed(http, prompts[counting:], TOKENS, calmly[counting:])
+            return answers, await undisturbed(http, prompts, TOKENS, calmly)
 
     answers, calm = asyncio.run(run())
     found, counts = compare(answers, calm), engine.counts()

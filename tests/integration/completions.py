@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -61,21 +60,16 @@ def lead(top: Mapping[str, float | None]) -> float:
 
 
 async def undisturbed(
-    http: httpx.AsyncClient,
-    prompts: Sequence[str],
-    tokens: int,
-    every_options: Sequence[dict[str, object]],
-    at_once: int = 3,
+    http: httpx.AsyncClient, prompts: Sequence[str], tokens: int, every_options: Sequence[dict[str, object]]
 ) -> list[Answer]:
-    """The same completions, a few at a time, and away from what the others left in the engine's cache."""
-    asked = [*zip(prompts, every_options, strict=True)]
-    answers: list[Answer] = []
-    for start in range(0, len(asked), at_once):
-        calls = [
-            complete(http, text, tokens, f"calm-{start}", **options, cache_salt="calm")
-            for text, options in asked[start : start + at_once]
-        ]
-        answers += await asyncio.gather(*calls)
+    """The same completions, away from what the others left in the engine's cache.
+
+    One at a time: where steps are slow, even a call of two makes room for the other.
+    """
+    answers = [
+        await complete(http, text, tokens, f"calm-{number}", **options, cache_salt="calm")
+        for number, (text, options) in enumerate(zip(prompts, every_options, strict=True))
+    ]
     assert sum(answer.bill.preemptions for answer in answers) == 0
     return answers
 

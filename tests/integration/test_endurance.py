@@ -46,7 +46,6 @@ def test_calls_under_forced_preemption_answer_token_for_token_as_if_undisturbed(
     special = [*STATEFUL, *COUNTING]
     every_options = [*[PLAIN] * (CALLS - 2 * len(special)), *special, *special]
     prompts = [prompt(1000 + number, 2 + number % 5 * 3) for number in range(CALLS)]
-    alone = CALLS - 2 * len(special)
 
     async def run() -> tuple[list[Answer], list[Answer]]:
         async with crowded.client() as http:
@@ -55,8 +54,7 @@ def test_calls_under_forced_preemption_answer_token_for_token_as_if_undisturbed(
                 for number, (text, options) in enumerate(zip(prompts, every_options, strict=True))
             ]
             answers = await asyncio.gather(*calls)
-            calm = await undisturbed(http, prompts[:alone], TOKENS, every_options[:alone])
-            return answers, calm + await undisturbed(http, prompts[alone:], TOKENS, every_options[alone:], at_once=1)
+            return answers, await undisturbed(http, prompts, TOKENS, every_options)
 
     answers, calm = asyncio.run(run())
     for answer, expected, options in zip(answers, calm, every_options, strict=True):

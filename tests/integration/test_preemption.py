@@ -54,8 +54,7 @@ def test_preempted_calls_answer_token_for_token_as_if_undisturbed(preempting: Se
                 for number, (text, options) in enumerate(zip(prompts, every_options, strict=True))
             ]
             answers = await asyncio.gather(*calls)
-            calm = await undisturbed(http, prompts[:counting], 32, COUNTING, at_once=1)
-            calm += await undisturbed(http, prompts[counting:], 32, every_options[counting:])
+            calm = await undisturbed(http, prompts, 32, every_options)
             text = prompts[COUNTING.index(MINIMUM)]
             return answers, calm, await complete(http, text, 32, "early", **MINIMUM | {"min_tokens": 0})
 
@@ -176,9 +175,8 @@ def test_calls_that_outgrow_the_memory_go_on_where_they_were(preempting: Server,
         async with httpx.AsyncClient(base_url=preempting.base_url, timeout=240) as http:
             calls = [complete(http, text, squeeze.tokens, f"large-{text[6:9]}", **squeeze.options) for text in prompts]
             answers = await asyncio.gather(*calls)
-            # Two of them fit.
             every_options = [squeeze.options] * squeeze.calls
-            return answers, await undisturbed(http, prompts, squeeze.tokens, every_options, at_once=2)
+            return answers, await undisturbed(http, prompts, squeeze.tokens, every_options)
 
     answers, calm = asyncio.run(run())
     assert [answer.text for answer in answers] == [answer.text for answer in calm]

@@ -74,8 +74,7 @@ def test_ranks_preempt_alike_and_every_answer_is_as_if_undisturbed(two_ranks: Se
 
             programs = await asyncio.gather(*map(turns, range(12)))
             answers = [answer for turn in zip(*programs, strict=True) for answer in turn]
-            # One at a time: where steps are slow, a prompt in chunks would make room for a short one beside it.
-            return answers, await undisturbed(http, prompts, 40, every_options, at_once=1)
+            return answers, await undisturbed(http, prompts, 40, every_options)
 
     answers, calm = asyncio.run(run())
     assert [answer.text for answer in answers] == [answer.text for answer in calm]
@@ -119,7 +118,7 @@ def test_ranks_swap_alike_and_every_answer_is_as_if_undisturbed(short_of_host: B
     async def run() -> tuple[list[Answer], list[Answer]]:
         async with short_of_host.client() as http:
             calls = [complete(http, text, 48, f"swap-{number}") for number, text in enumerate(prompts)]
-            return await asyncio.gather(*calls), await undisturbed(http, prompts, 48, [{}] * 12, at_once=1)
+            return await asyncio.gather(*calls), await undisturbed(http, prompts, 48, [{}] * 12)
 
     answers, calm = asyncio.run(run())
     assert [answer.text for answer in answers] == [answer.text for answer in calm]
