@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from autellix_sdk.wire import PROGRAM_HEADER
 from tests.integration.bare_engine import LOOPS, under_strain
 from tests.integration.completions import COUNTING, MINIMUM, PLAIN, STATEFUL, Answer, complete, prompt, undisturbed
 from tests.integration.server import Server, serve
@@ -184,6 +185,30 @@ def test_calls_that_outgrow_the_memory_go_on_where_they_were(preempting: Server,
     assert sum(bill.preemptions for bill in bills) > 0
     if squeeze is BY_ENGINE:
         assert preempting.engine_log().count(RETRACTED) > retractions
+
+
+@overlap_loop
+def test_prompt_that_can_never_fit_is_refused_and_holds_up_nobody(preempting: Server) -> None:
+    """The engine's own sentence comes back; the largest prompt that fits is served, and so is who comes behind."""
+
+    async def run() -> tuple[httpx.Response, list[Answer]]:
+        async with httpx.AsyncClient(base_url=preempting.base_url, timeout=240) as http:
+            running = [asyncio.create_task(complete(http, prompt(900 + n), 40, f"beside-{n}")) for n in range(SLOTS)]
+            await until_all_sink(http, preempting)
+            body = {"model": "default", "prompt": [100] * 2000, "max_tokens": 8}
+            refused = await http.post("/completions", json=body, headers={PROGRAM_HEADER: "never"})
+            found = re.search(r"maximum allowed length \((\d+) tokens\)", refused.text)
+            assert found, refused.text
+            body |= {"prompt": [100] * (int(found[1]) - 1), "max_tokens": 1}
+            largest = asyncio.create_task(http.post("/completions", json=body, headers={PROGRAM_HEADER: "largest"}))
+            answers = [await complete(http, prompt(920), 4, "behind"), *await asyncio.gather(*running)]
+            assert (await largest).status_code == 200
+            return refused, answers
+
+    refused, answers = asyncio.run(run())
+    assert refused.status_code == 400
+    assert "Input length (2000 tokens) exceeds" in refused.text
+    assert [answer.bill.output_tokens for answer in answers] == [4, *[40] * SLOTS]
 
 
 @pytest.mark.slow
