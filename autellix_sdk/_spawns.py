@@ -22,13 +22,18 @@ from autellix_sdk._strands import HandedCallback, Job, Strand, attach, fork_job,
 
 _Function = Callable[..., Any]
 _ABSENT = object()
+_wrapped_loops: tuple[type, ...] = ()
 
 
 def install(patches: Patches, *, threads: bool, tasks: bool) -> None:
     """Link work to its makers: with `tasks`, asyncio tasks; with `threads`, jobs of other OS threads."""
+    global _wrapped_loops
+    _wrapped_loops = ()
 
     def wrap_loop(loop_class: type) -> None:
+        global _wrapped_loops
         if tasks:
+            _wrapped_loops += (loop_class,)
             patches.wrap(loop_class, "create_task", _create_task)
         if threads:
             patches.wrap(loop_class, "call_soon_threadsafe", _call_soon_threadsafe)
@@ -56,11 +61,12 @@ def install(patches: Patches, *, threads: bool, tasks: bool) -> None:
 
 
 def task_factory(inner: _Function | None = None) -> _Function:
-    """Make a task factory that links tasks to their makers, for loops that are not to be wrapped.
+    """Make a task factory that links tasks to their makers, for loops that are not to be wrapped, or not known.
 
-    Use it as ``loop.set_task_factory(autellix.task_factory())``, with ``init(tasks=False)``; while event loops are
-    wrapped it has nothing to do. Tasks that are eager because of `inner` do not go with anyio's task groups, which
-    know the eager factory of asyncio only when they see it bare.
+    Use it as ``loop.set_task_factory(autellix.task_factory())``: with ``init(tasks=False)`` on any loop, else on loops
+    of another make than asyncio's and uvloop's. On a loop that is wrapped it has nothing to do. Tasks that are eager
+    because of `inner` do not go with anyio's task groups, which know the eager factory of asyncio only when they see it
+    bare.
 
     Args:
         inner: the factory to make tasks with, such as ``asyncio.eager_task_factory``; by default ``asyncio.Task``.
@@ -69,8 +75,7 @@ def task_factory(inner: _Function | None = None) -> _Function:
     make_linked = _create_task(make)
 
     def factory(loop: Any, coro: Any, **kwargs: Any) -> Any:
-        settings = runtime.settings
-        return (make if settings is None or settings.tasks else make_linked)(loop, coro, **kwargs)
+        return (make if isinstance(loop, _wrapped_loops) else make_linked)(loop, coro, **kwargs)
 
     return factory
 
