@@ -92,7 +92,7 @@ async def test_a_forked_process_ends_its_own_programs_alone(gateway: Gateway) ->
     fork = """
     pid = os.fork()
     if pid == 0:
-        with autellix.program(id="child's"):
+        with autellix.program(id="own"):
             call()
         call()
         sys.exit(0)
@@ -104,7 +104,7 @@ async def test_a_forked_process_ends_its_own_programs_alone(gateway: Gateway) ->
         assert (agent.stdin, agent.stdout) != (None, None)
         agent.stdin.write(b"\n")  # type: ignore[union-attr]
         await asyncio.wait_for(agent.stdout.readline(), WAIT_S)  # type: ignore[union-attr]
-        assert [_state(gateway), _state(gateway, "child's")] == ["idle", "ended"]
+        assert [_state(gateway), _state(gateway, "own")] == ["idle", "ended"]
         assert gateway.program("p").completed == 2
         await asyncio.wait_for(agent.communicate(b"\n"), WAIT_S)
     assert (agent.returncode, _state(gateway)) == (0, "ended")

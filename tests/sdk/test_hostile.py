@@ -26,32 +26,32 @@ from tests.sdk.conftest import WAIT_S, Backend, call_here
 
 libraries = pytest.mark.parametrize("library", [importlib.import_module(name) for name in ("httpx", "httpx2")])
 
-BACKEND = "http://backend:8700/v1"
+BACKEND = "http://localhost:9/v1"
 DIALECTS = ("dynamo", "sglang", "vllm", "llm-d", "x-session-id", "litellm", "helicone")
 
 ELSEWHERE = [
-    "http://evil:8700/v1/models",
-    "https://backend:8700/v1/models",
-    "http://backend/v1/models",
-    "http://backend:8700@evil/v1/models",
-    "http://backend%3A8700@evil:8700/v1/models",
-    "http://backend:8700%2Fv1@evil/v1",
-    "http://evil/http://backend:8700/v1/models",
-    "http://evil:8700/v1/models#@backend:8700/v1",
-    "http://evil:8700/v1/models?x=@backend:8700/v1",
-    "http://backend.evil:8700/v1/models",
-    "http://backend.:8700/v1/models",
-    "http://xn--bckend-3nf:8700/v1/models",
-    "http://backend:8700/v1/../admin",
-    "http://backend:8700/v1/%2e%2e/admin",
-    "http://backend:8700/v1/%2E./admin",
-    "http://backend:8700/v1/.%2e/%2e%2e/admin",
-    "http://backend:8700/v1/x/..%2f..%2fadmin",
-    "http://backend:8700/%76%31/../admin",
-    "http://backend:8700//v1/models",
-    "http://backend:8700/V1/models",
-    "http://backend:8700/v1;x/models",
-    "http://backend:8700/v1%00/models",
+    "http://evil:9/v1/models",
+    "https://localhost:9/v1/models",
+    "http://localhost/v1/models",
+    "http://localhost:9@evil/v1/models",
+    "http://localhost%3A9@evil:9/v1/models",
+    "http://localhost:9%2Fv1@evil/v1",
+    "http://evil/http://localhost:9/v1/models",
+    "http://evil:9/v1/models#@localhost:9/v1",
+    "http://evil:9/v1/models?x=@localhost:9/v1",
+    "http://localhost.evil:9/v1/models",
+    "http://localhost.:9/v1/models",
+    "http://xn--lcalhost-nbh:9/v1/models",
+    "http://localhost:9/v1/../admin",
+    "http://localhost:9/v1/%2e%2e/admin",
+    "http://localhost:9/v1/%2E./admin",
+    "http://localhost:9/v1/.%2e/%2e%2e/admin",
+    "http://localhost:9/v1/x/..%2f..%2fadmin",
+    "http://localhost:9/%76%31/../admin",
+    "http://localhost:9//v1/models",
+    "http://localhost:9/V1/models",
+    "http://localhost:9/v1;x/models",
+    "http://localhost:9/v1%00/models",
 ]
 """Places that are not the backend, however much they look like it."""
 
@@ -127,10 +127,10 @@ def test_what_was_injected_for_a_worker_is_not_led_away(library: Any) -> None:
 @libraries
 def test_user_information_in_the_backends_own_url_changes_nothing(library: Any) -> None:
     """A password there is the client's business: the call is stamped, and the stamp says nothing of it."""
-    autellix.init("http://user:secret@backend:8700/v1")
+    autellix.init("http://user:secret@localhost:9/v1")
     net = Net(library)
     with library.Client(transport=library.MockTransport(net)) as client, autellix.program() as p:
-        client.get("http://other:word@backend:8700/v1/models")
+        client.get("http://other:word@localhost:9/v1/models")
     assert net.seen[0].headers[PROGRAM_HEADER] == p.id
     assert "secret" not in _said(net.seen[0])
 
