@@ -110,6 +110,22 @@ def test_our_hook_called_by_hand_is_a_call_that_is_over(library: Any) -> None:
         assert p.ledger.idle_s() > 0
 
 
+@libraries
+def test_a_call_that_never_set_out_is_over_with_the_send_it_began_in(library: Any) -> None:
+    """A hook of the user's had our hook stamp another request, which nobody sent."""
+    autellix.init(BASE_URL)
+
+    def stamp_another(request: Any) -> None:
+        if len(client.event_hooks["request"]) > 1:
+            client.event_hooks["request"][-1](client.build_request("GET", MODELS))
+
+    hooks = {"request": [stamp_another]}
+    with library.Client(transport=_echo(library), event_hooks=hooks) as client, autellix.program() as p:
+        client.get(MODELS)
+        assert p.graph.calls == 2
+        assert p.ledger.idle_s() > 0
+
+
 def test_the_key_is_not_led_away(backend: Backend, elsewhere: Backend) -> None:
     """A redirect of the programs API is not followed."""
     backend.end_status, backend.redirect_to = 307, elsewhere.url + "/autellix/v1/programs/end"
