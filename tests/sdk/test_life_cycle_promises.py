@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 import autellix_sdk as autellix
-from autellix_sdk import _lifecycle
+from autellix_sdk import _lifecycle, _programs
 from autellix_sdk._faults import faults
 from autellix_sdk._lifecycle import RENEWAL_S
 from autellix_sdk._runtime import runtime
@@ -162,6 +162,17 @@ def test_other_servers_are_asked_once(
         clock.pass_s(3 * RENEWAL_S)
     autellix.shutdown()
     assert (len(backend.renewals), backend.ends, caplog.records) == (1, [], [])
+
+
+def test_the_thread_looks_by_itself(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has to call for a program to be ended once it has idled."""
+    for module in (_lifecycle, _programs):
+        monkeypatch.setattr(module, "IMPLICIT_IDLE_S", 0.01)
+    monkeypatch.setattr(_lifecycle, "_LOOK_EVERY_S", 0.01)
+    autellix.init(backend.base_url)
+    call_here()
+    backend.wait_for_end()
+    assert list(backend.ended().values()) == ["ok"]
 
 
 def test_user_code_may_end_programs_while_they_are_looked_through(clock: Clock) -> None:
