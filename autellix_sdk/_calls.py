@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from autellix_sdk._ledger import Flight
+from autellix_sdk._runtime import runtime
 from autellix_sdk._strands import Strand
 from autellix_sdk.wire import ProgramId, format_call
 
@@ -38,8 +39,8 @@ def begin_call(strand: Strand, retry: int = 0) -> tuple[Flight, ProgramId, str] 
     program = strand.owner.resolve()
     if program is None:
         return None
-    if program.ledger.ended:
-        program.reopen()
+    if program.reporter is not runtime.reporter:
+        program.open()
     last = strand.last
     if retry and last is not None and last.ledger is program.ledger:
         flight = program.ledger.begin_again(last)

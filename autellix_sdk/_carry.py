@@ -43,6 +43,8 @@ def inject(headers: Any = None) -> Any:
     program, branch = capture().place()
     if isinstance(program, Program):
         program.injected = True
+        if program.reporter is not runtime.reporter:
+            program.open()
         # The code may stand in an implicit program that was idle, and has just been followed by this one.
         calls = branch.frontier if branch.graph is program.graph else None
         parents = qualify(calls or (), program.salt)

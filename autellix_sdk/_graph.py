@@ -62,9 +62,7 @@ class Branch:
 
     def fork(self) -> Branch:
         """Branch off a child that starts from this frontier."""
-        # Skipping finished ancestors keeps a chain of tasks, each started by the one before, from growing for ever.
-        if self.parent is not None and self.parent.finished:
-            self.parent = self.living_parent()
+        self._skip_finished()
         frontier, graph = self.frontier, self.graph
         if frontier is None:
             frontier = () if graph is None else graph.look(self)
@@ -76,6 +74,7 @@ class Branch:
             self.finished = True
             if self.moved and self.graph is not None:
                 self.graph.fold(self)
+            self._skip_finished()
 
     def living_parent(self) -> Branch | None:
         """The nearest ancestor that still runs."""
@@ -83,6 +82,14 @@ class Branch:
         while parent is not None and parent.finished:
             parent = parent.parent
         return parent
+
+    def _skip_finished(self) -> None:
+        """Let go of finished ancestors, or a chain of tasks, each started by the one before, would grow for ever.
+
+        Its links may finish before they are followed or, by a turn of the event loop, after that.
+        """
+        if self.parent is not None and self.parent.finished:
+            self.parent = self.living_parent()
 
     def after_fork(self, salt: str | None) -> None:
         """Continue in a forked process.

@@ -1,7 +1,8 @@
 """The end of programs, told to the backend in the background: one daemon thread, standard library only.
 
 Losing an end is harmless, because the server ends programs by lease. So this side never retries, never blocks the
-user's code, and gives itself one second at exit.
+user's code, and gives itself one second at exit. A program whose scope stays open through a long tool call has its
+lease renewed.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ import json
 import threading
 from collections import deque
 from collections.abc import Callable
-from heapq import heappop, heappush
-from itertools import count
+from math import inf
 from time import monotonic
 from typing import Any, Literal, Protocol
 from urllib.error import HTTPError
@@ -28,7 +28,17 @@ Status = Literal["ok", "error"]
 IMPLICIT_IDLE_S = 60.0
 """A program that no scope will end is over after this long without a call in flight."""
 
-_PATH = "/autellix/v1/programs/end"
+RENEWAL_S = 300.0
+"""A program in its scope has its lease renewed after this long without a call in flight, and this long after that.
+
+A server's lease is 15 minutes unless told otherwise, so two renewals may be lost.
+"""
+
+_END_PATH = "/autellix/v1/programs/end"
+_OPEN_PATH = "/autellix/v1/programs"
+_NOT_THERE = (404, 405, 501)
+"""HTTP statuses by which other OpenAI-compatible servers say that they have no such thing."""
+
 _POST_TIMEOUT_S = 5.0
 _LINGER_S = 10.0
 _LOOK_EVERY_S = 1.0
@@ -54,10 +64,17 @@ class Endable(Protocol):
         """Return where its time went."""
 
     def end_if_idle(self, limit_s: float) -> float:
-        """End the program, by a call of `Reporter.end`, if no call was in flight for `limit_s` seconds.
+        """End the program, by a call of `Reporter.end`, if no scope will and it has idled for `limit_s` seconds.
 
         Returns:
             Seconds until it is worth asking again; 0 when it never is.
+        """
+
+    def look_after(self, renew: Callable[[Endable], None]) -> float:
+        """End the program if it has idled without a scope; ask to `renew` its lease if it has idled in one.
+
+        Returns:
+            Seconds until it is worth looking again; 0 when it never is.
         """
 
 
@@ -73,25 +90,25 @@ class _NoRedirect(HTTPRedirectHandler):
 
 
 class Reporter:
-    """Posts the ends of programs in batches, and ends those without a scope that have gone idle.
+    """Posts the ends of programs in batches, and looks after those that have not ended: see `watch`.
 
     Its thread starts with the first thing to do and stops 10 s after the last. Listeners run in it, between two
     batches: one call of theirs, or 0.1 s of short ones, is what they can delay an end by. The lock is held for moments
     only, and nothing is called under it: user code waits for it, and may hold locks of its own.
 
     Args:
-        origin: scheme, host and port of the backend.
+        origin: scheme, host and port of the backend; `None` where there is none, and nobody but listeners is told.
         api_key: sent as a bearer token; `None` sends none.
         listeners: told of every program that finishes.
     """
 
-    def __init__(self, origin: str, api_key: str | None, listeners: tuple[Listener, ...] = ()) -> None:
-        self._url = origin + _PATH
+    def __init__(self, origin: str | None, api_key: str | None, listeners: tuple[Listener, ...] = ()) -> None:
+        self._origin = origin
         self._headers = {"content-type": "application/json"}
         if api_key is not None:
             self._headers["authorization"] = f"Bearer {api_key}"
         self._opener = build_opener(_NoRedirect)
-        self._off = False
+        self._off = origin is None
         self._closing = False
         self.listeners = listeners
         self.after_fork()
@@ -101,17 +118,18 @@ class Reporter:
         self._wake = threading.Condition()
         self._queue: deque[tuple[Endable, Status]] = deque()
         self._finished: deque[tuple[ProgramBill, Status]] = deque()
-        self._watched: list[tuple[float, int, Endable]] = []
-        self._order = count()
+        self._watched: dict[Endable, float] = {}
+        self._look_s = inf
         self._thread: threading.Thread | None = None
 
     def end(self, program: Endable, status: Status) -> None:
         """Queue the end of a program. Never blocks; beyond 10,000 waiting ends the oldest is given up."""
         with self._wake:
+            self._watched.pop(program, None)
             accepted = not (self._closing or (self._off and not self.listeners))
             if accepted:
                 self._queue.append((program, status))
-                self._wake.notify()
+            self._wake.notify()
             crowded_out = self._queue.popleft()[0] if len(self._queue) > _MAX_QUEUE else None
         if not accepted:
             program.settle(None)
@@ -122,7 +140,11 @@ class Reporter:
             crowded_out.settle(None)
 
     def watch(self, program: Endable) -> None:
-        """End `program` once it has been idle for a minute. Wakes nobody: there is nothing to do for a minute."""
+        """Look after `program` until it ends. Wakes nobody: there is nothing to do for a minute.
+
+        Without a scope it is ended once it has been idle for a minute. In a scope its lease is renewed every 5 minutes
+        that it is idle.
+        """
         self._watch(program, IMPLICIT_IDLE_S)
 
     def add_listener(self, listener: Listener) -> None:
@@ -160,7 +182,8 @@ class Reporter:
 
     def _watch(self, program: Endable, for_s: float) -> None:
         with self._wake:
-            heappush(self._watched, (monotonic() + for_s, next(self._order), program))
+            self._watched[program] = due_s = monotonic() + for_s
+            self._look_s = min(self._look_s, due_s)
         self._keep_running()
 
     def _keep_running(self) -> None:
@@ -178,7 +201,7 @@ class Reporter:
     def _run(self) -> None:
         try:
             while self._wait():
-                self._end_idle()
+                self._look()
                 self._report(self._take_batch())
                 self._tell()
         finally:  # whatever ended this thread, the next thing to do starts another
@@ -191,7 +214,7 @@ class Reporter:
         with self._wake:
             give_up_s = monotonic() + _LINGER_S
             while not (self._queue or self._finished):
-                wait_s = (self._watched[0][0] if self._watched else give_up_s) - monotonic()
+                wait_s = (self._look_s if self._watched else give_up_s) - monotonic()
                 if self._watched and wait_s <= 0:
                     break
                 if self._closing or wait_s <= 0:
@@ -200,18 +223,30 @@ class Reporter:
                 self._wake.wait(max(wait_s, _LOOK_EVERY_S))
             return True
 
-    def _end_idle(self) -> None:
-        """End the watched programs that are idle, of those whose time has come."""
+    def _look(self) -> None:
+        """Look after the watched programs whose time has come."""
+        idle: list[Endable] = []
         for program in self._take_due(monotonic()):
-            again_s = program.end_if_idle(IMPLICIT_IDLE_S)
+            again_s = program.look_after(idle.append)
             if again_s > 0:
                 self._watch(program, again_s)
+        try:
+            for program in idle:
+                self._send(_OPEN_PATH, {"id": program.id})
+        except Exception as error:  # noqa: BLE001 as for ends; the others may wait until they are due again
+            faults.record("the lease of a program could not be renewed", error)
 
     def _take_due(self, now_s: float) -> list[Endable]:
+        """Return the programs that are due, at most once a second: all that are watched are gone through."""
         with self._wake:
-            due = []
-            while self._watched and self._watched[0][0] <= now_s:
-                due.append(heappop(self._watched)[2])
+            if now_s < self._look_s:
+                return []
+            watched = self._watched.copy()  # the garbage collector runs code of the user's, which may end programs
+            due = [program for program, due_s in watched.items() if due_s <= now_s]
+            for program in due:
+                self._watched.pop(program, None)
+                del watched[program]
+            self._look_s = max(min(watched.values(), default=inf), now_s + _LOOK_EVERY_S)
             return due
 
     def _take_batch(self) -> list[tuple[Endable, Status]]:
@@ -244,20 +279,28 @@ class Reporter:
 
     def _post(self, batch: list[tuple[Endable, Status]]) -> dict[str, ProgramBill]:
         """Tell the backend; return the bills it sent, by program ID."""
-        if self._off or not batch:
+        if not batch:
             return {}
-        body = json.dumps({"programs": [{"id": program.id, "status": status} for program, status in batch]})
-        request = Request(self._url, body.encode(), self._headers, method="POST")
+        answer = self._send(
+            _END_PATH, {"programs": [{"id": program.id, "status": status} for program, status in batch]}
+        )
+        results = [] if answer is None else answer["results"]
+        return {result["id"]: bill for result in results if (bill := _read_bill(result)) is not None}
+
+    def _send(self, path: str, body: dict[str, Any]) -> Any:
+        """Post to the programs API and return the answer; `None` where the backend has no such thing."""
+        if self._off:
+            return None
+        request = Request(f"{self._origin}{path}", json.dumps(body).encode(), self._headers, method="POST")
         try:
             with self._opener.open(request, timeout=_POST_TIMEOUT_S) as response:
-                results = json.load(response)["results"]
+                return json.load(response)
         except HTTPError as error:
             error.close()
-            if error.code != 404:
+            if error.code not in _NOT_THERE:
                 raise
             self._off = True  # some other OpenAI-compatible server: nothing to tell it
-            return {}
-        return {result["id"]: bill for result in results if (bill := _read_bill(result)) is not None}
+            return None
 
 
 def _read_bill(result: Any) -> ProgramBill | None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from typing import ClassVar, Protocol
 from weakref import WeakValueDictionary
 
 from autellix_sdk._graph import Branch, Graph
 from autellix_sdk._ledger import Ledger
-from autellix_sdk._lifecycle import IMPLICIT_IDLE_S, Status
+from autellix_sdk._lifecycle import IMPLICIT_IDLE_S, RENEWAL_S, Endable, Reporter, Status
 from autellix_sdk._runtime import new_program_id, new_salt, runtime
 from autellix_sdk.bill import ProgramBill
 from autellix_sdk.wire import ProgramId, encode_name
@@ -47,6 +48,7 @@ class Program:
         ledger: its books.
         scopes: number of its scopes that are open. Changes under the lock.
         injected: other processes may make calls of it, which this one does not see.
+        reporter: looks after it; `None` before its first call and after its end.
     """
 
     __slots__ = (
@@ -58,6 +60,7 @@ class Program:
         "ledger",
         "name",
         "name_field",
+        "reporter",
         "salt",
         "scopes",
         "trunk",
@@ -75,6 +78,7 @@ class Program:
         self.ledger = Ledger()
         self.scopes = 0
         self.injected = False
+        self.reporter: Reporter | None = None
         self._process: int | None = os.getpid()
         _living[self.id] = self
 
@@ -131,14 +135,17 @@ class Program:
         is_known = self.graph.calls or self.injected
         reporter = runtime.reporter if is_known and self._process == os.getpid() else None
         self.ledger.end(answered=reporter is None)
+        self.reporter = None  # after the line above: whoever sees it has to see that the program has ended
         if reporter is not None:
             reporter.end(self, status)
 
-    def reopen(self) -> None:
-        """A call came after the end: go on, until no call was in flight for a while."""
-        self.ledger.reopen()
-        if runtime.reporter is not None:
-            runtime.reporter.watch(self)
+    def open(self) -> None:
+        """A call comes, the first one or one after the end: have the program looked after until it ends."""
+        self.reporter = runtime.reporter
+        if self.ledger.ended:
+            self.ledger.reopen()
+        if self.reporter is not None and self._process == os.getpid():
+            self.reporter.watch(self)
 
     def end_if_idle(self, limit_s: float) -> float:
         """End the program if no call was in flight for `limit_s` seconds.
@@ -154,6 +161,20 @@ class Program:
             return left_s
         self.end()
         return 0.0
+
+    def look_after(self, renew: Callable[[Endable], None]) -> float:
+        """End the program if it has idled without a scope; ask to `renew` its lease if it has idled in one.
+
+        Returns:
+            Seconds until it is worth looking again; 0 when it has ended.
+        """
+        if self.ledger.ended or not self.scopes:
+            return self.end_if_idle(IMPLICIT_IDLE_S)
+        left_s = RENEWAL_S - self.ledger.idle_s()
+        if left_s > 0:
+            return left_s
+        renew(self)
+        return RENEWAL_S
 
     def settle(self, bill: ProgramBill | None) -> bool:
         """Take the backend's answer to an end, or learn that none will come; return whether this was the last end."""
@@ -198,7 +219,7 @@ class ImplicitOwner:
         return None if program is None or program.ledger.ended else program
 
     def _renew(self, old: Program | None) -> Program | None:
-        settings, reporter = runtime.settings, runtime.reporter
+        settings = runtime.settings
         if settings is None or settings.implicit == "off":
             return None
         program = Program()
@@ -209,8 +230,7 @@ class ImplicitOwner:
         if old is not None:
             old.graph.closed = True
             old.end_if_idle(0.0)
-        if reporter is not None:
-            reporter.watch(program)
+        program.open()
         return program
 
 

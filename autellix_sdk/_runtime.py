@@ -29,7 +29,7 @@ class Runtime:
 
     Attributes:
         settings: what `init` was told; `None` before `init` and after `shutdown`.
-        reporter: posts ends of programs; `None` without a backend.
+        reporter: looks after programs and posts their ends; there is one while there are settings.
     """
 
     settings: Settings | None = None

@@ -75,8 +75,8 @@ def init(
         except BaseException:
             _patches.undo()
             raise
-        if settings.endpoint is not None:
-            runtime.reporter = Reporter(settings.endpoint.origin, settings.api_key, listeners)
+        origin = None if settings.endpoint is None else settings.endpoint.origin
+        runtime.reporter = Reporter(origin, settings.api_key, listeners)
         runtime.settings = settings
 
 
@@ -137,7 +137,7 @@ def watch(to: Writable | Callable[[Finished], object] | None = None) -> Watch:
     with _lock:
         if runtime.settings is None:
             init()
-        if runtime.reporter is None:
+        if runtime.settings is None or runtime.settings.endpoint is None:
             _log.warning("there is nothing to watch without a backend; see init(base_url=...) and AUTELLIX_BASE_URL")
         return Watch(to)
 

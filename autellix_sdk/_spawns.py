@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import asyncio.base_events
 import threading
+from asyncio import _get_running_loop
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import update_wrapper
 from types import ModuleType
 from typing import Any
 
@@ -18,17 +20,23 @@ from autellix_sdk._faults import faults
 from autellix_sdk._local import detached, local
 from autellix_sdk._patches import Patches
 from autellix_sdk._runtime import runtime
-from autellix_sdk._strands import HandedCallback, Job, Strand, attach, fork_job, fork_task
+from autellix_sdk._strands import HandedCallback, Job, Strand, attach, fork_job, fork_task, known_strand
 
 _Function = Callable[..., Any]
 _ABSENT = object()
+_EAGER_CODE = getattr(getattr(asyncio, "eager_task_factory", None), "__code__", None)
+_wrapped_loops: tuple[type, ...] = ()
 
 
 def install(patches: Patches, *, threads: bool, tasks: bool) -> None:
     """Link work to its makers: with `tasks`, asyncio tasks; with `threads`, jobs of other OS threads."""
+    global _wrapped_loops
+    _wrapped_loops = ()
 
     def wrap_loop(loop_class: type) -> None:
+        global _wrapped_loops
         if tasks:
+            _wrapped_loops += (loop_class,)
             patches.wrap(loop_class, "create_task", _create_task)
         if threads:
             patches.wrap(loop_class, "call_soon_threadsafe", _call_soon_threadsafe)
@@ -39,28 +47,34 @@ def install(patches: Patches, *, threads: bool, tasks: bool) -> None:
     def wrap_anyio(to_thread: ModuleType) -> None:
         patches.wrap(to_thread, "run_sync", _run_sync)
 
-    def wrap_anyio_workers(backend: ModuleType) -> None:
-        patches.wrap(backend.WorkerThread, "start", _start_detached)
+    def wrap_anyio_backend(backend: ModuleType) -> None:
+        if threads:
+            patches.wrap(backend.WorkerThread, "start", _start_detached)
+        if tasks and _EAGER_CODE is not None:
+            for name in ("start", "start_soon", "create_task"):
+                if hasattr(backend.TaskGroup, name):
+                    patches.wrap(backend.TaskGroup, name, _start_in_group)
 
     def wrap_thread_pool(pool: ModuleType) -> None:
         patches.wrap(pool.ThreadPool, "__init__", _start_detached)
 
     wrap_loop(asyncio.base_events.BaseEventLoop)
     patches.when_imported("uvloop", wrap_uvloop)
+    patches.when_imported("anyio._backends._asyncio", wrap_anyio_backend)
     if threads:
         patches.wrap(ThreadPoolExecutor, "submit", _submit)
         patches.wrap(threading.Thread, "start", _start)
         patches.when_imported("anyio.to_thread", wrap_anyio)
-        patches.when_imported("anyio._backends._asyncio", wrap_anyio_workers)
         patches.when_imported("multiprocessing.pool", wrap_thread_pool)
 
 
 def task_factory(inner: _Function | None = None) -> _Function:
-    """Make a task factory that links tasks to their makers, for loops that are not to be wrapped.
+    """Make a task factory that links tasks to their makers, for loops that are not to be wrapped, or not known.
 
-    Use it as ``loop.set_task_factory(autellix.task_factory())``, with ``init(tasks=False)``; while event loops are
-    wrapped it has nothing to do. Tasks that are eager because of `inner` do not go with anyio's task groups, which
-    know the eager factory of asyncio only when they see it bare.
+    Use it as ``loop.set_task_factory(autellix.task_factory())``: with ``init(tasks=False)`` on any loop, else on loops
+    of another make than asyncio's and uvloop's. On a loop that is wrapped it has nothing to do. Tasks that are eager
+    because of `inner` do not go with anyio's task groups, which know the eager factory of asyncio only when they see it
+    bare.
 
     Args:
         inner: the factory to make tasks with, such as ``asyncio.eager_task_factory``; by default ``asyncio.Task``.
@@ -69,8 +83,7 @@ def task_factory(inner: _Function | None = None) -> _Function:
     make_linked = _create_task(make)
 
     def factory(loop: Any, coro: Any, **kwargs: Any) -> Any:
-        settings = runtime.settings
-        return (make if settings is None or settings.tasks else make_linked)(loop, coro, **kwargs)
+        return (make if isinstance(loop, _wrapped_loops) else make_linked)(loop, coro, **kwargs)
 
     return factory
 
@@ -101,14 +114,47 @@ def _create_task(original: _Function) -> _Function:
             task = original(loop, coro, *args, **kwargs)
         finally:
             local.unborn = outer
-        try:
-            if strand is not None:
-                attach(task, strand)
-        except Exception as error:  # noqa: BLE001 must not break the user's call
-            faults.survive("a task could not be linked to the program that started it", error)
+        if strand is not None:
+            _attach(task, strand)
         return task
 
     return create_task
+
+
+def _attach(task: Any, strand: Strand) -> None:
+    try:
+        attach(task, strand)
+    except Exception as error:  # noqa: BLE001 must not break the user's call
+        faults.survive("a task could not be linked to the program that started it", error)
+
+
+def _start_in_group(original: _Function) -> _Function:
+    """Link the tasks of anyio's groups, which builds them by hand where the loop has an eager factory of asyncio's."""
+
+    def start(group: Any, work: Any, *args: Any, **kwargs: Any) -> Any:
+        strand = _fork(fork_task) if _is_eager(_get_running_loop()) else None
+        return original(group, work if strand is None else _begin_linked(strand, work), *args, **kwargs)
+
+    return start
+
+
+def _is_eager(loop: Any) -> bool:
+    return loop is not None and getattr(loop.get_task_factory(), "__code__", None) is _EAGER_CODE
+
+
+def _begin_linked(strand: Strand, work: Any) -> Any:
+    """Have work, a coroutine or what makes one, tie its task to `strand` as its first step."""
+
+    async def run(coro: Any) -> Any:
+        if known_strand() is None:  # else the group has gone through the loop after all
+            _attach(asyncio.current_task(), strand)
+        return await coro
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        made = work(*args, **kwargs)
+        return run(made) if asyncio.iscoroutine(made) else made
+
+    return run(work) if asyncio.iscoroutine(work) else update_wrapper(make, work)
 
 
 def _call_soon_threadsafe(original: _Function) -> _Function:

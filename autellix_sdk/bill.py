@@ -114,7 +114,7 @@ def decode_bill(text: str | bytes) -> CallBill:
             **{name: _count(record[name]) for name in _CALL_COUNTS},
         )
         wall_us = _count(record["wall_us"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise WireError(f"time bill cannot be read: {type(error).__name__}: {error}") from error
     if wall_us != time.wall_us:
         raise WireError(f"time bill does not add up: parts sum to {time.wall_us} us, wall_us is {wall_us}")
@@ -142,6 +142,7 @@ _PROGRAM_COUNTS = (
     "elapsed_us",
     "tool_us",
 )
+_MAX_COUNT = 2**63 - 1
 _LATER_PROGRAM_COUNTS = ("recomputed_tokens", "swapped_tokens")
 """Fields that servers of the same wire version may leave out."""
 
@@ -160,8 +161,8 @@ def _time_from_json(record: Mapping[str, Any]) -> TimeSplit:
 
 
 def _count(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"expected a count of 0 or more, got {value!r}")
+    if type(value) is not int or not 0 <= value <= _MAX_COUNT:
+        raise ValueError(f"expected a count of 0 to {_MAX_COUNT}, got {value!r:.40}")
     return value
 
 

@@ -94,7 +94,7 @@ class ProgramsApi:
         self._ledger = ledger
 
     async def open(self, request: web.Request) -> web.Response:
-        """Start a program explicitly; the first call of an unknown one does the same."""
+        """Start a program explicitly, as its first call would, or renew the lease of one that is known."""
         body = await _read(request, OpenProgram)
         try:
             program = check_program_id(new_id() if body.id is None else body.id)

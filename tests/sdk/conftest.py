@@ -43,8 +43,9 @@ class Backend:
     Attributes:
         calls: requests to ``/v1``, in order of arrival.
         ends: bodies posted to the programs API.
+        renewals: programs whose lease was renewed.
         statuses: HTTP statuses for the next calls; 200 once it is empty.
-        redirect_to: where calls are redirected, if set.
+        redirect_to: where calls are redirected, if set, and ends whose status says so.
         end_status: HTTP status of the programs API.
         bill: makes the bill of a program that ended; `None` bills nothing.
     """
@@ -52,6 +53,7 @@ class Backend:
     url: str = ""
     calls: list[Seen] = field(default_factory=list)
     ends: list[Seen] = field(default_factory=list)
+    renewals: list[str] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
     redirect_to: str | None = None
     end_status: int = 200
@@ -106,7 +108,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         headers = {name.lower(): value for name, value in self.headers.items()}
         seen = Seen(self.path, headers, body)
-        if self.path.startswith("/autellix/"):
+        if self.path == "/autellix/v1/programs":
+            self._renew(seen)
+        elif self.path.startswith("/autellix/"):
             self._end(seen)
         else:
             self._call(seen)
@@ -116,6 +120,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 the base class's name
         """Keep quiet."""
+
+    def _renew(self, seen: Seen) -> None:
+        self.backend.renewals.append(json.loads(seen.body)["id"])
+        self._answer(self.backend.end_status, {})
 
     def _end(self, seen: Seen) -> None:
         backend = self.backend
@@ -127,7 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
             for end in json.loads(seen.body)["programs"]
             for bill in [backend.bill(end["id"])]
         ]
-        self._answer(backend.end_status, {"results": results})
+        leads_away = {"location": backend.redirect_to} if backend.redirect_to is not None else None
+        self._answer(backend.end_status, {"results": results}, leads_away)
 
     def _call(self, seen: Seen) -> None:
         backend = self.backend

@@ -96,6 +96,22 @@ def test_a_chain_of_spawns_keeps_no_ancestors() -> None:
     assert branch.parent is None
 
 
+def test_a_chain_of_spawns_that_are_told_late_keeps_no_ancestors() -> None:
+    """An event loop tells of the end of a task after a turn, in which the next one has started another."""
+    living = Branch()
+    earlier = living.fork()
+    latest = earlier.fork()
+    for _ in range(20):
+        after = latest.fork()
+        earlier.finish()
+        earlier, latest = latest, after
+    ancestors, branch = 0, latest
+    while branch.parent is not None:
+        ancestors, branch = ancestors + 1, branch.parent
+    assert branch is living
+    assert ancestors <= 3
+
+
 def test_another_graph_starts_empty() -> None:
     """When a newer program takes over, calls of the older one are no parents."""
     old, new, parent = Graph(), Graph(), Branch()

@@ -1,0 +1,6 @@
+"""Takes the clock out of property tests."""
+
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
