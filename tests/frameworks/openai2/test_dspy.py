@@ -1,0 +1,96 @@
+"""DSPy: a ReAct agent, sync and async, and modules run in parallel."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import dspy
+
+from tests.frameworks.conftest import ANSWERS, CHAIN, DIAMOND, TOPICS, Ask, Model, in_tasks, in_threads
+
+STEPS = [
+    {"next_thought": "I have to look.", "next_tool_name": "look_up", "next_tool_args": '{"topic": "TOPIC"}'},
+    {"next_thought": "I know.", "next_tool_name": "finish", "next_tool_args": "{}"},
+    {"reasoning": "I looked.", "answer": "ANSWER"},
+]
+"""What the model fills in, call by call: it looks up, finishes, and extracts the answer."""
+
+
+def look_up(topic: str) -> str:
+    """Look a topic up."""
+    return f"{topic} come and go"
+
+
+def fill_in(ask: Ask, fields: dict[str, str]) -> str:
+    """Answer in DSPy's format."""
+    filled = {
+        name: value.replace("TOPIC", ask.topic).replace("ANSWER", ANSWERS[ask.topic]) for name, value in fields.items()
+    }
+    return "\n\n".join(f"[[ ## {name} ## ]]\n{value}" for name, value in filled.items()) + "\n\n[[ ## completed ## ]]"
+
+
+def llm(model: Model) -> dspy.LM:
+    """DSPy's client of the model: on LiteLLM, and without its cache, which answers without a call."""
+    options = {"api_base": model.base_url, "api_key": "key", "cache": False, "num_retries": 0}
+    return dspy.LM("openai/m", engine="litellm", **options)
+
+
+THREE_STEPS: dict[str, set[str]] = {**CHAIN, "0.2": {"0.1"}}
+
+
+def test_a_react_agent_is_a_chain(model: Model) -> None:
+    """Look, finish, extract."""
+    model.rule = lambda ask: fill_in(ask, STEPS[ask.turn])
+
+    def run(topic: str) -> Any:
+        with dspy.context(lm=llm(model)):
+            return dspy.ReAct("question -> answer", tools=[look_up])(question=f"What of {topic}?").answer
+
+    assert in_threads(run) == ANSWERS
+    assert model.graphs() == [THREE_STEPS, THREE_STEPS]
+
+
+async def test_an_async_react_agent_is_a_chain(model: Model) -> None:
+    """The same by `acall`."""
+    model.rule = lambda ask: fill_in(ask, STEPS[ask.turn])
+
+    async def run(topic: str) -> Any:
+        with dspy.context(lm=llm(model)):
+            agent = dspy.ReAct("question -> answer", tools=[look_up])
+            return (await agent.acall(question=f"What of {topic}?")).answer
+
+    assert await in_tasks(run) == ANSWERS
+    assert model.graphs() == [THREE_STEPS, THREE_STEPS]
+
+
+def test_modules_in_parallel_are_threads(model: Model) -> None:
+    """`dspy.Parallel` runs them in a pool; what comes next waits for all."""
+    model.meet = {"Branch": 2 * len(TOPICS)}
+    model.rule = lambda ask: fill_in(ask, {"answer": "ANSWER"})
+    predict = dspy.Predict("question -> answer")
+
+    def run(topic: str) -> Any:
+        with dspy.context(lm=llm(model)):
+            predict(question=f"Plan {topic}")
+            branches = [
+                (predict, dspy.Example(question=f"Branch {side} {topic}").with_inputs("question"))
+                for side in ("pro", "con")
+            ]
+            dspy.Parallel(num_threads=2, disable_progress_bar=True)(branches)
+            return predict(question=f"Verdict on {topic}").answer
+
+    assert in_threads(run) == ANSWERS
+    assert model.graphs() == [DIAMOND, DIAMOND]
+
+
+def test_dspy_asks_in_the_format_of_this_script(model: Model) -> None:
+    """The fields that the script fills in are those that the prompt names."""
+    model.rule = lambda ask: fill_in(ask, {"answer": "ANSWER"})
+
+    def run(topic: str) -> Any:
+        with dspy.context(lm=llm(model)):
+            return dspy.Predict("question -> answer")(question=f"What of {topic}?").answer
+
+    in_threads(run)
+    assert all(set(re.findall(r"\[\[ ## (\w+) ## ]]", ask.text)) >= {"question", "answer"} for ask in model.asks)
