@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from typing import Any
 
 import dspy
@@ -66,18 +67,20 @@ async def test_an_async_react_agent_is_a_chain(model: Model) -> None:
 
 def test_modules_in_parallel_are_threads(model: Model) -> None:
     """`dspy.Parallel` runs them in a pool; what comes next waits for all."""
-    model.meet = {"Branch": 2 * len(TOPICS)}
+    model.meet = {f"Branch {topic}": 2 for topic in TOPICS}
     model.rule = lambda ask: fill_in(ask, {"answer": "ANSWER"})
+    one_at_a_time = threading.Lock()  # two of them trip over each other's progress bar
     predict = dspy.Predict("question -> answer")
 
     def run(topic: str) -> Any:
         with dspy.context(lm=llm(model)):
             predict(question=f"Plan {topic}")
             branches = [
-                (predict, dspy.Example(question=f"Branch {side} {topic}").with_inputs("question"))
+                (predict, dspy.Example(question=f"Branch {topic}, {side}").with_inputs("question"))
                 for side in ("pro", "con")
             ]
-            dspy.Parallel(num_threads=2, disable_progress_bar=True)(branches)
+            with one_at_a_time:
+                dspy.Parallel(num_threads=2, disable_progress_bar=True)(branches)
             return predict(question=f"Verdict on {topic}").answer
 
     assert in_threads(run) == ANSWERS
