@@ -53,7 +53,7 @@ gpu: $(STAMP) ## what the engine promises, on a GPU at 8B size (tests/gpu); SELE
 
 test-frameworks: $(FRAMEWORKS:%=.venv-frameworks-%/.installed) ## the SDK under real agent frameworks (docs/frameworks)
 	@failed=; for name in $(FRAMEWORKS); do \
-	  .venv-frameworks-$$name/bin/python -m pytest tests/frameworks/$$name || failed+=" $$name"; \
+	  .venv-frameworks-$$name/bin/python -m pytest tests/frameworks/test_guard.py tests/frameworks/$$name || failed+=" $$name"; \
 	done; \
 	if [ "$$failed" ]; then echo "failed with$$failed" >&2; exit 1; fi
 

@@ -210,7 +210,6 @@ class _ModelHandler(Handler):
 @pytest.fixture
 def model() -> Iterator[Model]:
     """The model, with the client switched on. Nothing it did not expect was asked, of it or of anyone else."""
-    _reached_for.clear()
     model = Model()
     for serving in serve(model, _ModelHandler):
         autellix.init(model.base_url)
