@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from crewai import LLM, Agent, Crew, Task
+from crewai.flow.flow import Flow, and_, listen, start
 from crewai.tools import tool
 
 from tests.frameworks.conftest import (
@@ -27,10 +28,14 @@ def look_up(topic: str) -> str:
     return f"{topic} come and go"
 
 
+def client(model: Model) -> LLM:
+    """CrewAI's client of the model."""
+    return LLM(model="openai/m", base_url=model.base_url, api_key="key", max_retries=0)
+
+
 def agent(model: Model, **options: Any) -> Agent:
     """An agent."""
-    llm = LLM(model="openai/m", base_url=model.base_url, api_key="key", max_retries=0)
-    return Agent(role="writer", goal="write", backstory="Writes.", llm=llm, **options)
+    return Agent(role="writer", goal="write", backstory="Writes.", llm=client(model), **options)
 
 
 def says(ask: Ask) -> Reply:
@@ -95,3 +100,53 @@ def test_tasks_side_by_side_are_threads(model: Model) -> None:
 
     assert in_threads(run) == ANSWERS
     assert model.graphs() == [DIAMOND, DIAMOND]
+
+
+class Debate(Flow[dict[str, Any]]):
+    """A flow that plans, lets two steps run side by side, and joins them."""
+
+    def __init__(self, llm: LLM, topic: str) -> None:
+        super().__init__(suppress_flow_events=True)
+        self._llm = llm
+        self._topic = topic
+
+    @start()
+    def plan(self) -> Any:
+        """Call before the branches."""
+        return self._llm.call(f"Plan {self._topic}")
+
+    @listen(plan)
+    def pro(self) -> Any:
+        """Call in one branch."""
+        return self._llm.call(f"Branch for {self._topic}")
+
+    @listen(plan)
+    def con(self) -> Any:
+        """Call in the other one."""
+        return self._llm.call(f"Branch against {self._topic}")
+
+    @listen(and_(pro, con))
+    def verdict(self) -> Any:
+        """Call after both."""
+        return self._llm.call(f"Verdict on {self._topic}")
+
+
+JOINS_LAST = [
+    {"0.0": set(), "0.1": {"0.0"}, "1.0": {"0.0"}, "0.2": {"0.1"}},
+    {"0.0": set(), "0.1": {"0.0"}, "1.0": {"0.0"}, "1.1": {"1.0"}},
+]
+"""Call graphs of a flow: the step that listens to both branches runs inside the one that finished last."""
+
+
+def test_parallel_steps_of_a_flow_are_threads(model: Model) -> None:
+    """What listens to the same step runs side by side; what listens to both goes on with the last of them alone."""
+    model.meet = {"Branch": 2 * len(TOPICS)}
+    assert in_threads(lambda topic: Debate(client(model), topic).kickoff()) == ANSWERS
+    assert all(graph in JOINS_LAST for graph in model.graphs())
+
+
+async def test_parallel_steps_of_an_async_flow_are_threads(model: Model) -> None:
+    """The same on one event loop."""
+    model.meet = {"Branch": 2 * len(TOPICS)}
+    assert await in_tasks(lambda topic: Debate(client(model), topic).kickoff_async()) == ANSWERS
+    assert all(graph in JOINS_LAST for graph in model.graphs())
