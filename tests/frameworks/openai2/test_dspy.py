@@ -97,3 +97,15 @@ def test_dspy_asks_in_the_format_of_this_script(model: Model) -> None:
 
     in_threads(run)
     assert all(set(re.findall(r"\[\[ ## (\w+) ## ]]", ask.text)) >= {"question", "answer"} for ask in model.asks)
+
+
+def test_its_own_engine_is_not_seen(model: Model) -> None:
+    """Without `engine`, DSPy sends what it can by an HTTP client of its own; the page about DSPy says so."""
+    model.rule = lambda ask: fill_in(ask, {"answer": "ANSWER"})
+
+    def run(topic: str) -> Any:
+        with dspy.context(lm=dspy.LM("openai/m", api_base=model.base_url, api_key="key", cache=False)):
+            return dspy.Predict("question -> answer")(question=f"What of {topic}?").answer
+
+    assert in_threads(run) == ANSWERS
+    assert [ask.seen.context for ask in model.asks] == [None, None]
