@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 import tempfile
+import textwrap
 import threading
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
@@ -18,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -36,8 +39,11 @@ TOPICS = ("comets", "tides")
 ANSWERS = {topic: f"All about {topic}." for topic in TOPICS}
 """What agents answer in the end."""
 
+ONE_CALL: dict[str, set[str]] = {"0.0": set()}
+"""The call graph of a single call: each call with its parents."""
+
 CHAIN: dict[str, set[str]] = {"0.0": set(), "0.1": {"0.0"}}
-"""The call graph of an agent that uses a tool and answers: each call with its parents."""
+"""The call graph of an agent that uses a tool and answers."""
 
 DIAMOND: dict[str, set[str]] = {"0.0": set(), "0.1": {"0.0"}, "1.0": {"0.0"}, "0.2": {"0.1", "1.0"}}
 """The call graph of a plan, two branches side by side, and a summary of both."""
@@ -237,3 +243,28 @@ async def in_tasks(agent: Callable[[str], Awaitable[A]]) -> dict[str, A]:
             return await agent(topic)
 
     return dict(zip(TOPICS, await asyncio.gather(*map(run, TOPICS)), strict=True))
+
+
+def run_page(model: Model, page: str, **names: Any) -> None:
+    """Run the code of a page of ``docs/frameworks``, on both topics at once.
+
+    Args:
+        names: what the code uses without saying what it is.
+    """
+    text = (Path(__file__).parents[2] / "docs" / "frameworks" / f"{page}.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+    def run(topic: str) -> None:
+        body = code.replace("http://127.0.0.1:8700", model.url)
+        for word in ("comets", "research"):  # what the page asks about, and the name of its program
+            assert word in body
+            body = body.replace(word, topic)
+        defined = dict(names)
+        is_async = "await " in body
+        head = "async def main():\n" if is_async else "def main():\n"
+        exec(compile(head + textwrap.indent(body, "    "), page, "exec"), defined)
+        asyncio.run(defined["main"]()) if is_async else defined["main"]()
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in pool.map(run, TOPICS):
+            pass

@@ -19,6 +19,7 @@ from tests.frameworks.conftest import (
     in_tasks,
     in_threads,
     looks_up_then_answers,
+    run_page,
 )
 
 
@@ -150,3 +151,10 @@ async def test_parallel_steps_of_an_async_flow_are_threads(model: Model) -> None
     model.meet = {"Branch": 2 * len(TOPICS)}
     assert await in_tasks(lambda topic: Debate(client(model), topic).kickoff_async()) == ANSWERS
     assert all(graph in JOINS_LAST for graph in model.graphs())
+
+
+def test_the_page_about_it_is_right(model: Model) -> None:
+    """The code of its page in the documentation runs as it stands."""
+    model.rule = looks_up_then_answers
+    run_page(model, "crewai", look_up=look_up)
+    assert model.graphs() == [CHAIN, CHAIN]

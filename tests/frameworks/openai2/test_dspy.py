@@ -8,7 +8,7 @@ from typing import Any
 
 import dspy
 
-from tests.frameworks.conftest import ANSWERS, CHAIN, DIAMOND, TOPICS, Ask, Model, in_tasks, in_threads
+from tests.frameworks.conftest import ANSWERS, CHAIN, DIAMOND, TOPICS, Ask, Model, in_tasks, in_threads, run_page
 
 STEPS = [
     {"next_thought": "I have to look.", "next_tool_name": "look_up", "next_tool_args": '{"topic": "TOPIC"}'},
@@ -109,3 +109,10 @@ def test_its_own_engine_is_not_seen(model: Model) -> None:
 
     assert in_threads(run) == ANSWERS
     assert [ask.seen.context for ask in model.asks] == [None, None]
+
+
+def test_the_page_about_it_is_right(model: Model) -> None:
+    """The code of its page in the documentation runs as it stands."""
+    model.rule = lambda ask: fill_in(ask, STEPS[ask.turn])
+    run_page(model, "dspy", look_up=look_up)
+    assert model.graphs() == [THREE_STEPS, THREE_STEPS]

@@ -13,11 +13,13 @@ from tests.frameworks.conftest import (
     ANSWERS,
     CHAIN,
     DIAMOND,
+    ONE_CALL,
     TOPICS,
     Model,
     in_tasks,
     in_threads,
     looks_up_then_answers,
+    run_page,
 )
 
 TOOL = {
@@ -102,3 +104,9 @@ async def test_the_router_is_seen(model: Model) -> None:
 
     assert await in_tasks(run) == ANSWERS
     assert model.graphs() == [CHAIN, CHAIN]
+
+
+def test_the_page_about_it_is_right(model: Model) -> None:
+    """The code of its page in the documentation runs as it stands."""
+    run_page(model, "litellm")
+    assert model.graphs() == [ONE_CALL, ONE_CALL]

@@ -21,6 +21,7 @@ from tests.frameworks.conftest import (
     in_tasks,
     in_threads,
     looks_up_then_answers,
+    run_page,
 )
 
 
@@ -132,4 +133,11 @@ def test_calls_in_threads_are_a_chain(model: Model) -> None:
         return "".join(str(piece.delta) for piece in llm(model).stream_complete(f"Verdict on {topic}"))
 
     assert in_threads(run) == ANSWERS
+    assert model.graphs() == [CHAIN, CHAIN]
+
+
+def test_the_page_about_it_is_right(model: Model) -> None:
+    """The code of its page in the documentation runs as it stands."""
+    model.rule = looks_up_then_answers
+    run_page(model, "llamaindex", look_up=look_up)
     assert model.graphs() == [CHAIN, CHAIN]

@@ -12,11 +12,13 @@ from tests.frameworks.conftest import (
     ANSWERS,
     CHAIN,
     DIAMOND,
+    ONE_CALL,
     TOPICS,
     Model,
     in_tasks,
     in_threads,
     looks_up_then_answers,
+    run_page,
 )
 
 
@@ -99,3 +101,9 @@ def test_wrap_knows_the_client(model: Model) -> None:
     """Its base URL is above the backend's, and what it calls is below."""
     client = Anthropic(base_url=model.url, api_key="key")
     assert autellix.wrap(client) is client
+
+
+def test_the_page_about_it_is_right(model: Model) -> None:
+    """The code of its page in the documentation runs as it stands."""
+    run_page(model, "anthropic")
+    assert model.graphs() == [ONE_CALL, ONE_CALL]

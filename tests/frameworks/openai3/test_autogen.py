@@ -9,7 +9,7 @@ from autogen_agentchat.conditions import MaxMessageTermination
 from autogen_agentchat.teams import DiGraphBuilder, GraphFlow, RoundRobinGroupChat
 from autogen_ext.models.openai import OpenAIChatCompletionClient
 
-from tests.frameworks.conftest import ANSWERS, CHAIN, DIAMOND, TOPICS, Model, in_tasks, looks_up_then_answers
+from tests.frameworks.conftest import ANSWERS, CHAIN, DIAMOND, TOPICS, Model, in_tasks, looks_up_then_answers, run_page
 
 
 async def look_up(topic: str) -> str:
@@ -78,3 +78,10 @@ async def test_parallel_branches_of_a_flow_are_threads(model: Model) -> None:
 
     assert await in_tasks(run) == {topic: [ANSWERS[topic]] for topic in TOPICS}
     assert model.graphs() == [DIAMOND, DIAMOND]
+
+
+def test_the_page_about_it_is_right(model: Model) -> None:
+    """The code of its page in the documentation runs as it stands."""
+    model.rule = looks_up_then_answers
+    run_page(model, "autogen", look_up=look_up)
+    assert model.graphs() == [CHAIN, CHAIN]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -21,6 +22,7 @@ from tests.frameworks.conftest import (
     in_tasks,
     in_threads,
     looks_up_then_answers,
+    run_page,
 )
 
 
@@ -113,6 +115,26 @@ def test_parallel_branches_are_threads(model: Model) -> None:
     assert model.graphs() == [DIAMOND, DIAMOND]
 
 
+def test_branches_in_threads_without_a_scope_are_programs_of_their_own(model: Model) -> None:
+    """Outside tasks nobody says that they belong together; the page about all frameworks says so."""
+    model.meet = {"Branch": 2 * len(TOPICS)}
+    llm = chat(model)
+
+    def node(task: str) -> Callable[[State], Any]:
+        return lambda state: {"notes": [llm.invoke(f"{task} {state['topic']}").content]}
+
+    graph = debate(node("Plan"), node("Branch for"), node("Branch against"), node("Verdict on"))
+    with ThreadPoolExecutor(2) as pool:
+        for _ in pool.map(lambda topic: graph.invoke({"topic": topic, "notes": []}), TOPICS):
+            pass
+    for topic in TOPICS:
+        plan, *branches, verdict = [ask.seen.context for ask in model.asks if ask.topic == topic]
+        assert plan is not None
+        assert verdict is not None
+        assert plan.program == verdict.program
+        assert len({plan.program, *(branch.program for branch in branches if branch)}) == 3
+
+
 async def test_async_parallel_branches_are_threads(model: Model) -> None:
     """The same with branches that are tasks."""
     model.meet = {"Branch": 2 * len(TOPICS)}
@@ -153,3 +175,10 @@ async def test_sent_branches_are_threads(model: Model) -> None:
     await in_tasks(lambda topic: compiled.ainvoke({"topic": topic, "notes": []}))
     parts_and_summary = {"0.0": set(), "1.0": set(), "2.0": set(), "0.1": {"0.0", "1.0", "2.0"}}
     assert model.graphs() == [parts_and_summary, parts_and_summary]
+
+
+def test_the_page_about_it_is_right(model: Model) -> None:
+    """The code of its page in the documentation runs as it stands."""
+    model.rule = looks_up_then_answers
+    run_page(model, "langgraph", look_up=look_up)
+    assert model.graphs() == [CHAIN, CHAIN]

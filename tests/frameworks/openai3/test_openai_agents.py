@@ -21,6 +21,7 @@ from tests.frameworks.conftest import (
     in_tasks,
     in_threads,
     looks_up_then_answers,
+    run_page,
 )
 
 ON_BOTH_APIS = pytest.mark.parametrize("api", [OpenAIResponsesModel, OpenAIChatCompletionsModel])
@@ -114,4 +115,11 @@ async def test_a_handoff_goes_on_with_the_chain(model: Model) -> None:
         return result.last_agent.name, result.final_output
 
     assert await in_tasks(run) == {topic: ("expert", ANSWERS[topic]) for topic in TOPICS}
+    assert model.graphs() == [CHAIN, CHAIN]
+
+
+def test_the_page_about_it_is_right(model: Model) -> None:
+    """The code of its page in the documentation runs as it stands."""
+    model.rule = looks_up_then_answers
+    run_page(model, "openai-agents", look_up=look_up)
     assert model.graphs() == [CHAIN, CHAIN]

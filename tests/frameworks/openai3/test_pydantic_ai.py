@@ -27,6 +27,7 @@ from tests.frameworks.conftest import (
     in_tasks,
     in_threads,
     looks_up_then_answers,
+    run_page,
 )
 
 
@@ -138,3 +139,10 @@ async def test_agents_asked_by_tools_are_threads(model: Model) -> None:
 
     assert await in_tasks(run) == ANSWERS
     assert model.graphs() == [DIAMOND, DIAMOND]
+
+
+def test_the_page_about_it_is_right(model: Model) -> None:
+    """The code of its page in the documentation runs as it stands."""
+    model.rule = looks_up_then_answers
+    run_page(model, "pydantic-ai", look_up=look_up)
+    assert model.graphs() == [CHAIN, CHAIN]

@@ -6,7 +6,7 @@ from typing import Any
 
 from smolagents import CodeAgent, LogLevel, OpenAIModel, ToolCallingAgent, tool
 
-from tests.frameworks.conftest import ANSWERS, CHAIN, DIAMOND, TOPICS, Ask, Model, Reply, Use, in_threads
+from tests.frameworks.conftest import ANSWERS, CHAIN, DIAMOND, TOPICS, Ask, Model, Reply, Use, in_threads, run_page
 
 
 @tool
@@ -24,14 +24,15 @@ def llm(model: Model) -> OpenAIModel:
     return OpenAIModel("m", api_base=model.base_url, api_key="key", client_kwargs={"max_retries": 0})
 
 
+def writes_code(ask: Ask) -> Reply:
+    """The rule of an agent that writes code: it looks up, then answers."""
+    code = f'final_answer("{ANSWERS[ask.topic]}")' if ask.turn else f'print(look_up("{ask.topic}"))'
+    return f"Thought: so be it.\n<code>\n{code}\n</code>"
+
+
 def test_an_agent_that_writes_code_is_a_chain(model: Model) -> None:
     """Code that looks up, and code that answers."""
-
-    def rule(ask: Ask) -> Reply:
-        code = f'final_answer("{ANSWERS[ask.topic]}")' if ask.turn else f'print(look_up("{ask.topic}"))'
-        return f"Thought: so be it.\n<code>\n{code}\n</code>"
-
-    model.rule = rule
+    model.rule = writes_code
 
     def run(topic: str) -> Any:
         agent = CodeAgent([look_up], llm(model), verbosity_level=LogLevel.OFF)
@@ -80,3 +81,10 @@ def test_managed_agents_asked_at_once_are_threads(model: Model) -> None:
 
     assert in_threads(run) == ANSWERS
     assert model.graphs() == [DIAMOND, DIAMOND]
+
+
+def test_the_page_about_it_is_right(model: Model) -> None:
+    """The code of its page in the documentation runs as it stands."""
+    model.rule = writes_code
+    run_page(model, "smolagents", look_up=look_up)
+    assert model.graphs() == [CHAIN, CHAIN]
