@@ -1,4 +1,4 @@
-"""The pages about agent frameworks name the versions that their tests run. The tests themselves: `make test-frameworks`."""
+"""The pages about agent frameworks name the versions that their tests run: see `make test-frameworks`."""
 
 from __future__ import annotations
 
