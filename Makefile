@@ -9,13 +9,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Agent frameworks do not agree on an openai package, so their tests have two environments.
+FRAMEWORKS := openai2 openai3
 # Scripts that tests run as a user would are ours to keep tidy too.
 SOURCES := autellix_sdk autellix_server examples tests
 
-.PHONY: help demo test check format lint types architecture unit slow sdk coverage gpu engine results clean
+.PHONY: help demo test check format lint types architecture unit slow sdk coverage gpu test-frameworks engine results clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 22
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 25
 
 demo: engine ## run agents on a fresh server and show where their time goes
 	$(BIN)/autellix demo
@@ -58,30 +60,49 @@ gpu: $(STAMP) ## what the engine promises, on a GPU at 8B size (tests/gpu); SELE
 	$(BIN)/autellix engine install $(addprefix --device ,$(AUTELLIX_GPU_SUITE_DEVICE))
 	$(BIN)/python -m pytest -m gpu -s -rs tests/gpu $(SELECT)
 
+test-frameworks: $(FRAMEWORKS:%=.venv-frameworks-%/.installed) ## the SDK under real agent frameworks (docs/frameworks)
+	@failed=; for name in $(FRAMEWORKS); do \
+	  .venv-frameworks-$$name/bin/python -m pytest tests/frameworks/test_guard.py tests/frameworks/$$name || failed+=" $$name"; \
+	done; \
+	if [ "$$failed" ]; then echo "failed with$$failed" >&2; exit 1; fi
+
 engine: $(STAMP) ## engine environment for the CPU and the bundled model
 	$(BIN)/autellix engine install --device cpu
 
 results: $(STAMP) ## docs/results.md from simulation: half an hour; TRACES="--trace NAME=FILE" adds yours
 	$(BIN)/autellix study --output docs $(TRACES)
 
-clean: ## remove .venv and caches; `autellix engine remove` removes engines and model
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+clean: ## remove environments and caches; `autellix engine remove` removes engines and model
+	rm -rf $(VENV) $(FRAMEWORKS:%=.venv-frameworks-%) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+# Makes the environment $(1) unless its pip is there.
+define environment
+@if [ ! -x $(1)/bin/pip ]; then \
+  for candidate in $(PYTHON) python3.13 python3.12 python3.11; do \
+    if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
+      echo "creating $(1) with $$candidate"; \
+      "$$candidate" -m venv --clear $(1); \
+      break; \
+    fi; \
+  done; \
+fi
+@if [ ! -x $(1)/bin/pip ]; then \
+  echo "Autellix needs Python 3.11, 3.12 or 3.13 with venv; name one: make PYTHON=/path/to/python3.11" >&2; \
+  exit 1; \
+fi
+endef
 
 # Rebuilt when the project file or a version changes; the environment itself is kept unless its pip is missing.
 $(STAMP): pyproject.toml constraints/dev.txt
-	@if [ ! -x $(BIN)/pip ]; then \
-	  for candidate in $(PYTHON) python3.13 python3.12 python3.11; do \
-	    if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
-	      echo "creating $(VENV) with $$candidate"; \
-	      "$$candidate" -m venv --clear $(VENV); \
-	      break; \
-	    fi; \
-	  done; \
-	fi
-	@if [ ! -x $(BIN)/pip ]; then \
-	  echo "Autellix needs Python 3.11, 3.12 or 3.13 with venv; name one: make PYTHON=/path/to/python3.11" >&2; \
-	  exit 1; \
-	fi
+	$(call environment,$(VENV))
 	@echo "installing Autellix and its development tools into $(VENV)"
 	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints/dev.txt -e ".[dev]"
+	@touch $@
+
+# The list is all there is: nothing that it does not name is installed, least of all torch.
+.venv-frameworks-%/.installed: pyproject.toml constraints/frameworks-%.txt
+	$(call environment,$(@D))
+	@echo "installing Autellix and agent frameworks into $(@D)"
+	@$(@D)/bin/pip install -qq --disable-pip-version-check --no-deps -r constraints/frameworks-$*.txt -e .
+	@$(@D)/bin/pip check --disable-pip-version-check
 	@touch $@

@@ -5,8 +5,10 @@ that its next call depends on. A fork snapshots the frontier; a call's parents a
 the frontier; a branch that finishes hands its frontier to its parent. A call continues the lowest-numbered thread
 whose tail is among its parents, else it opens a thread; its ID is ``<thread>.<place in thread>``.
 
-The hand-over happens when a branch finishes rather than when its parent next looks: nobody reads the frontier in
-between, so the graph is the same, and a spawn costs the same however many children are alive.
+The hand-over happens when a branch finishes rather than when its parent next looks, so that a spawn costs the same
+however many children are alive. One case is left: a task whose last step wakes its parent, by a queue or an event, is
+over before the parent runs, but is reported as finished only after. So a parent that begins a call or forks asks those
+of its children that made calls.
 
 The garbage collector and signal handlers run code of the user's in the middle of ours, which may start tasks and make
 calls. So the lock is reentrant, and what makes a call ID unique is taken in one step that nothing can interrupt.
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from typing import Protocol
 
 from autellix_sdk.wire import CallId
 
@@ -34,6 +37,13 @@ def qualify(calls: Iterable[CallId], salt: str) -> tuple[CallId, ...]:
     return tuple([call if call.count(".") > 1 else CallId(f"{salt}.{call}") for call in calls])
 
 
+class Task(Protocol):
+    """What runs on a branch, if it can be over before it is reported as finished."""
+
+    def done(self) -> bool:
+        """Whether it is over."""
+
+
 class Branch:
     """Where one strand stands in the call graph. Only its own strand begins calls on it; any thread may fork it.
 
@@ -45,10 +55,12 @@ class Branch:
         frontier: the calls that its next call depends on; `None` while `joined` is ahead of it (the dirty flag).
         joined: the frontier as an ordered set, once a child was merged into it.
         moved: the frontier is no longer the one it started with.
+        movers: children that moved and were not reported as finished.
+        task: what runs on it, for its parent to ask; `None` where it is reported in time, and once it was.
         finished: its strand is over.
     """
 
-    __slots__ = ("at_fork", "finished", "frontier", "graph", "joined", "moved", "parent")
+    __slots__ = ("at_fork", "finished", "frontier", "graph", "joined", "moved", "movers", "parent", "task")
 
     def __init__(
         self, parent: Branch | None = None, graph: Graph | None = None, frontier: tuple[CallId, ...] = ()
@@ -58,10 +70,14 @@ class Branch:
         self.at_fork = frontier
         self.frontier: tuple[CallId, ...] | None = frontier
         self.joined: dict[CallId, None] | None = None
+        self.movers: dict[Branch, None] | None = None
+        self.task: Task | None = None
         self.moved = self.finished = False
 
     def fork(self) -> Branch:
         """Branch off a child that starts from this frontier."""
+        if self.movers:
+            self.ask_children()
         self._skip_finished()
         frontier, graph = self.frontier, self.graph
         if frontier is None:
@@ -71,10 +87,26 @@ class Branch:
     def finish(self) -> None:
         """The strand is over: hand what it did to the nearest ancestor that still runs."""
         if not self.finished:
-            self.finished = True
+            self.finished, self.movers, self.task = True, None, None
             if self.moved and self.graph is not None:
                 self.graph.fold(self)
             self._skip_finished()
+
+    def ask_children(self) -> None:
+        """Finish the children that are over and were not reported yet."""
+        for child in (*(self.movers or ()),):
+            if child.task is not None and child.task.done():
+                child.finish()
+
+    def move(self) -> None:
+        """The frontier is about to become another one; for the graph, under its lock."""
+        if not self.moved:
+            self.moved = True
+            parent = self.living_parent()
+            if parent is not None:
+                if parent.movers is None:
+                    parent.movers = {}
+                parent.movers[self] = None
 
     def living_parent(self) -> Branch | None:
         """The nearest ancestor that still runs."""
@@ -100,6 +132,7 @@ class Branch:
         calls = self.frontier if self.joined is None else tuple(self.joined)
         self.at_fork = self.frontier = () if salt is None else qualify(calls or (), salt)
         self.parent, self.joined, self.moved = None, None, False
+        self.movers = self.task = None
 
 
 class Graph:
@@ -120,6 +153,8 @@ class Graph:
 
     def begin(self, branch: Branch) -> Node:
         """Add the next call of `branch`, which must be the caller's own."""
+        if branch.movers:
+            branch.ask_children()
         with self._lock:
             if branch.graph is not self:
                 self._adopt(branch)
@@ -137,7 +172,8 @@ class Graph:
             call = CallId(f"{thread}.{place}")
             self._tails[call] = thread
             self.calls += 1
-            branch.frontier, branch.joined, branch.moved = (call,), None, True
+            branch.frontier, branch.joined = (call,), None
+            branch.move()
             return thread, call, parents
 
     def look(self, branch: Branch) -> tuple[CallId, ...]:
@@ -149,6 +185,8 @@ class Graph:
         """Fold a finished branch of this graph into its nearest living ancestor."""
         with self._lock:
             parent = branch.living_parent()
+            if parent is not None and parent.movers:
+                parent.movers.pop(branch, None)
             if parent is None or (self.closed and parent.graph not in (None, self)):
                 return
             if parent.graph is not self:
@@ -161,7 +199,8 @@ class Graph:
             joined.update(dict.fromkeys(self._settle(branch)))
             while len(joined) > MAX_FRONTIER:
                 joined.popitem()
-            parent.frontier, parent.joined, parent.moved = None, joined, True
+            parent.frontier, parent.joined = None, joined
+            parent.move()
 
     def after_fork(self) -> None:
         """Continue in a forked process: threads begun before belong to the other process and are not continued."""

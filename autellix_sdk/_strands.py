@@ -63,10 +63,15 @@ class Strand:
 
     def finish(self, *_: object) -> None:
         """The task or job is done; also a task's done callback."""
+        self.base.finish()
+
+    @property
+    def base(self) -> Branch:
+        """Where it stands outside of all scopes."""
         frame, branch = self._frames, self.branch
         while frame is not None:
             branch, frame = frame.branch, frame.outer
-        branch.finish()
+        return branch
 
     def enter(self, owner: Owner, branch: Branch) -> Frame:
         """Go where a scope is, or a handle leads; the frame is what `leave` takes."""
@@ -149,7 +154,9 @@ def attach(task: Any, strand: Strand) -> None:
         strand.finish()
     else:
         # Added before anybody can await the task, so it runs before whoever waits for the task goes on.
+        # Whom it wakes itself, in its last step, goes on before that, and so has to ask the task.
         task.add_done_callback(strand.finish)
+        strand.base.task = task
 
 
 class Job:

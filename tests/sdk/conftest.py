@@ -100,11 +100,14 @@ def program_bill(program: str) -> ProgramBill:
     return ProgramBill(**(values | counts | more))
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
+    """Answers for a `Backend`; a subclass may answer calls in its own way."""
+
     protocol_version = "HTTP/1.1"
     backend: Backend
 
     def do_POST(self) -> None:
+        """Take down the request and answer it."""
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         headers = {name.lower(): value for name, value in self.headers.items()}
         seen = Seen(self.path, headers, body)
@@ -116,6 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._call(seen)
 
     def do_GET(self) -> None:
+        """Do as `do_POST` does."""
         self.do_POST()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 the base class's name
@@ -160,16 +164,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _stream(self) -> None:
         chunk = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "m", "choices": []}
         body = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for _ in range(3)) + b"data: [DONE]\n\n"
-        self.send_response(200)
-        self.send_header("content-type", "text/event-stream")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        self._send(body, "text/event-stream")
 
     def _answer(self, status: int, answer: Any, headers: dict[str, str] | None = None) -> None:
-        body = json.dumps(answer).encode()
+        self._send(json.dumps(answer).encode(), "application/json", status, headers)
+
+    def _send(self, body: bytes, kind: str, status: int = 200, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        self.send_header("content-type", "application/json")
+        self.send_header("content-type", kind)
         self.send_header("content-length", str(len(body)))
         for name, value in (headers or {}).items():
             self.send_header(name, value)
@@ -182,10 +184,10 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
 
 
-def _serve(backend: Backend) -> Iterator[Backend]:
+def serve(backend: Backend, handler: type[Handler] = Handler) -> Iterator[Backend]:
+    """Serve a backend on loopback until the iterator is closed or asked for more."""
     backend.may_answer_end.set()
-    handler = type("Handler", (_Handler,), {"backend": backend})
-    with _Server(("127.0.0.1", 0), handler) as server:
+    with _Server(("127.0.0.1", 0), type("BoundHandler", (handler,), {"backend": backend})) as server:
         backend.url = f"http://127.0.0.1:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
@@ -198,13 +200,13 @@ def _serve(backend: Backend) -> Iterator[Backend]:
 @pytest.fixture
 def backend() -> Iterator[Backend]:
     """The backend."""
-    yield from _serve(Backend())
+    yield from serve(Backend())
 
 
 @pytest.fixture
 def elsewhere() -> Iterator[Backend]:
     """Another server, which must never see our headers."""
-    yield from _serve(Backend())
+    yield from serve(Backend())
 
 
 @pytest.fixture(autouse=True)

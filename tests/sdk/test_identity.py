@@ -171,6 +171,36 @@ def test_threads_of_a_task_belong_to_it(agent: Agent, runner: asyncio.Runner) ->
     assert agent.parents("end") == {"pool 1", "pool 2"}
 
 
+def test_a_task_that_wakes_its_maker_in_its_last_step_is_a_parent(agent: Agent, runner: asyncio.Runner) -> None:
+    """What it hands over by a queue or an event comes before it counts as finished for the event loop."""
+
+    async def worker(label: str, results: asyncio.Queue[str]) -> None:
+        await asyncio.gather(agent.aask(label + " left"), agent.aask(label + " right"))
+        results.put_nowait(label)
+
+    async def signals(label: str, done: asyncio.Event) -> None:
+        async with autellix.program():
+            await agent.aask("another program's")
+        await agent.aask(label)
+        done.set()
+
+    async def main() -> None:
+        results: asyncio.Queue[str] = asyncio.Queue()
+        done = asyncio.Event()
+        async with autellix.program():
+            tasks = [asyncio.create_task(worker("1", results))]
+            await results.get()
+            tasks.append(asyncio.create_task(signals("2", done)))
+            await done.wait()
+            await agent.aask("3")
+            await asyncio.gather(*tasks)
+            await agent.aask("4")
+
+    runner.run(main())
+    assert agent.parents("2") == {"1 left", "1 right"}
+    assert (agent.parents("3"), agent.parents("4")) == ({"2"}, {"3"})
+
+
 def test_anyio_task_groups(agent: Agent, runner: asyncio.Runner) -> None:
     """anyio builds its tasks through the loop as well."""
 
