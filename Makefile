@@ -9,10 +9,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# openai 3 is on httpx2, openai 2 on httpx alone: what the SDK does to the package is tested with both.
+OPENAI2 := .venv-openai2
 # Scripts that tests run as a user would are ours to keep tidy too.
 SOURCES := autellix_sdk autellix_server examples tests
 
-.PHONY: help demo test check format lint types architecture unit slow gpu engine results clean
+.PHONY: help demo test check format lint types architecture unit clients slow gpu engine results clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 22
@@ -20,10 +22,10 @@ help: ## show this list
 demo: engine ## run agents on a fresh server and show where their time goes
 	$(BIN)/autellix demo
 
-test: lint types architecture engine ## everything that must hold, the tests with the real engine included
+test: lint types architecture clients engine ## everything that must hold, the tests with the real engine included
 	$(BIN)/python -m pytest
 
-check: lint types architecture unit ## the same without the real engine: seconds, for every edit
+check: lint types architecture clients unit ## the same without the real engine: seconds, for every edit
 
 format: $(STAMP) ## rewrite the sources in the house format
 	$(BIN)/ruff format $(SOURCES)
@@ -42,6 +44,9 @@ architecture: $(STAMP) ## who may import whom
 unit: $(STAMP) ## tests that need no engine
 	$(BIN)/python -m pytest -m "not engine and not slow and not gpu"
 
+clients: $(OPENAI2)/.installed ## tests of the SDK and the openai package, on openai 2; the others run on openai 3
+	$(OPENAI2)/bin/python -m pytest $(addprefix tests/sdk/test_,clients.py intercept.py translate.py settings.py)
+
 slow: engine ## tests that take too long for every change
 	$(BIN)/python -m pytest -m slow
 
@@ -55,24 +60,37 @@ engine: $(STAMP) ## engine environment for the CPU and the bundled model
 results: $(STAMP) ## docs/results.md from simulation: half an hour; TRACES="--trace NAME=FILE" adds yours
 	$(BIN)/autellix study --output docs $(TRACES)
 
-clean: ## remove .venv and caches; `autellix engine remove` removes engines and model
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+clean: ## remove environments and caches; `autellix engine remove` removes engines and model
+	rm -rf $(VENV) $(OPENAI2) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+# Makes the environment $(1) unless its pip is there.
+define environment
+@if [ ! -x $(1)/bin/pip ]; then \
+  for candidate in $(PYTHON) python3.13 python3.12 python3.11; do \
+    if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
+      echo "creating $(1) with $$candidate"; \
+      "$$candidate" -m venv --clear $(1); \
+      break; \
+    fi; \
+  done; \
+fi
+@if [ ! -x $(1)/bin/pip ]; then \
+  echo "Autellix needs Python 3.11, 3.12 or 3.13 with venv; name one: make PYTHON=/path/to/python3.11" >&2; \
+  exit 1; \
+fi
+endef
 
 # Rebuilt when the project file or a version changes; the environment itself is kept unless its pip is missing.
 $(STAMP): pyproject.toml constraints/dev.txt
-	@if [ ! -x $(BIN)/pip ]; then \
-	  for candidate in $(PYTHON) python3.13 python3.12 python3.11; do \
-	    if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
-	      echo "creating $(VENV) with $$candidate"; \
-	      "$$candidate" -m venv --clear $(VENV); \
-	      break; \
-	    fi; \
-	  done; \
-	fi
-	@if [ ! -x $(BIN)/pip ]; then \
-	  echo "Autellix needs Python 3.11, 3.12 or 3.13 with venv; name one: make PYTHON=/path/to/python3.11" >&2; \
-	  exit 1; \
-	fi
+	$(call environment,$(VENV))
 	@echo "installing Autellix and its development tools into $(VENV)"
 	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints/dev.txt -e ".[dev]"
+	@touch $@
+
+# The list is all there is: nothing that it does not name is installed, httpx2 least of all.
+$(OPENAI2)/.installed: constraints/openai2.txt
+	$(call environment,$(@D))
+	@echo "installing openai 2 into $(@D)"
+	@$(@D)/bin/pip install -qq --disable-pip-version-check --no-deps -r constraints/openai2.txt
+	@$(@D)/bin/pip check --disable-pip-version-check
 	@touch $@
