@@ -30,7 +30,7 @@ RunExample = Callable[..., Awaitable[Finished]]
 def run_example(tmp_path: Path) -> RunExample:
     """Run ``python examples/<name> <arguments>`` in an empty folder, with `env` added to the environment."""
 
-    async def run(name: str, *arguments: str, env: dict[str, str] | None = None) -> Finished:
+    async def run(name: str, *arguments: str, env: dict[str, str] | None = None, typed: str = "") -> Finished:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("OPENAI_", "AUTELLIX_"))}
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -38,10 +38,11 @@ def run_example(tmp_path: Path) -> RunExample:
             *arguments,
             cwd=tmp_path,
             env=clean | (env or {}),
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        out, err = await process.communicate()
+        out, err = await process.communicate(typed.encode())
         assert process.returncode is not None
         return Finished(process.returncode, out.decode(), err.decode())
 
