@@ -46,6 +46,7 @@ import autellix_sdk as autellix  # autellix
 
 SYSTEM = "Answer the question briefly. Use the tools rather than your memory."
 ANSWER_NOW = "No steps are left. Answer now."
+FINISH_NOW = f"No steps are left. Reply with Action: {FINISH}[answer]."
 
 
 @tool("Doc")
@@ -115,7 +116,8 @@ class Steps(AgentMiddleware):
         """Make one call; the last one has no tools, and asks for none whatever the model says."""
         is_last = self._result.calls >= self._args.max_steps
         if is_last:
-            request = request.override(tools=[], messages=[*request.messages, HumanMessage(ANSWER_NOW)])
+            demand = HumanMessage(FINISH_NOW if self._args.actions_in_text else ANSWER_NOW)
+            request = request.override(tools=[], messages=[*request.messages, demand])
         if self._args.actions_in_text:
             request = in_text(request)
         with failures_in_a_sentence(self._model.root_async_client):

@@ -17,6 +17,7 @@ are as many threads as branches run in parallel: the lines marked `# autellix` a
 
 from __future__ import annotations
 
+import keyword
 import operator
 import re
 import sys
@@ -164,9 +165,9 @@ class Result(Outcome):
 
 
 def names_in(text: str) -> list[str]:
-    """Names in a text that Python documents, each once; `is` is none, but `set` may be meant as a verb."""
+    """Names in a text that Python documents, each once; keywords are none, but `set` may be meant as a verb."""
     dotted = re.findall(r"\b[A-Za-z]\w*(?:\.[A-Za-z]\w*)*", text)
-    return [name for name in dict.fromkeys(dotted) if is_documented(name)]
+    return [name for name in dict.fromkeys(dotted) if is_documented(name) and not keyword.iskeyword(name)]
 
 
 def summary(results: Sequence[Result]) -> str:

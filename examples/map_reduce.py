@@ -96,22 +96,22 @@ class Summariser:
         self.result.summary = texts[0] if texts else ""
         self.result.grounded = share_of_words(self.result.summary, self._text)
 
-    async def _summaries(self, prompt: Sequence[str], texts: Sequence[str]) -> list[str]:
+    async def _summaries(self, prompt: str, texts: Sequence[str]) -> list[str]:
         """Summaries of the texts, asked for side by side; an empty one is counted and left out."""
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._ask(*prompt, text)) for text in texts]
+            tasks = [group.create_task(self._ask(prompt, text)) for text in texts]
         replies = [task.result() for task in tasks]
         self.result.empty += replies.count("")
         print(f"{shorten(self.result.title, 50)} | {len(texts)} texts, {self.result.calls} calls", file=sys.stderr)
         return [reply for reply in replies if reply]
 
-    async def _ask(self, *prompt: str) -> str:
-        """The model's reply to a prompt, as `dialogue` takes it; possibly empty."""
+    async def _ask(self, prompt: str, text: str) -> str:
+        """The model's reply to a prompt and a text; possibly empty."""
         async with self._places:
             with failures_in_a_sentence(self._client):
                 completion = await self._client.chat.completions.create(
                     model=self._args.model,
-                    messages=dialogue(*prompt),
+                    messages=dialogue(prompt, text),
                     temperature=self._args.temperature,
                     max_tokens=self._args.max_tokens,
                 )
@@ -180,14 +180,9 @@ def summary(results: Sequence[Result]) -> str:
     )
 
 
-EXAMPLE = (
-    """\
-The for statement goes through the items of a sequence, such as a string or a list, in the order in which they stand.
-Its else clause runs when the items are exhausted, but not when a break statement ends the loop.""",
-    "The for statement visits the items of a sequence in order, and runs its else clause unless the loop is broken.",
-)
-MAP = ("Say in one short sentence what the text is about.", *EXAMPLE)
-REDUCE = ("These are notes on one document. Sum them up in one or two short sentences.", *EXAMPLE)
+MAP = "Provide a concise summary of the text in one sentence."
+REDUCE = "Provide a concise summary of these notes on one document in one or two sentences."
+"""Without examples: a small model would tell of those instead of the text."""
 
 TITLES = ("with", "exceptions", "objects", "execmodel", "import", "numeric-types")
 """Chapters of the language reference that every Python brings along as help topics."""

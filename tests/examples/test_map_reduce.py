@@ -33,7 +33,7 @@ EIGHT = ("--piece-chars", "30")
 
 def is_reduce(messages: list[dict[str, str]]) -> bool:
     """Whether the model is asked to sum up summaries."""
-    return messages[0]["content"] == REDUCE[0]
+    return messages[0]["content"] == REDUCE
 
 
 def rule(messages: list[dict[str, str]]) -> Reply:
