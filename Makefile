@@ -9,10 +9,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# openai 3 is on httpx2, openai 2 on httpx alone: what the SDK does to the package is tested with both.
-OPENAI2 := .venv-openai2
 # Scripts that tests run as a user would are ours to keep tidy too.
 SOURCES := autellix_sdk autellix_server examples tests
+# openai 3 is on httpx2, openai 2 on httpx alone: what the SDK does to the package is tested with both.
+OPENAI2 := .venv-openai2
 
 .PHONY: help demo test check format lint types architecture unit clients slow gpu engine results clean
 
