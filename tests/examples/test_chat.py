@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from dataclasses import asdict
 
 import pytest
 from aiohttp import web
 from chat import Result, Script, Turn, parse_arguments, play, summary
-from conftest import RunExample
+from conftest import RunExample, StartExample
 from fake_openai import FakeOpenAI, Reply, connected
 
 NAME = Script(("My name is Ada.", "How are you?", "What is my name?"), "Ada")
@@ -137,6 +138,19 @@ async def test_a_typed_conversation(run_example: RunExample) -> None:
     assert "you: model: I am Bob. \nyou: model: I am Bob. Who am I? \nyou: " in done.out
     assert "0 calls (2 more" in done.out  # this server sends no bills
     assert fake.parents == {"0.0": (), "0.1": ("0.0",)}
+
+
+async def test_ctrl_c_ends_a_typed_conversation(start_example: StartExample) -> None:
+    """At the prompt as anywhere: exit code 130, without a traceback."""
+    async with FakeOpenAI(attentive) as fake:
+        process = await start_example("chat.py", "--interactive", "--base-url", fake.url)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"I am Bob.\n")
+        await process.stdout.readuntil(b"I am Bob. \nyou: ")
+        process.send_signal(signal.SIGINT)
+        _, err = await process.communicate()
+    assert (process.returncode, err) == (130, b"")
 
 
 async def test_a_typed_conversation_goes_on_after_a_failure(run_example: RunExample) -> None:
