@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import openai
 import pytest
-from langchain_core.runnables import RunnableLambda, RunnableParallel
+from langchain_core.runnables import Runnable, RunnableLambda, RunnableParallel
 from langchain_openai import ChatOpenAI
 
 import autellix_sdk as autellix
@@ -102,22 +104,28 @@ JOINED = {"0.0": (), "0.1": ("0.0",), "1.0": ("0.0",), "0.2": ("0.1", "1.0")}
 """A call, two side by side, and one that waited for both."""
 
 
-def _batch(model: ChatOpenAI) -> None:
-    model.batch(["left", "right"])
+def _batch(branch: Runnable[str, Any]) -> None:
+    branch.batch(["left", "right"])
 
 
-def _parallel(model: ChatOpenAI) -> None:
-    RunnableParallel(left=model, right=model).invoke("is it?")
+def _parallel(branch: Runnable[str, Any]) -> None:
+    RunnableParallel(left=branch, right=branch).invoke("is it?")
 
 
 @pytest.mark.parametrize("fan_out", [_batch, _parallel])
 def test_branches_in_threads_are_threads(
-    backend: Backend, model: ChatOpenAI, fan_out: Callable[[ChatOpenAI], None]
+    backend: Backend, model: ChatOpenAI, fan_out: Callable[[Runnable[str, Any]], None]
 ) -> None:
-    """LangChain runs them in a pool."""
+    """LangChain runs them in a pool. A branch that was done before the next one is begun would be its parent."""
+    both_there = threading.Barrier(2, timeout=WAIT_S)
+
+    def meet(text: str) -> str:
+        both_there.wait()
+        return text
+
     with autellix.program() as p:
         model.invoke("before")
-        fan_out(model)
+        fan_out(RunnableLambda(meet) | model)
         model.invoke("after")
     assert _graph(backend, p) == JOINED
 
