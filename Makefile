@@ -13,8 +13,11 @@ STAMP := $(VENV)/.installed
 FRAMEWORKS := openai2 openai3
 # Scripts that tests run as a user would are ours to keep tidy too.
 SOURCES := autellix_sdk autellix_server examples tests
+# openai 3 is on httpx2, openai 2 on httpx alone: what the SDK does to the package is tested with both.
+OPENAI2 := .venv-openai2
 
-.PHONY: help demo test check format lint types architecture unit slow sdk coverage gpu test-frameworks engine results clean
+.PHONY: help demo test check format lint types architecture unit clients slow sdk coverage gpu test-frameworks engine
+.PHONY: results clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 25
@@ -22,10 +25,10 @@ help: ## show this list
 demo: engine ## run agents on a fresh server and show where their time goes
 	$(BIN)/autellix demo
 
-test: lint types architecture engine ## everything that must hold, the tests with the real engine included
+test: lint types architecture clients engine ## everything that must hold, the tests with the real engine included
 	$(BIN)/python -m pytest
 
-check: lint types architecture unit ## the same without the real engine: seconds, for every edit
+check: lint types architecture clients unit ## the same without the real engine: seconds, for every edit
 
 format: $(STAMP) ## rewrite the sources in the house format
 	$(BIN)/ruff format $(SOURCES)
@@ -43,6 +46,9 @@ architecture: $(STAMP) ## who may import whom
 
 unit: $(STAMP) ## tests that need no engine
 	$(BIN)/python -m pytest -m "not engine and not slow and not gpu"
+
+clients: $(OPENAI2)/.installed ## tests of the SDK and the openai package, on openai 2; the others run on openai 3
+	$(OPENAI2)/bin/python -m pytest $(addprefix tests/sdk/test_,clients.py intercept.py translate.py settings.py)
 
 slow: engine ## tests that take too long for every change
 	$(BIN)/python -m pytest -m slow
@@ -73,7 +79,8 @@ results: $(STAMP) ## docs/results.md from simulation: half an hour; TRACES="--tr
 	$(BIN)/autellix study --output docs $(TRACES)
 
 clean: ## remove environments and caches; `autellix engine remove` removes engines and model
-	rm -rf $(VENV) $(FRAMEWORKS:%=.venv-frameworks-%) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(OPENAI2) $(FRAMEWORKS:%=.venv-frameworks-%) .coverage* .mypy_cache .ruff_cache .pytest_cache \
+	  .import_linter_cache .hypothesis
 
 # Makes the environment $(1) unless its pip is there.
 define environment
@@ -99,7 +106,15 @@ $(STAMP): pyproject.toml constraints/dev.txt
 	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints/dev.txt -e ".[dev]"
 	@touch $@
 
-# The list is all there is: nothing that it does not name is installed, least of all torch.
+# The list is all there is: nothing that it does not name is installed, httpx2 least of all.
+$(OPENAI2)/.installed: constraints/openai2.txt
+	$(call environment,$(@D))
+	@echo "installing openai 2 into $(@D)"
+	@$(@D)/bin/pip install -qq --disable-pip-version-check --no-deps -r constraints/openai2.txt
+	@$(@D)/bin/pip check --disable-pip-version-check
+	@touch $@
+
+# Likewise, and torch least of all.
 .venv-frameworks-%/.installed: pyproject.toml constraints/frameworks-%.txt
 	$(call environment,$(@D))
 	@echo "installing Autellix and agent frameworks into $(@D)"

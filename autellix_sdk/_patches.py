@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import update_wrapper
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import CellType, ModuleType
 from typing import Any
 
 from autellix_sdk._faults import faults
 
 _ABSENT = object()
+_CELL = "cell_contents"
 
 
 class Patches:
@@ -27,6 +28,12 @@ class Patches:
         wrapper = update_wrapper(make(original), original)
         self._undo.append((owner, name, vars(owner).get(name, _ABSENT), wrapper))
         setattr(owner, name, wrapper)
+
+    def fill(self, cell: CellType, make: Callable[[Any], Any]) -> None:
+        """Replace what a function holds in a cell of its closure by ``make(content)``."""
+        before = cell.cell_contents
+        cell.cell_contents = made = make(before)
+        self._undo.append((cell, _CELL, before, made))
 
     def when_imported(self, name: str, install: Callable[[ModuleType], None]) -> None:
         """Call `install` with the module of that name: now if it is imported, else right after it will have been.
@@ -75,7 +82,7 @@ class Patches:
             sys.meta_path.remove(self)
         while self._undo:
             owner, name, before, wrapper = self._undo.pop()
-            if vars(owner).get(name) is not wrapper:
+            if (owner.cell_contents if name == _CELL else vars(owner).get(name)) is not wrapper:
                 continue
             if before is _ABSENT:
                 delattr(owner, name)

@@ -9,22 +9,19 @@ from __future__ import annotations
 import asyncio
 import asyncio.base_events
 import threading
-from asyncio import _get_running_loop
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import update_wrapper
-from types import ModuleType
+from types import CellType, ModuleType
 from typing import Any
 
 from autellix_sdk._faults import faults
 from autellix_sdk._local import detached, local
 from autellix_sdk._patches import Patches
 from autellix_sdk._runtime import runtime
-from autellix_sdk._strands import HandedCallback, Job, Strand, attach, fork_job, fork_task, known_strand
+from autellix_sdk._strands import HandedCallback, Job, Strand, attach, fork_job, fork_task, is_being_made
 
 _Function = Callable[..., Any]
 _ABSENT = object()
-_EAGER_CODE = getattr(getattr(asyncio, "eager_task_factory", None), "__code__", None)
 _wrapped_loops: tuple[type, ...] = ()
 
 
@@ -47,24 +44,21 @@ def install(patches: Patches, *, threads: bool, tasks: bool) -> None:
     def wrap_anyio(to_thread: ModuleType) -> None:
         patches.wrap(to_thread, "run_sync", _run_sync)
 
-    def wrap_anyio_backend(backend: ModuleType) -> None:
-        if threads:
-            patches.wrap(backend.WorkerThread, "start", _start_detached)
-        if tasks and _EAGER_CODE is not None:
-            for name in ("start", "start_soon", "create_task"):
-                if hasattr(backend.TaskGroup, name):
-                    patches.wrap(backend.TaskGroup, name, _start_in_group)
+    def wrap_anyio_workers(backend: ModuleType) -> None:
+        patches.wrap(backend.WorkerThread, "start", _start_detached)
 
     def wrap_thread_pool(pool: ModuleType) -> None:
         patches.wrap(pool.ThreadPool, "__init__", _start_detached)
 
     wrap_loop(asyncio.base_events.BaseEventLoop)
+    if tasks and (made_with := _constructor_cell(getattr(asyncio, "eager_task_factory", None))) is not None:
+        patches.fill(made_with, _eager_task)
     patches.when_imported("uvloop", wrap_uvloop)
-    patches.when_imported("anyio._backends._asyncio", wrap_anyio_backend)
     if threads:
         patches.wrap(ThreadPoolExecutor, "submit", _submit)
         patches.wrap(threading.Thread, "start", _start)
         patches.when_imported("anyio.to_thread", wrap_anyio)
+        patches.when_imported("anyio._backends._asyncio", wrap_anyio_workers)
         patches.when_imported("multiprocessing.pool", wrap_thread_pool)
 
 
@@ -114,47 +108,37 @@ def _create_task(original: _Function) -> _Function:
             task = original(loop, coro, *args, **kwargs)
         finally:
             local.unborn = outer
-        if strand is not None:
-            _attach(task, strand)
+        try:
+            if strand is not None:
+                attach(task, strand)
+        except Exception as error:  # noqa: BLE001 must not break the user's call
+            faults.survive("a task could not be linked to the program that started it", error)
         return task
 
     return create_task
 
 
-def _attach(task: Any, strand: Strand) -> None:
-    try:
-        attach(task, strand)
-    except Exception as error:  # noqa: BLE001 must not break the user's call
-        faults.survive("a task could not be linked to the program that started it", error)
+def _constructor_cell(eager_factory: Any) -> CellType | None:
+    """Return where asyncio's eager factory, which came with Python 3.12, keeps what it makes tasks with."""
+    cells: Sequence[CellType] = getattr(eager_factory, "__closure__", None) or ()
+    return cells[0] if len(cells) == 1 else None
 
 
-def _start_in_group(original: _Function) -> _Function:
-    """Link the tasks of anyio's groups, which builds them by hand where the loop has an eager factory of asyncio's."""
+def _eager_task(constructor: _Function) -> _Function:
+    """Link eager tasks made past the loop: LangGraph calls asyncio's factory, anyio takes what that makes them with.
 
-    def start(group: Any, work: Any, *args: Any, **kwargs: Any) -> Any:
-        strand = _fork(fork_task) if _is_eager(_get_running_loop()) else None
-        return original(group, work if strand is None else _begin_linked(strand, work), *args, **kwargs)
+    They know the factory from before us, or by its code; so it stays the same function and has another constructor.
+    """
 
-    return start
+    def make(loop: Any, coro: Any, **kwargs: Any) -> Any:
+        return constructor(coro, loop=loop, **kwargs)
 
+    make_linked = _create_task(make)
 
-def _is_eager(loop: Any) -> bool:
-    return loop is not None and getattr(loop.get_task_factory(), "__code__", None) is _EAGER_CODE
+    def eager_task(coro: Any, *, loop: Any, **kwargs: Any) -> Any:
+        return (make if is_being_made() else make_linked)(loop, coro, **kwargs)
 
-
-def _begin_linked(strand: Strand, work: Any) -> Any:
-    """Have work, a coroutine or what makes one, tie its task to `strand` as its first step."""
-
-    async def run(coro: Any) -> Any:
-        if known_strand() is None:  # else the group has gone through the loop after all
-            _attach(asyncio.current_task(), strand)
-        return await coro
-
-    def make(*args: Any, **kwargs: Any) -> Any:
-        made = work(*args, **kwargs)
-        return run(made) if asyncio.iscoroutine(made) else made
-
-    return run(work) if asyncio.iscoroutine(work) else update_wrapper(make, work)
+    return eager_task
 
 
 def _call_soon_threadsafe(original: _Function) -> _Function:

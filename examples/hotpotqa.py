@@ -125,3 +125,9 @@ def score(answer: str, gold: str) -> tuple[bool, float]:
     except ValueError:
         return normalise(answer) == normalise(gold), f1(answer, gold)
     return exact, float(exact)
+
+
+def mentions(answer: str, gold: str) -> bool:
+    """Whether `gold` stands in a longer answer, as words or as a number of its own; case does not matter."""
+    text = re.sub(r"(?<=\d),(?=\d{3})", "", answer)
+    return re.search(rf"(?<![\w.-]){re.escape(gold)}(?!\w|[.,:]\d)", text, re.IGNORECASE) is not None

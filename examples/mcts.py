@@ -17,24 +17,32 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import random
 import re
 import sys
 import time
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from cli import CallFailed, Outcome, count, failures_in_a_sentence, finish, reply_of, side_by_side, url
+from cli import (
+    CallFailed,
+    Outcome,
+    count,
+    dialogue,
+    failures_in_a_sentence,
+    finish,
+    first_failure,
+    options,
+    reply_of,
+    side_by_side,
+)
 from game24 import PUZZLES, State, parse_moves, solve, start, verify
 from openai import AsyncOpenAI
-from openai.types.chat import ChatCompletionMessageParam as Message
 
 import autellix_sdk as autellix  # autellix
 
-BASE_URL = "http://127.0.0.1:8700/v1"
 EXPLORATION = 1.0
 """Weight of the UCT bonus for states seldom visited."""
 
@@ -42,7 +50,7 @@ EXPLORATION = 1.0
 async def search_all(puzzles: Iterable[Sequence[int]], args: Namespace) -> list[Result]:
     """Search the puzzles, each as one program."""
     autellix.init(base_url=args.base_url)  # autellix
-    async with AsyncOpenAI(base_url=args.base_url, api_key=os.environ.get("OPENAI_API_KEY") or "none") as client:
+    async with AsyncOpenAI(base_url=args.base_url, api_key=args.api_key) as client:
         return await side_by_side(lambda numbers: run_program(client, numbers, args), puzzles, args)
 
 
@@ -55,10 +63,7 @@ async def run_program(client: AsyncOpenAI, numbers: Sequence[int], args: Namespa
         try:
             await search.run()
         except* CallFailed as failures:
-            cause: BaseException = failures
-            while isinstance(cause, BaseExceptionGroup):  # task groups nest
-                cause = cause.exceptions[0]
-            result.error = str(cause)
+            result.error = first_failure(failures)
     result.bill = program.bill().to_json()  # autellix
     result.seconds = time.monotonic() - began
     return result
@@ -73,15 +78,12 @@ class Search:
         self._root = Node(start(numbers))
         self.result = Result("mcts", numbers=tuple(numbers), solvable=solve(self._root.state) is not None)
 
-    async def _ask_one(self, system: str, *turns: str) -> str:
-        """The model's reply to user and assistant in turn; possibly empty."""
-        messages: list[Message] = [{"role": "system", "content": system}]
-        for place, turn in enumerate(turns):
-            messages.append({"role": "assistant", "content": turn} if place % 2 else {"role": "user", "content": turn})
+    async def _ask_one(self, *prompt: str) -> str:
+        """The model's reply to a prompt, as `dialogue` takes it; possibly empty."""
         with failures_in_a_sentence(self._client):
             completion = await self._client.chat.completions.create(
                 model=self._args.model,
-                messages=messages,
+                messages=dialogue(*prompt),
                 temperature=self._args.temperature,
                 max_tokens=self._args.max_tokens,
             )
@@ -275,21 +277,14 @@ VALUE = (
 
 def parse_arguments(argv: Sequence[str] | None = None) -> Namespace:
     """Read the command line; bad usage exits with 2."""
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = options(__doc__, "puzzles", max_tokens=48, temperature=0.7)
     add = parser.add_argument
-    add("--base-url", type=url, default=os.environ.get("OPENAI_BASE_URL") or BASE_URL, help="default: %(default)s")
-    add("--model", default="default", help="model to ask for (default: %(default)s)")
-    add("--temperature", type=float, default=0.7, help="default: %(default)s")
-    add("--max-tokens", type=count, default=48, help="tokens per reply (default: %(default)s)")
     add("--numbers", type=count, nargs=4, action="append", metavar="N", help="solve these numbers (repeatable)")
     add("--iterations", type=count, default=6, help="leaves expanded at most (default: %(default)s)")
     add("--parallel", type=count, default=2, help="leaves expanded at once (default: %(default)s)")
     add("--samples", type=count, default=3, help="proposal calls per expansion (default: %(default)s)")
     add("--width", type=count, default=3, help="children kept per expansion (default: %(default)s)")
     add("--seed", type=int, default=0, help="seeds the rollouts, not the model (default: %(default)s)")
-    add("--concurrency", type=count, default=1, help="programs at once (default: %(default)s)")
-    add("--limit", type=count, help="solve only the first LIMIT puzzles")
-    add("--json", action="store_true", help="print one JSON object per program, as each ends")
     return parser.parse_args(argv)
 
 

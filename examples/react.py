@@ -11,34 +11,41 @@ marked `# autellix` are all it takes.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import time
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from cli import CallFailed, Outcome, count, failures_in_a_sentence, finish, reply_of, side_by_side, url
+from cli import (
+    MAX_REPLY_CHARS,
+    CallFailed,
+    Outcome,
+    count,
+    dialogue,
+    failures_in_a_sentence,
+    finish,
+    options,
+    printable,
+    reply_of,
+    side_by_side,
+)
 from hotpotqa import Library, Question, load_questions, score
 from openai import AsyncOpenAI
-from openai.types.chat import ChatCompletionMessageParam as Message
 from tools import PYTHON_TOOLS, Toolbox, shorten
 
 import autellix_sdk as autellix  # autellix
 
-BASE_URL = "http://127.0.0.1:8700/v1"
 FINISH = "Finish"
-MAX_REPLY_CHARS = 2000
-"""Replies are cut here: some servers ignore `max_tokens`, and a reply becomes part of the next prompt."""
 
 
 async def answer_all(questions: Iterable[Question], args: Namespace) -> list[Result]:
     """Answer the questions, each as one program."""
     autellix.init(base_url=args.base_url)  # autellix
-    async with AsyncOpenAI(base_url=args.base_url, api_key=os.environ.get("OPENAI_API_KEY") or "none") as client:
+    async with AsyncOpenAI(base_url=args.base_url, api_key=args.api_key) as client:
         return await side_by_side(Agent(client, args).run, questions, args)
 
 
@@ -66,20 +73,17 @@ class Agent:
 
     async def _ask(self, turns: Sequence[str], result: Result, stop: str | None = None) -> str:
         """The model's reply to the prompt, then user and assistant in turn; printable, and possibly empty."""
-        messages: list[Message] = [{"role": "system", "content": turns[0]}]
-        for place, turn in enumerate(turns[1:]):
-            messages.append({"role": "assistant", "content": turn} if place % 2 else {"role": "user", "content": turn})
         with failures_in_a_sentence(self.client):
             completion = await self.client.chat.completions.create(
                 model=self.args.model,
-                messages=messages,
+                messages=dialogue(*turns),
                 temperature=self.args.temperature,
                 max_tokens=self.args.max_tokens,
                 stop=stop,
             )
         reply = reply_of(completion)[:MAX_REPLY_CHARS]
         result.calls += 1
-        return "".join(char if char.isprintable() or char == "\n" else " " for char in reply)
+        return printable(reply)
 
     async def _think_and_act(self, question: Question, result: Result) -> str:
         """The loop of ReAct; a question with paragraphs gets the search tools, one without them the Python tools."""
@@ -240,16 +244,9 @@ SEARCH_EXAMPLE = (
 
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[Namespace, Sequence[Question]]:
     """Read the command line and the questions; bad usage exits with 2."""
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--base-url", type=url, default=os.environ.get("OPENAI_BASE_URL") or BASE_URL, help="default: %(default)s")
-    add("--model", default="default", help="model to ask for (default: %(default)s)")
-    add("--temperature", type=float, default=0.0, help="default: %(default)s")
-    add("--max-tokens", type=count, default=56, help="tokens per reply (default: %(default)s)")
-    add("--max-steps", type=count, default=5, help="actions before the answer is demanded (default: %(default)s)")
-    add("--concurrency", type=count, default=1, help="programs at once (default: %(default)s)")
-    add("--limit", type=count, help="ask only the first LIMIT questions")
-    add("--json", action="store_true", help="print one JSON object per program, as each ends")
+    parser = options(__doc__, "questions", max_tokens=56)
+    steps = "actions before the answer is demanded (default: %(default)s)"
+    parser.add_argument("--max-steps", type=count, default=5, help=steps)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--question", action="append", help="ask this instead of the built-in questions (repeatable)")
     what.add_argument(

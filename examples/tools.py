@@ -117,6 +117,15 @@ def _find(name: str) -> object:
     return found
 
 
+def is_documented(name: str) -> bool:
+    """Whether `document` knows the name."""
+    try:
+        _find(_clean(name))
+    except LookupError:
+        return False
+    return True
+
+
 def document(name: str) -> str:
     """Tool ``Doc[name]``: the first lines of Python's documentation of `name`."""
     try:

@@ -23,25 +23,37 @@ class Finished(NamedTuple):
     err: str
 
 
+StartExample = Callable[..., Awaitable[asyncio.subprocess.Process]]
 RunExample = Callable[..., Awaitable[Finished]]
 
 
 @pytest.fixture
-def run_example(tmp_path: Path) -> RunExample:
-    """Run ``python examples/<name> <arguments>`` in an empty folder, with `env` added to the environment."""
+def start_example(tmp_path: Path) -> StartExample:
+    """Start ``python examples/<name> <arguments>`` in an empty folder, with `env` added to the environment."""
 
-    async def run(name: str, *arguments: str, env: dict[str, str] | None = None) -> Finished:
+    async def start(name: str, *arguments: str, env: dict[str, str] | None = None) -> asyncio.subprocess.Process:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("OPENAI_", "AUTELLIX_"))}
-        process = await asyncio.create_subprocess_exec(
+        return await asyncio.create_subprocess_exec(
             sys.executable,
             str(EXAMPLES / name),
             *arguments,
             cwd=tmp_path,
             env=clean | (env or {}),
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        out, err = await process.communicate()
+
+    return start
+
+
+@pytest.fixture
+def run_example(start_example: StartExample) -> RunExample:
+    """The same, to its end, with `typed` on standard input."""
+
+    async def run(name: str, *arguments: str, env: dict[str, str] | None = None, typed: str = "") -> Finished:
+        process = await start_example(name, *arguments, env=env)
+        out, err = await process.communicate(typed.encode())
         assert process.returncode is not None
         return Finished(process.returncode, out.decode(), err.decode())
 

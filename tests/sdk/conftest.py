@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -16,8 +18,17 @@ from autellix_sdk._faults import faults
 from autellix_sdk.bill import CallBill, ProgramBill, TimeSplit
 from autellix_sdk.wire import BILL_HEADER, CALL_HEADER, PROGRAM_HEADER, CallContext, ProgramId, decode_call
 
+BASE_URL = "http://127.0.0.1:9/v1"
+"""Of a backend that is never called."""
+
 WAIT_S = 10.0
 """Longest wait for another thread; only a failing test gets that far."""
+
+
+libraries = pytest.mark.parametrize(
+    "library", [importlib.import_module(name) for name in ("httpx", "httpx2") if importlib.util.find_spec(name)]
+)
+"""Every HTTP library that is here: both of them, but in the environment with openai 2 httpx alone."""
 
 
 @dataclass
@@ -219,6 +230,18 @@ def clean_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     faults.counts.clear()
     yield
     autellix.shutdown()
+
+
+@pytest.fixture
+def offline(clean_client: None) -> None:
+    """The client is on; no call leaves the process."""
+    autellix.init(BASE_URL)
+
+
+@pytest.fixture
+def offline_explicit(clean_client: None) -> None:
+    """The same, with calls outside any scope left alone."""
+    autellix.init(BASE_URL, implicit="off")
 
 
 def finishes(function: Callable[[], Any]) -> Any:

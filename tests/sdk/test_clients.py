@@ -6,28 +6,30 @@ import importlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
-import httpx2
 import openai
 import pytest
 
 import autellix_sdk as autellix
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER
-from tests.sdk.conftest import Backend
+from tests.sdk.conftest import Backend, libraries
+
+openai_http: Any = importlib.import_module("httpx" if openai.VERSION.startswith("2.") else "httpx2")
+"""The HTTP library that the openai package is on: httpx2, or httpx under openai 2."""
 
 QUESTION: Any = {"model": "m", "messages": [{"role": "user", "content": "is it?"}]}
 AZURE: Any = {"api_version": "2024-10-21", "api_key": "key"}
 
 
-class Hiccups(httpx2.HTTPTransport):
+class Hiccups(openai_http.HTTPTransport):
     """A transport of the user's own, whose first connection fails."""
 
     failed = False
 
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+    def handle_request(self, request: openai_http.Request) -> openai_http.Response:
         """Send, the second time."""
         if not self.failed:
             self.failed = True
-            raise httpx2.ConnectError("refused", request=request)
+            raise openai_http.ConnectError("refused", request=request)
         return super().handle_request(request)
 
 
@@ -50,7 +52,7 @@ def _responses(client: openai.OpenAI) -> None:
 
 
 def _any_path(client: openai.OpenAI) -> None:
-    assert client.post("/rerank", body={}, cast_to=httpx2.Response).status_code == 200
+    assert client.post("/rerank", body={}, cast_to=openai_http.Response).status_code == 200
 
 
 def _with_options(client: openai.OpenAI) -> None:
@@ -62,7 +64,7 @@ def _copy(client: openai.OpenAI) -> None:
 
 
 def _own_transport(client: openai.OpenAI) -> None:
-    with client.copy(http_client=httpx2.Client(transport=httpx2.HTTPTransport())) as other:
+    with client.copy(http_client=openai_http.Client(transport=openai_http.HTTPTransport())) as other:
         _chat(other)
 
 
@@ -142,7 +144,7 @@ def module_client(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Iterator
     """The client that the openai module makes for itself at the first call."""
     monkeypatch.setattr(openai, "base_url", backend.base_url + "/")
     monkeypatch.setattr(openai, "api_key", "key")
-    with httpx2.Client() as http_client:
+    with openai_http.Client() as http_client:
         monkeypatch.setattr(openai, "http_client", http_client)
         yield
     monkeypatch.undo()
@@ -202,7 +204,7 @@ async def test_async_retries_repeat_the_call_id(backend: Backend, statuses: list
 def test_a_retry_after_a_failed_connection_repeats_the_call_id(backend: Backend) -> None:
     """The attempt that never arrived is the first one."""
     autellix.init(backend.base_url)
-    http_client = httpx2.Client(transport=Hiccups())
+    http_client = openai_http.Client(transport=Hiccups())
     client = openai.OpenAI(base_url=backend.base_url, api_key="key", http_client=http_client)
     with client, autellix.program() as p:
         _chat(client)
@@ -263,18 +265,19 @@ async def test_redirects_of_the_client_to_another_host_lose_our_headers(
         ("/v1admin", False),
     ],
 )
-@pytest.mark.parametrize("library", ["httpx", "httpx2"])
-def test_where_a_redirect_leads_decides(library: str, location: str, stamped: bool) -> None:
+@libraries
+def test_where_a_redirect_leads_decides(library: Any, location: str, stamped: bool) -> None:
     """Tricks with user information, ports, schemes and dot segments, encoded or not, do not carry our headers away."""
-    module = importlib.import_module(library)
     sent: list[Any] = []
 
     def answer(request: Any) -> Any:
         sent.append(request)
-        return module.Response(307 if len(sent) == 1 else 200, headers={"location": location} if len(sent) == 1 else {})
+        return library.Response(
+            307 if len(sent) == 1 else 200, headers={"location": location} if len(sent) == 1 else {}
+        )
 
     autellix.init("http://127.0.0.1:9/v1")
-    client = module.Client(transport=module.MockTransport(answer), follow_redirects=True)
+    client = library.Client(transport=library.MockTransport(answer), follow_redirects=True)
     with client, autellix.program():
         client.get("http://127.0.0.1:9/v1/here")
     assert (CALL_HEADER in sent[0].headers, CALL_HEADER in sent[1].headers) == (True, stamped)
@@ -295,14 +298,14 @@ def test_where_a_redirect_leads_decides(library: str, location: str, stamped: bo
 )
 def test_look_alike_base_urls_see_no_headers(base_url: str) -> None:
     """Whatever a client is pointed at by mistake or on purpose; its calls go out as they are."""
-    sent: list[httpx2.Request] = []
+    sent: list[openai_http.Request] = []
 
-    def answer(request: httpx2.Request) -> httpx2.Response:
+    def answer(request: openai_http.Request) -> openai_http.Response:
         sent.append(request)
-        return httpx2.Response(200, json={"id": "1", "choices": []})
+        return openai_http.Response(200, json={"id": "1", "choices": []})
 
     autellix.init("http://127.0.0.1:9/v1")
-    http_client = httpx2.Client(transport=httpx2.MockTransport(answer))
+    http_client = openai_http.Client(transport=openai_http.MockTransport(answer))
     with openai.OpenAI(base_url=base_url, api_key="key", http_client=http_client) as client, autellix.program() as p:
         assert client.chat.completions.create(**QUESTION).id == "1"
     assert not {PROGRAM_HEADER, CALL_HEADER} & sent[0].headers.keys()

@@ -16,15 +16,9 @@ import autellix_sdk as autellix
 from autellix_sdk import _programs
 from autellix_sdk._strands import Job, new_root
 from autellix_sdk.wire import CallContext
-from tests.sdk.conftest import WAIT_S, call_here
+from tests.sdk.conftest import BASE_URL, WAIT_S, call_here
 
-BASE_URL = "http://127.0.0.1:9/v1"
-
-
-@pytest.fixture(autouse=True)
-def offline(clean_client: None) -> None:
-    """The client is on; no call leaves the process."""
-    autellix.init(BASE_URL)
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 async def _acall() -> CallContext:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import subprocess
 import sys
 from typing import Any
@@ -15,11 +14,9 @@ import autellix_sdk as autellix
 from autellix_sdk import _calls
 from autellix_sdk._faults import faults
 from autellix_sdk.wire import BILL_HEADER, CALL_HEADER, CONTINUE_HEADER, PROGRAM_HEADER, decode_call
-from tests.sdk.conftest import Backend, call_bill
+from tests.sdk.conftest import Backend, call_bill, libraries
 
 QUESTION: Any = {"model": "m", "messages": [{"role": "user", "content": "is it?"}]}
-
-libraries = pytest.mark.parametrize("library", [importlib.import_module(name) for name in ("httpx", "httpx2")])
 
 
 def _client(backend: Backend, **options: Any) -> openai.OpenAI:
@@ -386,15 +383,15 @@ async def test_failed_calls_raise_what_they_always_raised(library: Any, backend:
     assert (p.bill().calls, p.bill().pending) == (0, 0)
 
 
-@pytest.mark.parametrize("library", ["httpx", "httpx2"])
-def test_a_library_imported_after_init_is_caught(library: str) -> None:
+@libraries
+def test_a_library_imported_after_init_is_caught(library: Any) -> None:
     """Neither import order nor a second library in the same process matters."""
     code = f"""
 import sys
 import autellix_sdk
 autellix_sdk.init("http://127.0.0.1:9/v1")
 assert not {{"httpx", "httpx2", "openai"}} & sys.modules.keys()
-import {library} as library
+import {library.__name__} as library
 assert library.__spec__.loader.get_source(library.__name__)
 transport = library.MockTransport(lambda request: library.Response(200, text=request.headers["{CALL_HEADER}"]))
 with library.Client(transport=transport) as client:

@@ -19,14 +19,8 @@ from autellix_sdk._faults import faults
 from autellix_sdk.wire import CONTINUE_HEADER, PROGRAM_HEADER, CallContext
 from tests.sdk.conftest import WAIT_S, Backend, call_here
 
-BASE_URL = "http://127.0.0.1:9/v1"
+pytestmark = pytest.mark.usefixtures("offline")
 UNREADABLE = "who a job or request belongs to could not be read"
-
-
-@pytest.fixture(autouse=True)
-def offline(clean_client: None) -> None:
-    """The client is on; no call leaves the process."""
-    autellix.init(BASE_URL)
 
 
 async def _acall() -> CallContext:

@@ -13,15 +13,9 @@ from tests.sdk.conftest import WAIT_S, call_here
 
 pytest_plugins = ["autellix_sdk.pytest_plugin"]
 
-BASE_URL = "http://127.0.0.1:9/v1"
+pytestmark = pytest.mark.usefixtures("offline_explicit")
 
 seen: set[str] = set()
-
-
-@pytest.fixture(autouse=True)
-def offline(clean_client: None) -> None:
-    """The client is on; no call leaves the process."""
-    autellix.init(BASE_URL, implicit="off")
 
 
 @pytest.mark.parametrize("run", [1, 2])

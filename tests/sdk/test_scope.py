@@ -13,13 +13,7 @@ import autellix_sdk as autellix
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, decode_call
 from tests.sdk.conftest import call_here
 
-BASE_URL = "http://127.0.0.1:9/v1"
-
-
-@pytest.fixture(autouse=True)
-def offline(clean_client: None) -> None:
-    """Scopes work with the client on; no call leaves the process."""
-    autellix.init(BASE_URL, implicit="off")
+pytestmark = pytest.mark.usefixtures("offline_explicit")
 
 
 def _current_id() -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import traceback
 from typing import Any
 
@@ -10,8 +9,7 @@ import pytest
 
 from autellix_sdk._settings import Endpoint, Settings, read_settings
 from autellix_sdk.errors import ConfigurationError, UsageError
-
-libraries = pytest.mark.parametrize("library", [importlib.import_module(name) for name in ("httpx", "httpx2")])
+from tests.sdk.conftest import libraries
 
 
 @libraries

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -17,14 +16,13 @@ from autellix_sdk._faults import faults
 from autellix_sdk._runtime import runtime
 from autellix_sdk.errors import ConfigurationError, UsageError
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER
-from tests.sdk.conftest import Backend
+from tests.sdk.conftest import Backend, libraries
 
 QUESTION: Any = {"model": "m", "messages": [{"role": "user", "content": "is it?"}]}
 HERE = "http://127.0.0.1:9/v1/chat/completions"
 DEEP = b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 """Nested too deeply for a JSON parser."""
 
-libraries = pytest.mark.parametrize("library", [importlib.import_module(name) for name in ("httpx", "httpx2")])
 dialects = pytest.mark.parametrize("dialect", DIALECTS)
 
 
