@@ -136,8 +136,8 @@ class _Trip(SimpleNamespace):
         begun = begin_call(strand, retries(strand, headers))
         if begun is None:
             return {}
-        self.flight, program, call = begun
-        return call_headers(program, call, settings.dialects, headers)
+        program, self.flight = begun
+        return call_headers(program, self.flight, settings.dialects, headers)
 
 
 def _signal(react: Callable[[_Trip, Any], None]) -> Callable[..., Awaitable[None]]:

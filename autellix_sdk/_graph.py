@@ -41,14 +41,13 @@ class Branch:
         graph: the graph that the frontier belongs to; `None` before the first call. The others are the graph's to
             change, under its lock.
         parent: the branch it was forked from.
-        at_fork: the frontier it started with.
+        at_fork: the frontier it started with; still the same object while it has nothing to hand on.
         frontier: the calls that its next call depends on; `None` while `joined` is ahead of it (the dirty flag).
         joined: the frontier as an ordered set, once a child was merged into it.
-        moved: the frontier is no longer the one it started with.
         finished: its strand is over.
     """
 
-    __slots__ = ("at_fork", "finished", "frontier", "graph", "joined", "moved", "parent")
+    __slots__ = ("at_fork", "finished", "frontier", "graph", "joined", "parent")
 
     def __init__(
         self, parent: Branch | None = None, graph: Graph | None = None, frontier: tuple[CallId, ...] = ()
@@ -58,7 +57,7 @@ class Branch:
         self.at_fork = frontier
         self.frontier: tuple[CallId, ...] | None = frontier
         self.joined: dict[CallId, None] | None = None
-        self.moved = self.finished = False
+        self.finished = False
 
     def fork(self) -> Branch:
         """Branch off a child that starts from this frontier."""
@@ -74,7 +73,7 @@ class Branch:
         """The strand is over: hand what it did to the nearest ancestor that still runs."""
         if not self.finished:
             self.finished = True
-            if self.moved and self.graph is not None:
+            if self.frontier is not self.at_fork and self.graph is not None:
                 self.graph.fold(self)
 
     def living_parent(self) -> Branch | None:
@@ -92,7 +91,7 @@ class Branch:
         """
         calls = self.frontier if self.joined is None else tuple(self.joined)
         self.at_fork = self.frontier = () if salt is None else qualify(calls or (), salt)
-        self.parent, self.joined, self.moved = None, None, False
+        self.parent, self.joined = None, None
 
 
 class Graph:
@@ -119,9 +118,12 @@ class Graph:
             parents = branch.frontier
             if parents is None:
                 parents = self._settle(branch)
-            tails = [(self._tails[parent], parent) for parent in parents if parent in self._tails]
-            if tails:
-                thread, tail = tails[0] if len(tails) == 1 else min(tails)
+            thread, tail = MAX_THREAD + 1, CallId("")
+            for parent in parents:
+                continued = self._tails.get(parent, thread)
+                if continued < thread:
+                    thread, tail = continued, parent
+            if tail:
                 self._tails.pop(tail, None)  # may be gone, to a call made from inside this one: one false edge
             else:
                 thread = self._open_thread()
@@ -130,7 +132,7 @@ class Graph:
             call = CallId(f"{thread}.{place}")
             self._tails[call] = thread
             self.calls += 1
-            branch.frontier, branch.joined, branch.moved = (call,), None, True
+            branch.frontier, branch.joined = (call,), None
             return thread, call, parents
 
     def look(self, branch: Branch) -> tuple[CallId, ...]:
@@ -154,7 +156,7 @@ class Graph:
             joined.update(dict.fromkeys(self._settle(branch)))
             while len(joined) > MAX_FRONTIER:
                 joined.popitem()
-            parent.frontier, parent.joined, parent.moved = None, joined, True
+            parent.frontier, parent.joined = None, joined
 
     def after_fork(self) -> None:
         """Continue in a forked process: threads begun before belong to the other process and are not continued."""
@@ -165,7 +167,7 @@ class Graph:
         """Take over a branch that stood in another graph, or in none: what it did there is no parent here."""
         branch.graph = self
         branch.at_fork = branch.frontier = ()
-        branch.joined, branch.moved = None, False
+        branch.joined = None
 
     def _settle(self, branch: Branch) -> tuple[CallId, ...]:
         if branch.frontier is None:

@@ -11,11 +11,11 @@ from typing import ClassVar, Protocol
 from weakref import WeakValueDictionary
 
 from autellix_sdk._graph import Branch, Graph
-from autellix_sdk._ledger import Ledger
+from autellix_sdk._ledger import Flight, Ledger
 from autellix_sdk._lifecycle import IMPLICIT_IDLE_S, Status
 from autellix_sdk._runtime import new_program_id, new_salt, runtime
 from autellix_sdk.bill import ProgramBill
-from autellix_sdk.wire import ProgramId, encode_name
+from autellix_sdk.wire import JOINS_ALL, CallContext, ProgramId, encode_name, format_call
 
 
 class Owner(Protocol):
@@ -101,6 +101,17 @@ class Program:
                 program = cls(name, program_id)
                 program._process = None
         return program
+
+    def call_header(self, flight: Flight) -> str:
+        """Return the value of `wire.CALL_HEADER` for an attempt of a call of this program."""
+        thread, call, parents = flight.node
+        return format_call(self.salt, thread, call, parents, flight.retry, self.name_field)
+
+    def context(self, flight: Flight) -> CallContext:
+        """Return what that header is made from, for those who say it in other words."""
+        thread, call, parents = flight.node
+        waited_for = None if JOINS_ALL in parents else parents
+        return CallContext(self.id, self.salt, thread, call, waited_for, flight.retry, self.name)
 
     def leave(self, status: Status) -> None:
         """A scope was left; the last one ends the program."""
