@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from autellix_sdk._ledger import Flight
-from autellix_sdk._programs import Program
+from autellix_sdk._programs import ProgramRecord
 from autellix_sdk._strands import Strand
 
 _RETRY_HEADER = "x-stainless-retry-count"
@@ -24,7 +24,7 @@ def retries(strand: Strand, headers: Mapping[str, str]) -> int:
     return int(count) if count.isdecimal() else 0
 
 
-def begin_call(strand: Strand, retry: int = 0) -> tuple[Program, Flight] | None:
+def begin_call(strand: Strand, retry: int = 0) -> tuple[ProgramRecord, Flight] | None:
     """Begin a call on the current strand, or repeat its last one.
 
     Args:

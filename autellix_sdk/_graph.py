@@ -52,12 +52,12 @@ class Branch:
     def __init__(
         self, parent: Branch | None = None, graph: Graph | None = None, frontier: tuple[CallId, ...] = ()
     ) -> None:
-        self.parent = parent
-        self.graph = graph
-        self.at_fork = frontier
+        self.parent: Branch | None = parent
+        self.graph: Graph | None = graph
+        self.at_fork: tuple[CallId, ...] = frontier
         self.frontier: tuple[CallId, ...] | None = frontier
         self.joined: dict[CallId, None] | None = None
-        self.finished = False
+        self.finished: bool = False
 
     def fork(self) -> Branch:
         """Branch off a child that starts from this frontier."""
@@ -104,8 +104,9 @@ class Graph:
     """
 
     def __init__(self) -> None:
-        self.calls = self.threads = 0
-        self.closed = False
+        self.calls: int = 0
+        self.threads: int = 0
+        self.closed: bool = False
         self._lock = threading.RLock()
         self._lengths: dict[int, int] = {}
         self._tails: dict[CallId, int] = {}

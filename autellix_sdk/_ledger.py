@@ -54,13 +54,13 @@ class Flight:
     __slots__ = ("_response", "ended_ns", "ledger", "node", "retry", "started_ns", "status", "unbilled")
 
     def __init__(self, ledger: Ledger, node: Node, retry: int) -> None:
-        self.ledger = ledger
-        self.node = node
-        self.retry = retry
-        self.started_ns = monotonic_ns()
+        self.ledger: Ledger = ledger
+        self.node: Node = node
+        self.retry: int = retry
+        self.started_ns: int = monotonic_ns()
         self.ended_ns: int | None = None
-        self.status = 0
-        self.unbilled = False
+        self.status: int = 0
+        self.unbilled: bool = False
         self._response: weakref.ref[Response] | None = None
 
     @property

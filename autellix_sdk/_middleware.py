@@ -70,16 +70,16 @@ def wsgi(app: WsgiApp, *, name: str | None = None, trust_callers: bool = False) 
 
     def with_program(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         stay = begin(lambda: {CONTINUE_HEADER: environ[_ENVIRON_KEY]} if _ENVIRON_KEY in environ else {})
-        stay.start()
+        stay._start()
         try:
-            with stay.inside():
+            with stay._inside():
                 body = app(environ, start_response)
         except BaseException as error:
-            stay.end(error)
+            stay._end(error)
             raise
         wrapper = environ.get("wsgi.file_wrapper")
         if type(body) in (list, tuple) or (isinstance(wrapper, type) and isinstance(body, wrapper)):
-            stay.end(None)
+            stay._end(None)
             return body
         return _Body(body, stay)
 
@@ -92,7 +92,7 @@ def _stays(name: str | None, trust_callers: bool) -> Callable[[Callable[[], Mapp
 
     def begin(read_headers: Callable[[], Mapping[str, str]]) -> Stay[Any]:
         sender = sender_of(read_headers()) if trust_callers else None
-        return scope.fresh() if sender is None else sender.attach()
+        return scope._fresh() if sender is None else sender.attach()
 
     return begin
 
@@ -123,7 +123,7 @@ class _Body:
 
     def __next__(self) -> bytes:
         try:
-            with self._stay.inside():
+            with self._stay._inside():
                 if self._items is None:
                     self._items = iter(self._body)
                 item: Any = next(self._items, _END)
@@ -138,10 +138,10 @@ class _Body:
         """Close the app's body, as the server has to."""
         try:
             if hasattr(self._body, "close"):
-                with self._stay.inside():
+                with self._stay._inside():
                     self._body.close()
         except BaseException as error:
             self._error = error
             raise
         finally:
-            self._stay.end(self._error)
+            self._stay._end(self._error)

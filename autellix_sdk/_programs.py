@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from typing import ClassVar, Protocol
 from weakref import WeakValueDictionary
 
@@ -27,19 +28,44 @@ class Owner(Protocol):
 
     explicit: ClassVar[bool]
 
-    def resolve(self) -> Program | None:
+    def resolve(self) -> ProgramRecord | None:
         """Return the program of a call that begins now; `None` leaves it unstamped."""
 
-    def peek(self) -> Program | None:
+    def peek(self) -> ProgramRecord | None:
         """Return the program if there is one already."""
 
 
-class Program:
+class Program(ABC):
     """One run of an agent. Made by `program(...)`, or by itself where no scope is open.
 
     Attributes:
         id: program ID, as the server sees it.
         name: name given by the user, or `None`.
+    """
+
+    __slots__ = ("__weakref__", "id", "name")
+
+    id: ProgramId
+    name: str | None
+
+    @abstractmethod
+    def bill(self, wait_s: float = 0.0) -> ProgramBill:
+        """Return where this program's time went.
+
+        While the program runs, the bill covers the plain calls that returned; streamed calls are pending, and
+        ``elapsed_us`` and ``tool_us`` are measured here. Once the program has ended and the backend acknowledged it,
+        the bill is the server's and covers every call.
+
+        Args:
+            wait_s: after the end, wait up to this many seconds for the acknowledgement. It blocks the thread: on an
+                event loop use ``await asyncio.to_thread(p.bill, wait_s)``. No effect while the program runs.
+        """
+
+
+class ProgramRecord(Program):
+    """A program, and what this process keeps of it.
+
+    Attributes:
         name_field: the name as its calls carry it, encoded once.
         salt: tells its call IDs from those made under the same program ID by another process, or by an earlier object.
         graph: its call graph.
@@ -49,32 +75,20 @@ class Program:
         injected: other processes may make calls of it, which this one does not see.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_process",
-        "graph",
-        "id",
-        "injected",
-        "ledger",
-        "name",
-        "name_field",
-        "salt",
-        "scopes",
-        "trunk",
-    )
+    __slots__ = ("_process", "graph", "injected", "ledger", "name_field", "salt", "scopes", "trunk")
 
     explicit: ClassVar[bool] = True
 
     def __init__(self, name: str | None = None, program_id: ProgramId | None = None) -> None:
-        self.id = program_id or new_program_id()
-        self.name = name
-        self.name_field = f";n={encode_name(name)}" if name else ""
-        self.salt = new_salt()
-        self.graph = Graph()
-        self.trunk = Branch()
-        self.ledger = Ledger()
-        self.scopes = 0
-        self.injected = False
+        self.id: ProgramId = program_id or new_program_id()
+        self.name: str | None = name
+        self.name_field: str = f";n={encode_name(name)}" if name else ""
+        self.salt: str = new_salt()
+        self.graph: Graph = Graph()
+        self.trunk: Branch = Branch()
+        self.ledger: Ledger = Ledger()
+        self.scopes: int = 0
+        self.injected: bool = False
         self._process: int | None = os.getpid()
         _living[self.id] = self
 
@@ -82,7 +96,7 @@ class Program:
         return f"Program(id={self.id!r}, name={self.name!r})"
 
     @classmethod
-    def enter(cls, name: str | None, program_id: ProgramId | None) -> Program:
+    def enter(cls, name: str | None, program_id: ProgramId | None) -> ProgramRecord:
         """Return the program of a scope that opens: a new one, or the one that has this ID."""
         with _lock:
             known = None if program_id is None else _living.get(program_id)
@@ -93,7 +107,7 @@ class Program:
         return program
 
     @classmethod
-    def join(cls, name: str | None, program_id: ProgramId) -> Program:
+    def join(cls, name: str | None, program_id: ProgramId) -> ProgramRecord:
         """Return the program that has this ID, begun by another process if it is not known here."""
         with _lock:
             program = _living.get(program_id)
@@ -122,16 +136,7 @@ class Program:
             self.end(status)
 
     def bill(self, wait_s: float = 0.0) -> ProgramBill:
-        """Return where this program's time went.
-
-        While the program runs, the bill covers the plain calls that returned; streamed calls are pending, and
-        ``elapsed_us`` and ``tool_us`` are measured here. Once the program has ended and the backend acknowledged it,
-        the bill is the server's and covers every call.
-
-        Args:
-            wait_s: after the end, wait up to this many seconds for the acknowledgement. It blocks the thread: on an
-                event loop use ``await asyncio.to_thread(p.bill, wait_s)``. No effect while the program runs.
-        """
+        """Return where its time went, see `Program.bill`."""
         if wait_s > 0:
             self.ledger.wait(wait_s)
         return self.ledger.bill(self.id, self.name, self.graph.calls, self.graph.threads)
@@ -177,11 +182,11 @@ class Program:
         self.graph.after_fork()
         self.ledger.after_fork()
 
-    def resolve(self) -> Program:
+    def resolve(self) -> ProgramRecord:
         """Return itself: an explicit program owns its calls."""
         return self
 
-    def peek(self) -> Program:
+    def peek(self) -> ProgramRecord:
         """Return itself."""
         return self
 
@@ -194,25 +199,25 @@ class ImplicitOwner:
     explicit: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        self._program: Program | None = None
+        self._program: ProgramRecord | None = None
 
-    def resolve(self) -> Program | None:
+    def resolve(self) -> ProgramRecord | None:
         """Return the open program, or a new one; `None` where implicit programs are off."""
         program = self._program
         if program is not None and not (program.ledger.ended or program.ledger.has_idled(IMPLICIT_IDLE_S)):
             return program
         return self._renew(program)
 
-    def peek(self) -> Program | None:
+    def peek(self) -> ProgramRecord | None:
         """Return the open program, if any call was made."""
         program = self._program
         return None if program is None or program.ledger.ended else program
 
-    def _renew(self, old: Program | None) -> Program | None:
+    def _renew(self, old: ProgramRecord | None) -> ProgramRecord | None:
         settings, reporter = runtime.settings, runtime.reporter
         if settings is None or settings.implicit == "off":
             return None
-        program = Program()
+        program = ProgramRecord()
         with _lock:
             if self._program is not old and self._program is not None:
                 return self._program
@@ -234,4 +239,4 @@ def after_fork() -> None:
 
 
 _lock = threading.RLock()
-_living: WeakValueDictionary[ProgramId, Program] = WeakValueDictionary()
+_living: WeakValueDictionary[ProgramId, ProgramRecord] = WeakValueDictionary()

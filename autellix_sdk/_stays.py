@@ -22,7 +22,8 @@ T = TypeVar("T")
 class Stay(ABC, Generic[T]):
     """A context manager, also an async one, that is entered once. What it gives to ``as`` is of type `T`.
 
-    Between `start` and `end` it may also be entered step by step, on whatever strand: see `inside`.
+    Between `_start` and `_end` it may also be entered step by step, on whatever strand: see `_inside`. Those are our
+    own business: users see a context manager.
     """
 
     __slots__ = ("_entered", "_place")
@@ -45,7 +46,7 @@ class Stay(ABC, Generic[T]):
         Raises:
             UsageError: it was entered before.
         """
-        given = self.start()
+        given = self._start()
         self._entered = self._resume()
         return given
 
@@ -56,7 +57,7 @@ class Stay(ABC, Generic[T]):
         if self._entered is not None:
             strand, frame = self._entered
             strand.leave(frame)
-        self.end(error)
+        self._end(error)
 
     async def __aenter__(self) -> T:
         """Do as `__enter__` does."""
@@ -68,7 +69,7 @@ class Stay(ABC, Generic[T]):
         """Do as `__exit__` does."""
         self.__exit__(kind, error, trace)
 
-    def start(self) -> T:
+    def _start(self) -> T:
         """Begin without entering; raise `UsageError` the second time."""
         if self._place is not None:
             raise UsageError(f"{self!r} is entered twice; make one per run")
@@ -76,7 +77,7 @@ class Stay(ABC, Generic[T]):
         self._place = owner, branch
         return given
 
-    def end(self, error: BaseException | None) -> None:
+    def _end(self, error: BaseException | None) -> None:
         """End it, the first time; `error` is what it ended with. A closed generator ended well."""
         if self._place is None:
             return
@@ -86,18 +87,18 @@ class Stay(ABC, Generic[T]):
             self._depart(None if isinstance(error, GeneratorExit) else error)
 
     @contextmanager
-    def lifetime(self) -> Iterator[None]:
+    def _lifetime(self) -> Iterator[None]:
         """From start to end, without being there."""
-        self.start()
+        self._start()
         try:
             yield
         except BaseException as error:
-            self.end(error)
+            self._end(error)
             raise
-        self.end(None)
+        self._end(None)
 
     @contextmanager
-    def inside(self) -> Iterator[None]:
+    def _inside(self) -> Iterator[None]:
         """Be there for a while, after the start, on whatever strand this runs."""
         strand, frame = self._resume()
         try:
@@ -149,11 +150,11 @@ def _coroutine(function: Callable[..., Any], fresh: Callable[[], Stay[Any]]) -> 
 def _generator(function: Callable[..., Any], fresh: Callable[[], Stay[Any]]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         run = fresh()
-        with run.lifetime():
+        with run._lifetime():
             generator = function(*args, **kwargs)
             step = functools.partial(generator.send, None)
             while True:
-                with run.inside():
+                with run._inside():
                     try:
                         item = step()
                     except StopIteration as stop:
@@ -161,7 +162,7 @@ def _generator(function: Callable[..., Any], fresh: Callable[[], Stay[Any]]) -> 
                 try:
                     step = functools.partial(generator.send, (yield item))
                 except GeneratorExit:
-                    with run.inside():
+                    with run._inside():
                         generator.close()
                     raise
                 except BaseException as error:  # noqa: BLE001 whatever is thrown in goes on to the generator
@@ -173,11 +174,11 @@ def _generator(function: Callable[..., Any], fresh: Callable[[], Stay[Any]]) -> 
 def _async_generator(function: Callable[..., Any], fresh: Callable[[], Stay[Any]]) -> Callable[..., Any]:
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         run = fresh()
-        with run.lifetime():
+        with run._lifetime():
             generator = function(*args, **kwargs)
             step = functools.partial(generator.asend, None)
             while True:
-                with run.inside():
+                with run._inside():
                     try:
                         item = await step()
                     except StopAsyncIteration:
@@ -185,7 +186,7 @@ def _async_generator(function: Callable[..., Any], fresh: Callable[[], Stay[Any]
                 try:
                     step = functools.partial(generator.asend, (yield item))
                 except GeneratorExit:
-                    with run.inside():
+                    with run._inside():
                         await generator.aclose()
                     raise
                 except BaseException as error:  # noqa: BLE001 whatever is thrown in goes on to the generator

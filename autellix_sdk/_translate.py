@@ -14,7 +14,7 @@ from typing import Any
 from autellix_sdk._dialects import Dialect
 from autellix_sdk._faults import faults
 from autellix_sdk._ledger import Flight
-from autellix_sdk._programs import Program
+from autellix_sdk._programs import ProgramRecord
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, CallContext
 
 _MAX_BODY_BYTES = 1 << 20
@@ -56,7 +56,7 @@ def speak(dialects: tuple[Dialect, ...], context: CallContext, taken: Container[
 
 
 def call_headers(
-    program: Program, flight: Flight, dialects: tuple[Dialect, ...], taken: Container[str] = ()
+    program: ProgramRecord, flight: Flight, dialects: tuple[Dialect, ...], taken: Container[str] = ()
 ) -> dict[str, str]:
     """Return all headers of a call: our two, and what dialects add.
 
