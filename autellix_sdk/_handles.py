@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from autellix_sdk._activations import Activation, decorate
 from autellix_sdk._graph import Branch
 from autellix_sdk._programs import Owner, ProgramRecord
-from autellix_sdk._stays import Stay, decorate
 from autellix_sdk._strands import current_strand
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,7 +53,7 @@ class Handle:
         return owner, self._branch
 
 
-class Attachment(Stay[None]):
+class Attachment(Activation[None]):
     """Where a handle leads, for the duration of a block; made by `Handle.attach`. Enter it once."""
 
     __slots__ = ("_handle",)

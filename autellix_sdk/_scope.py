@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from autellix_sdk._activations import Activation, decorate
 from autellix_sdk._graph import Branch
 from autellix_sdk._programs import Owner, Program, ProgramRecord
-from autellix_sdk._stays import Stay, decorate
 from autellix_sdk.errors import UsageError, WireError
 from autellix_sdk.wire import ProgramId, check_program_id, encode_name
 
@@ -39,7 +39,7 @@ def program(name: str | None = None, *, id: str | None = None) -> Scope:  # noqa
         raise UsageError(str(error)) from error
 
 
-class Scope(Stay[Program]):
+class Scope(Activation[Program]):
     """One program's scope, made by `program`. Enter it once, or use it as a decorator any number of times.
 
     A decorated function runs each of its calls as a program of its own. A decorated generator is in scope only while

@@ -1,4 +1,4 @@
-"""Stays: blocks of code, functions and generators whose calls belong elsewhere than to the strand they run on."""
+"""Activations: blocks of code, functions and generators whose calls belong elsewhere than to the strand they run on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 
-class Stay(ABC, Generic[T]):
+class Activation(ABC, Generic[T]):
     """A context manager, also an async one, that is entered once. What it gives to ``as`` is of type `T`.
 
     Between `_start` and `_end` it may also be entered step by step, on whatever strand: see `_inside`. Those are our
@@ -34,11 +34,11 @@ class Stay(ABC, Generic[T]):
 
     @abstractmethod
     def _arrive(self) -> tuple[T, Owner, Branch]:
-        """Return what ``as`` gives, whom calls belong to, and where they stand; the branch is this stay's alone."""
+        """Return what ``as`` gives, whom calls belong to, and where they stand; the branch is its own."""
 
     @abstractmethod
     def _depart(self, error: BaseException | None) -> None:
-        """The stay is over; `error` is what it ended with."""
+        """The activation is over; `error` is what it ended with."""
 
     def __enter__(self) -> T:
         """Calls made here, and in work started from here, belong there.
@@ -112,13 +112,13 @@ class Stay(ABC, Generic[T]):
         return strand, strand.enter(*self._place)
 
 
-def decorate(function: F, fresh: Callable[[], Stay[Any]]) -> F:
-    """Run each call of a function in a stay of its own.
+def decorate(function: F, fresh: Callable[[], Activation[Any]]) -> F:
+    """Run each call of a function in an activation of its own.
 
     Args:
         function: a function, coroutine function, generator function or async generator function. A generator is
             there only while its own code runs, not while its consumer works on what it yielded.
-        fresh: makes the stay of one call.
+        fresh: makes the activation of one call.
     """
     if inspect.isasyncgenfunction(function):
         wrapper = _async_generator(function, fresh)
@@ -131,7 +131,7 @@ def decorate(function: F, fresh: Callable[[], Stay[Any]]) -> F:
     return cast(F, functools.update_wrapper(wrapper, function))
 
 
-def _function(function: Callable[..., Any], fresh: Callable[[], Stay[Any]]) -> Callable[..., Any]:
+def _function(function: Callable[..., Any], fresh: Callable[[], Activation[Any]]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         with fresh():
             return function(*args, **kwargs)
@@ -139,7 +139,7 @@ def _function(function: Callable[..., Any], fresh: Callable[[], Stay[Any]]) -> C
     return wrapper
 
 
-def _coroutine(function: Callable[..., Any], fresh: Callable[[], Stay[Any]]) -> Callable[..., Any]:
+def _coroutine(function: Callable[..., Any], fresh: Callable[[], Activation[Any]]) -> Callable[..., Any]:
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         with fresh():
             return await function(*args, **kwargs)
@@ -147,7 +147,7 @@ def _coroutine(function: Callable[..., Any], fresh: Callable[[], Stay[Any]]) -> 
     return wrapper
 
 
-def _generator(function: Callable[..., Any], fresh: Callable[[], Stay[Any]]) -> Callable[..., Any]:
+def _generator(function: Callable[..., Any], fresh: Callable[[], Activation[Any]]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         run = fresh()
         with run._lifetime():
@@ -171,7 +171,7 @@ def _generator(function: Callable[..., Any], fresh: Callable[[], Stay[Any]]) -> 
     return wrapper
 
 
-def _async_generator(function: Callable[..., Any], fresh: Callable[[], Stay[Any]]) -> Callable[..., Any]:
+def _async_generator(function: Callable[..., Any], fresh: Callable[[], Activation[Any]]) -> Callable[..., Any]:
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         run = fresh()
         with run._lifetime():
