@@ -41,13 +41,14 @@ class Branch:
         graph: the graph that the frontier belongs to; `None` before the first call. The others are the graph's to
             change, under its lock.
         parent: the branch it was forked from.
-        at_fork: the frontier it started with; still the same object while it has nothing to hand on.
+        at_fork: the frontier it started with.
         frontier: the calls that its next call depends on; `None` while `joined` is ahead of it (the dirty flag).
         joined: the frontier as an ordered set, once a child was merged into it.
+        moved: the frontier is no longer the one it started with.
         finished: its strand is over.
     """
 
-    __slots__ = ("at_fork", "finished", "frontier", "graph", "joined", "parent")
+    __slots__ = ("at_fork", "finished", "frontier", "graph", "joined", "moved", "parent")
 
     def __init__(
         self, parent: Branch | None = None, graph: Graph | None = None, frontier: tuple[CallId, ...] = ()
@@ -57,6 +58,7 @@ class Branch:
         self.at_fork: tuple[CallId, ...] = frontier
         self.frontier: tuple[CallId, ...] | None = frontier
         self.joined: dict[CallId, None] | None = None
+        self.moved: bool = False
         self.finished: bool = False
 
     def fork(self) -> Branch:
@@ -73,7 +75,7 @@ class Branch:
         """The strand is over: hand what it did to the nearest ancestor that still runs."""
         if not self.finished:
             self.finished = True
-            if self.frontier is not self.at_fork and self.graph is not None:
+            if self.moved and self.graph is not None:
                 self.graph.fold(self)
 
     def living_parent(self) -> Branch | None:
@@ -91,7 +93,7 @@ class Branch:
         """
         calls = self.frontier if self.joined is None else tuple(self.joined)
         self.at_fork = self.frontier = () if salt is None else qualify(calls or (), salt)
-        self.parent, self.joined = None, None
+        self.parent, self.joined, self.moved = None, None, False
 
 
 class Graph:
@@ -133,7 +135,7 @@ class Graph:
             call = CallId(f"{thread}.{place}")
             self._tails[call] = thread
             self.calls += 1
-            branch.frontier, branch.joined = (call,), None
+            branch.frontier, branch.joined, branch.moved = (call,), None, True
             return thread, call, parents
 
     def look(self, branch: Branch) -> tuple[CallId, ...]:
@@ -157,7 +159,7 @@ class Graph:
             joined.update(dict.fromkeys(self._settle(branch)))
             while len(joined) > MAX_FRONTIER:
                 joined.popitem()
-            parent.frontier, parent.joined = None, joined
+            parent.frontier, parent.joined, parent.moved = None, joined, True
 
     def after_fork(self) -> None:
         """Continue in a forked process: threads begun before belong to the other process and are not continued."""
@@ -168,7 +170,7 @@ class Graph:
         """Take over a branch that stood in another graph, or in none: what it did there is no parent here."""
         branch.graph = self
         branch.at_fork = branch.frontier = ()
-        branch.joined = None
+        branch.joined, branch.moved = None, False
 
     def _settle(self, branch: Branch) -> tuple[CallId, ...]:
         if branch.frontier is None:
