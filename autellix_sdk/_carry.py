@@ -80,6 +80,6 @@ def sender_of(headers: Mapping[str, str]) -> Handle | None:
     program = ProgramRecord.join(name, program_id)
     own = f"{program.salt}."
     frontier = (CallId(JOINS_ALL),) if parents is None else tuple([CallId(p.removeprefix(own)) for p in parents])
-    branch = Branch(program.trunk, program.graph, frontier)
+    branch = Branch(program.main_branch, program.graph, frontier)
     branch.finish()
     return Handle(program, branch)

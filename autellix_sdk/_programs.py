@@ -69,13 +69,13 @@ class ProgramRecord(Program):
         name_field: the name as its calls carry it, encoded once.
         salt: tells its call IDs from those made under the same program ID by another process, or by an earlier object.
         graph: its call graph.
-        trunk: where its scopes branch off: each goes on from what those before it did.
+        main_branch: where its scopes branch off: each goes on from what those before it did.
         ledger: its books.
         scopes: number of its scopes that are open. Changes under the lock.
         injected: other processes may make calls of it, which this one does not see.
     """
 
-    __slots__ = ("_process", "graph", "injected", "ledger", "name_field", "salt", "scopes", "trunk")
+    __slots__ = ("_process", "graph", "injected", "ledger", "name_field", "salt", "scopes", "main_branch")
 
     explicit: ClassVar[bool] = True
 
@@ -85,7 +85,7 @@ class ProgramRecord(Program):
         self.name_field: str = f";n={encode_name(name)}" if name else ""
         self.salt: str = new_salt()
         self.graph: Graph = Graph()
-        self.trunk: Branch = Branch()
+        self.main_branch: Branch = Branch()
         self.ledger: Ledger = Ledger()
         self.scopes: int = 0
         self.injected: bool = False
@@ -177,7 +177,7 @@ class ProgramRecord(Program):
 
     def after_fork(self) -> None:
         """Continue in a forked process, under a salt of its own and where nobody is left to release a lock."""
-        self.trunk.after_fork(self.salt)
+        self.main_branch.after_fork(self.salt)
         self.salt = new_salt()
         self.graph.after_fork()
         self.ledger.after_fork()

@@ -67,7 +67,7 @@ class Scope(Activation[Program]):
 
     def _arrive(self) -> tuple[Program, Owner, Branch]:
         program = self._program = ProgramRecord.enter(self._name, self._program_id)
-        return program, program, program.trunk.fork()
+        return program, program, program.main_branch.fork()
 
     def _depart(self, error: BaseException | None) -> None:
         assert self._program is not None
