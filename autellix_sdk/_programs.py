@@ -75,7 +75,7 @@ class ProgramRecord(Program):
         injected: other processes may make calls of it, which this one does not see.
     """
 
-    __slots__ = ("_process", "graph", "injected", "ledger", "name_field", "salt", "scopes", "main_branch")
+    __slots__ = ("_process", "graph", "injected", "ledger", "main_branch", "name_field", "salt", "scopes")
 
     explicit: ClassVar[bool] = True
 
