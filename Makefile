@@ -17,7 +17,7 @@ SOURCES := autellix_sdk autellix_server examples tests
 OPENAI2 := .venv-openai2
 
 .PHONY: help demo test check format lint types architecture unit clients slow sdk coverage gpu test-frameworks engine
-.PHONY: results clean
+.PHONY: results api clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 25
@@ -38,8 +38,10 @@ lint: $(STAMP) ## format and lint, without changing anything
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 
-types: $(STAMP) ## strict type check
+types: $(STAMP) ## strict type check, by two checkers where users' own look
 	$(BIN)/mypy
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/basedpyright --pythonpath $(BIN)/python --verifytypes autellix_sdk --ignoreexternal
 
 architecture: $(STAMP) ## who may import whom
 	$(BIN)/lint-imports
@@ -77,6 +79,9 @@ engine: $(STAMP) ## engine environment for the CPU and the bundled model
 
 results: $(STAMP) ## docs/results.md from simulation: half an hour; TRACES="--trace NAME=FILE" adds yours
 	$(BIN)/autellix study --output docs $(TRACES)
+
+api: $(STAMP) ## docs/api.md from the docstrings of the SDK
+	$(BIN)/python -m tests.sdk.api_reference
 
 clean: ## remove environments and caches; `autellix engine remove` removes engines and model
 	rm -rf $(VENV) $(OPENAI2) $(FRAMEWORKS:%=.venv-frameworks-%) .coverage* .mypy_cache .ruff_cache .pytest_cache \

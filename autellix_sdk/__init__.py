@@ -15,12 +15,12 @@ into a call of yours.
 """
 
 from autellix_sdk._aiohttp import aiohttp_trace_config
+from autellix_sdk._api import current, headers, init, shutdown, watch, wrap
 from autellix_sdk._carry import extract, inject
 from autellix_sdk._handles import Attachment, Handle, bind, capture
 from autellix_sdk._middleware import asgi, wsgi
 from autellix_sdk._programs import Program
 from autellix_sdk._scope import Scope, program
-from autellix_sdk._session import current, headers, init, shutdown, watch, wrap
 from autellix_sdk._spawns import task_factory
 from autellix_sdk._watch import Finished, Watch
 from autellix_sdk.bill import ProgramBill, TimeSplit

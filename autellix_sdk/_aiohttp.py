@@ -96,14 +96,14 @@ class _Trip(SimpleNamespace):
 
     Attributes:
         flight: its call, if it was stamped here.
-        stamp: our headers and what dialects add, once there are any.
+        written: our headers and what dialects add, once there are any.
         origin: scheme, host and port of the first hop.
     """
 
     def __init__(self, trace_request_ctx: object = None) -> None:
         super().__init__()
         self.flight: Flight | None = None
-        self.stamp: dict[str, str] = {}
+        self.written: dict[str, str] = {}
         self.origin: tuple[str, bytes, int | None] | None = None
 
     def visit(self, url: URL, headers: CIMultiDict[str]) -> None:
@@ -121,14 +121,14 @@ class _Trip(SimpleNamespace):
             headers.popall(CONTINUE_HEADER, None)  # `inject` wrote it for a worker of the user's, who is elsewhere
         if not covered:
             return
-        if not self.stamp:
+        if not self.written:
             # Stamped already where the request comes from httpx on top of aiohttp, or by `headers()`.
-            self.stamp = carried if carried.keys() == _OURS else self._begin(headers, settings)
-        headers.update(self.stamp)
+            self.written = carried if carried.keys() == _OURS else self._begin(headers, settings)
+        headers.update(self.written)
 
     def unstamp(self, headers: CIMultiDict[str]) -> None:
         """Take off what an earlier hop was stamped with."""
-        for name in self.stamp:
+        for name in self.written:
             headers.popall(name, None)
 
     def _begin(self, headers: CIMultiDict[str], settings: Settings) -> dict[str, str]:
@@ -136,8 +136,8 @@ class _Trip(SimpleNamespace):
         begun = begin_call(strand, retries(strand, headers))
         if begun is None:
             return {}
-        self.flight, program, call = begun
-        return call_headers(program, call, settings.dialects, headers)
+        program, self.flight = begun
+        return call_headers(program, self.flight, settings.dialects, headers)
 
 
 def _signal(react: Callable[[_Trip, Any], None]) -> Callable[..., Awaitable[None]]:

@@ -1,13 +1,13 @@
-"""Stamping: what a call that begins here and now has to carry."""
+"""Calls that begin here and now, and what they have to carry."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from autellix_sdk._ledger import Flight
+from autellix_sdk._programs import ProgramRecord
 from autellix_sdk._runtime import runtime
 from autellix_sdk._strands import Strand
-from autellix_sdk.wire import ProgramId, format_call
 
 _RETRY_HEADER = "x-stainless-retry-count"
 
@@ -25,7 +25,7 @@ def retries(strand: Strand, headers: Mapping[str, str]) -> int:
     return int(count) if count.isdecimal() else 0
 
 
-def begin_call(strand: Strand, retry: int = 0) -> tuple[Flight, ProgramId, str] | None:
+def begin_call(strand: Strand, retry: int = 0) -> tuple[ProgramRecord, Flight] | None:
     """Begin a call on the current strand, or repeat its last one.
 
     Args:
@@ -34,7 +34,7 @@ def begin_call(strand: Strand, retry: int = 0) -> tuple[Flight, ProgramId, str] 
             in the same program.
 
     Returns:
-        The call's flight and the values of its two headers, or `None` where calls outside a scope are not stamped.
+        The call's program and its flight, or `None` where calls outside a scope are not stamped.
     """
     program = strand.owner.resolve()
     if program is None:
@@ -43,9 +43,8 @@ def begin_call(strand: Strand, retry: int = 0) -> tuple[Flight, ProgramId, str] 
         program.open()
     last = strand.last
     if retry and last is not None and last.ledger is program.ledger:
-        flight = program.ledger.begin_again(last)
+        flight = program.ledger.begin_again(last, retry)
     else:
         flight = program.ledger.begin(program.graph.begin(strand.branch))
     strand.last = flight
-    thread, call, parents = flight.node
-    return flight, program.id, format_call(program.salt, thread, call, parents, retry, program.name_field)
+    return program, flight

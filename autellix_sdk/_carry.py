@@ -8,7 +8,7 @@ from typing import Any, TypeVar, overload
 from autellix_sdk._faults import faults
 from autellix_sdk._graph import Branch, qualify
 from autellix_sdk._handles import Handle, capture
-from autellix_sdk._programs import Program
+from autellix_sdk._programs import ProgramRecord
 from autellix_sdk._runtime import runtime
 from autellix_sdk.errors import WireError
 from autellix_sdk.wire import CONTINUE_HEADER, JOINS_ALL, CallId, decode_continue, format_continue
@@ -40,8 +40,8 @@ def inject(headers: Any = None) -> Any:
         headers.pop(name, None)
     if runtime.settings is None:
         return headers
-    program, branch = capture().place()
-    if isinstance(program, Program):
+    program, branch = capture()._place()
+    if isinstance(program, ProgramRecord):
         program.injected = True
         if program.reporter is not runtime.reporter:
             program.open()
@@ -79,9 +79,9 @@ def sender_of(headers: Mapping[str, str]) -> Handle | None:
     except (AttributeError, TypeError, ValueError, WireError) as error:
         faults.record("who a job or request belongs to could not be read", error)
         return None
-    program = Program.join(name, program_id)
+    program = ProgramRecord.join(name, program_id)
     own = f"{program.salt}."
     frontier = (CallId(JOINS_ALL),) if parents is None else tuple([CallId(p.removeprefix(own)) for p in parents])
-    branch = Branch(program.trunk, program.graph, frontier)
+    branch = Branch(program.main_branch, program.graph, frontier)
     branch.finish()
     return Handle(program, branch)

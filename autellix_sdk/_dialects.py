@@ -103,7 +103,7 @@ def vllm(call: CallContext, body: bytes) -> bytes:
         return body
     context: dict[str, Any] = {"program_id": _session(call), "task_id": call.program}
     if call.thread:
-        context |= {"agent_id": _branch(call), "parent_program_id": call.program, "root_program_id": call.program}
+        context |= {"agent_id": _thread(call), "parent_program_id": call.program, "root_program_id": call.program}
     context |= {"blocks_parent": False, "expected_resume": True}
     record[_XARGS] = xargs | {_CONTEXT: json.dumps(context, separators=(",", ":"))}
     return json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
@@ -160,7 +160,7 @@ def helicone(call: CallContext) -> dict[str, str]:
     """
     return {
         "helicone-session-id": call.program,
-        "helicone-session-path": f"/main/{_branch(call)}" if call.thread else "/main",
+        "helicone-session-path": f"/main/{_thread(call)}" if call.thread else "/main",
         "helicone-session-name": quote(call.name or "", safe=_LEGAL, errors="replace").strip() or "program",
     }
 
@@ -199,8 +199,8 @@ def find_dialects(names: str | Iterable[str]) -> tuple[Dialect, ...]:
 
 
 def _session(call: CallContext) -> str:
-    return f"{call.program}:{_branch(call)}" if call.thread else call.program
+    return f"{call.program}:{_thread(call)}" if call.thread else call.program
 
 
-def _branch(call: CallContext) -> str:
+def _thread(call: CallContext) -> str:
     return f"{call.salt}.{call.thread}"

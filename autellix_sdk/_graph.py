@@ -65,14 +65,15 @@ class Branch:
     def __init__(
         self, parent: Branch | None = None, graph: Graph | None = None, frontier: tuple[CallId, ...] = ()
     ) -> None:
-        self.parent = parent
-        self.graph = graph
-        self.at_fork = frontier
+        self.parent: Branch | None = parent
+        self.graph: Graph | None = graph
+        self.at_fork: tuple[CallId, ...] = frontier
         self.frontier: tuple[CallId, ...] | None = frontier
         self.joined: dict[CallId, None] | None = None
         self.movers: dict[Branch, None] | None = None
         self.task: Task | None = None
-        self.moved = self.finished = False
+        self.moved: bool = False
+        self.finished: bool = False
 
     def fork(self) -> Branch:
         """Branch off a child that starts from this frontier."""
@@ -145,8 +146,9 @@ class Graph:
     """
 
     def __init__(self) -> None:
-        self.calls = self.threads = 0
-        self.closed = False
+        self.calls: int = 0
+        self.threads: int = 0
+        self.closed: bool = False
         self._lock = threading.RLock()
         self._lengths: dict[int, int] = {}
         self._tails: dict[CallId, int] = {}
@@ -161,9 +163,12 @@ class Graph:
             parents = branch.frontier
             if parents is None:
                 parents = self._settle(branch)
-            tails = [(self._tails[parent], parent) for parent in parents if parent in self._tails]
-            if tails:
-                thread, tail = tails[0] if len(tails) == 1 else min(tails)
+            thread, tail = MAX_THREAD + 1, CallId("")
+            for parent in parents:
+                continued = self._tails.get(parent, thread)
+                if continued < thread:
+                    thread, tail = continued, parent
+            if tail:
                 self._tails.pop(tail, None)  # may be gone, to a call made from inside this one: one false edge
             else:
                 thread = self._open_thread()

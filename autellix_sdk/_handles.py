@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from autellix_sdk._activations import Activation, decorate
 from autellix_sdk._graph import Branch
-from autellix_sdk._programs import Owner, Program
-from autellix_sdk._stays import Stay, decorate
+from autellix_sdk._programs import Owner, ProgramRecord
 from autellix_sdk._strands import current_strand
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -17,19 +17,21 @@ class Handle:
     """Where some code stood when it called `capture`: its program, and the calls that it had behind it.
 
     Any thread may attach it, any number of times, also side by side, and after the program's scope was left.
-
-    Args:
-        owner: whom calls belong to.
-        branch: a finished branch, forked where the code stood: what is forked from it starts with those calls, and
-            is folded, when it finishes, into what is still running of that code.
     """
 
     __slots__ = ("_branch", "_owner", "_salt")
 
     def __init__(self, owner: Owner, branch: Branch) -> None:
+        """Lead to a place.
+
+        Args:
+            owner: whom calls belong to.
+            branch: a finished branch, forked where the code stood: what is forked from it starts with those calls, and
+                is folded, when it finishes, into what is still running of that code.
+        """
         self._owner = owner
         self._branch = branch
-        self._salt = owner.salt if isinstance(owner, Program) else ""
+        self._salt = owner.salt if isinstance(owner, ProgramRecord) else ""
 
     def __repr__(self) -> str:
         return f"Handle({self._owner!r})"
@@ -42,16 +44,16 @@ class Handle:
         """
         return Attachment(self)
 
-    def place(self) -> tuple[Owner, Branch]:
+    def _place(self) -> tuple[Owner, Branch]:
         """Where it leads; the branch is one to fork, and names calls as this process has to."""
         owner = self._owner
-        if isinstance(owner, Program) and owner.salt != self._salt:  # the process was forked since
+        if isinstance(owner, ProgramRecord) and owner.salt != self._salt:  # the process was forked since
             self._branch.after_fork(self._salt)
             self._salt = owner.salt
         return owner, self._branch
 
 
-class Attachment(Stay[None]):
+class Attachment(Activation[None]):
     """Where a handle leads, for the duration of a block; made by `Handle.attach`. Enter it once."""
 
     __slots__ = ("_handle",)
@@ -64,7 +66,7 @@ class Attachment(Stay[None]):
         return "an attachment"
 
     def _arrive(self) -> tuple[None, Owner, Branch]:
-        owner, branch = self._handle.place()
+        owner, branch = self._handle._place()
         return None, owner, branch.fork()
 
     def _depart(self, error: BaseException | None) -> None:

@@ -20,7 +20,7 @@ from autellix_sdk._patches import Patches
 from autellix_sdk._runtime import runtime
 from autellix_sdk._strands import Strand, current_strand
 from autellix_sdk._translate import take_back, translate
-from autellix_sdk.wire import CALL_HEADER, CONTINUE_HEADER, PROGRAM_HEADER, decode_call
+from autellix_sdk.wire import CALL_HEADER, CONTINUE_HEADER, PROGRAM_HEADER
 
 LIBRARIES = ("httpx", "httpx2")
 
@@ -29,6 +29,9 @@ _FLIGHT = "autellix.flight"
 
 _ORIGIN = "autellix.origin"
 """Request extension that holds where a request with `inject`'s header was sent first; redirects copy it."""
+
+_CONTINUE = CONTINUE_HEADER.encode()
+_STAMP = {PROGRAM_HEADER.encode(), CALL_HEADER.encode()}
 
 _hooked: WeakKeyDictionary[Any, None] = WeakKeyDictionary()
 
@@ -151,10 +154,13 @@ def _stamp(request: Any) -> None:
     if settings is None:
         return
     covered = settings.endpoint is not None and settings.endpoint.covers(request.url)
-    if CONTINUE_HEADER in request.headers and (covered or _has_left(request)):
+    # Not asked of the headers one by one: they would first try encodings, which takes longer than all the rest here.
+    names = [name.lower() for name, _ in request.headers.raw]
+    if _CONTINUE in names and (covered or _has_left(request)):
         del request.headers[CONTINUE_HEADER]
     if not covered:
-        _unstamp(request)
+        if _FLIGHT in request.extensions or not _STAMP.isdisjoint(names):
+            _unstamp(request)
         return
     strand = current_strand()
     sending = strand.sending
@@ -163,17 +169,19 @@ def _stamp(request: Any) -> None:
             return
         _unstamp(request)  # another one: the request object was sent before
     headers = request.headers
-    stamp = begin_call(strand, retries(strand, headers))
-    if stamp is None:
+    begun = begin_call(strand, retries(strand, headers))
+    if begun is None:
         return
-    flight, headers[PROGRAM_HEADER], headers[CALL_HEADER] = stamp
+    program, flight = begun
+    call = program.call_header(flight)
+    headers[PROGRAM_HEADER], headers[CALL_HEADER] = program.id, call
     request.extensions[_FLIGHT] = flight
     if sending is None:
         flight.close()  # nobody will say how it went
     else:
         sending.append(flight)
     if settings.dialects:
-        translate(request, settings.dialects, decode_call(headers[PROGRAM_HEADER], headers[CALL_HEADER]))
+        translate(request, settings.dialects, program.context(flight))
 
 
 def _has_left(request: Any) -> bool:

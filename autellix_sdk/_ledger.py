@@ -44,21 +44,23 @@ class Flight:
     Attributes:
         ledger: the books of the call's program.
         node: the call's place in the call graph.
+        retry: number of the attempt; 0 for the first.
         started_ns: when the attempt began, on the monotonic clock.
         ended_ns: when it ended; `None` while in flight, as far as was noticed: see `poll`.
         status: HTTP status of the response, after redirects; 0 before one came, or when none came.
         unbilled: no bill will come for it. The ledger's to change, under its lock.
     """
 
-    __slots__ = ("_response", "ended_ns", "ledger", "node", "started_ns", "status", "unbilled")
+    __slots__ = ("_response", "ended_ns", "ledger", "node", "retry", "started_ns", "status", "unbilled")
 
-    def __init__(self, ledger: Ledger, node: Node) -> None:
-        self.ledger = ledger
-        self.node = node
-        self.started_ns = monotonic_ns()
+    def __init__(self, ledger: Ledger, node: Node, retry: int) -> None:
+        self.ledger: Ledger = ledger
+        self.node: Node = node
+        self.retry: int = retry
+        self.started_ns: int = monotonic_ns()
         self.ended_ns: int | None = None
-        self.status = 0
-        self.unbilled = False
+        self.status: int = 0
+        self.unbilled: bool = False
         self._response: weakref.ref[Response] | None = None
 
     @property
@@ -133,9 +135,9 @@ class Ledger:
         """Whether the program's end was the last thing that happened."""
         return self._ended_ns is not None
 
-    def begin(self, node: Node) -> Flight:
+    def begin(self, node: Node, retry: int = 0) -> Flight:
         """A call sets out. Takes no lock: appending is atomic, and merging replaces only what it has looked at."""
-        flight = Flight(self, node)
+        flight = Flight(self, node, retry)
         self._begun_ns = flight.started_ns
         self._flights.append(flight)
         if len(self._flights) > self._merge_above:
@@ -143,12 +145,12 @@ class Ledger:
                 self._merge()
         return flight
 
-    def begin_again(self, last: Flight) -> Flight:
-        """A call sets out once more, after the attempt `last`."""
+    def begin_again(self, last: Flight, retry: int) -> Flight:
+        """A call sets out once more, after the attempt `last`; `retry` is the number of the new one."""
         with self._lock:
             self._unbilled -= last.unbilled
             last.unbilled = False
-        return self.begin(last.node)
+        return self.begin(last.node, retry)
 
     def give_up(self, flight: Flight) -> None:
         """No bill will come for an attempt."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from autellix_sdk._activations import Activation
 from autellix_sdk._carry import sender_of
 from autellix_sdk._scope import program
-from autellix_sdk._stays import Stay
 from autellix_sdk.wire import CONTINUE_HEADER
 
 AsgiApp = Callable[..., Awaitable[None]]
@@ -39,7 +39,7 @@ def asgi(app: AsgiApp, *, name: str | None = None, trust_callers: bool = False) 
     Raises:
         UsageError: `name` is not fit to be sent.
     """
-    begin = _stays(name, trust_callers)
+    begin = _activations(name, trust_callers)
 
     async def with_program(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -66,33 +66,33 @@ def wsgi(app: WsgiApp, *, name: str | None = None, trust_callers: bool = False) 
     Raises:
         UsageError: `name` is not fit to be sent.
     """
-    begin = _stays(name, trust_callers)
+    begin = _activations(name, trust_callers)
 
     def with_program(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        stay = begin(lambda: {CONTINUE_HEADER: environ[_ENVIRON_KEY]} if _ENVIRON_KEY in environ else {})
-        stay.start()
+        activation = begin(lambda: {CONTINUE_HEADER: environ[_ENVIRON_KEY]} if _ENVIRON_KEY in environ else {})
+        activation._start()
         try:
-            with stay.inside():
+            with activation._inside():
                 body = app(environ, start_response)
         except BaseException as error:
-            stay.end(error)
+            activation._end(error)
             raise
         wrapper = environ.get("wsgi.file_wrapper")
         if type(body) in (list, tuple) or (isinstance(wrapper, type) and isinstance(body, wrapper)):
-            stay.end(None)
+            activation._end(None)
             return body
-        return _Body(body, stay)
+        return _Body(body, activation)
 
     return with_program
 
 
-def _stays(name: str | None, trust_callers: bool) -> Callable[[Callable[[], Mapping[str, str]]], Stay[Any]]:
-    """Return what makes the stay of one request, given what reads its headers."""
+def _activations(name: str | None, trust_callers: bool) -> Callable[[Callable[[], Mapping[str, str]]], Activation[Any]]:
+    """Return what makes the activation of one request, given what reads its headers."""
     scope = program(name)
 
-    def begin(read_headers: Callable[[], Mapping[str, str]]) -> Stay[Any]:
+    def begin(read_headers: Callable[[], Mapping[str, str]]) -> Activation[Any]:
         sender = sender_of(read_headers()) if trust_callers else None
-        return scope.fresh() if sender is None else sender.attach()
+        return scope._fresh() if sender is None else sender.attach()
 
     return begin
 
@@ -109,12 +109,12 @@ class _Body:
 
     Args:
         body: the app's.
-        stay: started; ends with the body.
+        activation: started; ends with the body.
     """
 
-    def __init__(self, body: Iterable[bytes], stay: Stay[Any]) -> None:
+    def __init__(self, body: Iterable[bytes], activation: Activation[Any]) -> None:
         self._body = body
-        self._stay = stay
+        self._activation = activation
         self._items: Iterator[bytes] | None = None
         self._error: BaseException | None = None
 
@@ -123,7 +123,7 @@ class _Body:
 
     def __next__(self) -> bytes:
         try:
-            with self._stay.inside():
+            with self._activation._inside():
                 if self._items is None:
                     self._items = iter(self._body)
                 item: Any = next(self._items, _END)
@@ -138,10 +138,10 @@ class _Body:
         """Close the app's body, as the server has to."""
         try:
             if hasattr(self._body, "close"):
-                with self._stay.inside():
+                with self._activation._inside():
                     self._body.close()
         except BaseException as error:
             self._error = error
             raise
         finally:
-            self._stay.end(self._error)
+            self._activation._end(self._error)

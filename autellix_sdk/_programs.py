@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, Protocol
 from weakref import WeakValueDictionary
 
 from autellix_sdk._graph import Branch, Graph
-from autellix_sdk._ledger import Ledger
+from autellix_sdk._ledger import Flight, Ledger
 from autellix_sdk._lifecycle import IMPLICIT_IDLE_S, RENEWAL_S, Endable, Reporter, Status
 from autellix_sdk._runtime import new_program_id, new_salt, runtime
 from autellix_sdk.bill import ProgramBill
-from autellix_sdk.wire import ProgramId, encode_name
+from autellix_sdk.wire import JOINS_ALL, CallContext, ProgramId, encode_name, format_call
 
 
 class Owner(Protocol):
@@ -28,92 +29,27 @@ class Owner(Protocol):
 
     explicit: ClassVar[bool]
 
-    def resolve(self) -> Program | None:
+    def resolve(self) -> ProgramRecord | None:
         """Return the program of a call that begins now; `None` leaves it unstamped."""
 
-    def peek(self) -> Program | None:
+    def peek(self) -> ProgramRecord | None:
         """Return the program if there is one already."""
 
 
-class Program:
+class Program(ABC):
     """One run of an agent. Made by `program(...)`, or by itself where no scope is open.
 
     Attributes:
         id: program ID, as the server sees it.
         name: name given by the user, or `None`.
-        name_field: the name as its calls carry it, encoded once.
-        salt: tells its call IDs from those made under the same program ID by another process, or by an earlier object.
-        graph: its call graph.
-        trunk: where its scopes branch off: each goes on from what those before it did.
-        ledger: its books.
-        scopes: number of its scopes that are open. Changes under the lock.
-        injected: other processes may make calls of it, which this one does not see.
-        reporter: looks after it; `None` before its first call and after its end.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_process",
-        "graph",
-        "id",
-        "injected",
-        "ledger",
-        "name",
-        "name_field",
-        "reporter",
-        "salt",
-        "scopes",
-        "trunk",
-    )
+    __slots__ = ("__weakref__", "id", "name")
 
-    explicit: ClassVar[bool] = True
+    id: ProgramId
+    name: str | None
 
-    def __init__(self, name: str | None = None, program_id: ProgramId | None = None) -> None:
-        self.id = program_id or new_program_id()
-        self.name = name
-        self.name_field = f";n={encode_name(name)}" if name else ""
-        self.salt = new_salt()
-        self.graph = Graph()
-        self.trunk = Branch()
-        self.ledger = Ledger()
-        self.scopes = 0
-        self.injected = False
-        self.reporter: Reporter | None = None
-        self._process: int | None = os.getpid()
-        _living[self.id] = self
-
-    def __repr__(self) -> str:
-        return f"Program(id={self.id!r}, name={self.name!r})"
-
-    @classmethod
-    def enter(cls, name: str | None, program_id: ProgramId | None) -> Program:
-        """Return the program of a scope that opens: a new one, or the one that has this ID."""
-        with _lock:
-            known = None if program_id is None else _living.get(program_id)
-            program = known or cls(name, program_id)
-            program.scopes += 1
-        if known is not None:
-            known.ledger.reopen()
-        return program
-
-    @classmethod
-    def join(cls, name: str | None, program_id: ProgramId) -> Program:
-        """Return the program that has this ID, begun by another process if it is not known here."""
-        with _lock:
-            program = _living.get(program_id)
-            if program is None:
-                program = cls(name, program_id)
-                program._process = None
-        return program
-
-    def leave(self, status: Status) -> None:
-        """A scope was left; the last one ends the program."""
-        with _lock:
-            self.scopes -= 1
-            is_last = not self.scopes
-        if is_last:
-            self.end(status)
-
+    @abstractmethod
     def bill(self, wait_s: float = 0.0) -> ProgramBill:
         """Return where this program's time went.
 
@@ -125,6 +61,85 @@ class Program:
             wait_s: after the end, wait up to this many seconds for the acknowledgement. It blocks the thread: on an
                 event loop use ``await asyncio.to_thread(p.bill, wait_s)``. No effect while the program runs.
         """
+
+
+class ProgramRecord(Program):
+    """A program, and what this process keeps of it.
+
+    Attributes:
+        name_field: the name as its calls carry it, encoded once.
+        salt: tells its call IDs from those made under the same program ID by another process, or by an earlier object.
+        graph: its call graph.
+        main_branch: where its scopes branch off: each goes on from what those before it did.
+        ledger: its books.
+        scopes: number of its scopes that are open. Changes under the lock.
+        injected: other processes may make calls of it, which this one does not see.
+        reporter: looks after it; `None` before its first call and after its end.
+    """
+
+    __slots__ = ("_process", "graph", "injected", "ledger", "main_branch", "name_field", "reporter", "salt", "scopes")
+
+    explicit: ClassVar[bool] = True
+
+    def __init__(self, name: str | None = None, program_id: ProgramId | None = None) -> None:
+        self.id: ProgramId = program_id or new_program_id()
+        self.name: str | None = name
+        self.name_field: str = f";n={encode_name(name)}" if name else ""
+        self.salt: str = new_salt()
+        self.graph: Graph = Graph()
+        self.main_branch: Branch = Branch()
+        self.ledger: Ledger = Ledger()
+        self.scopes: int = 0
+        self.injected: bool = False
+        self.reporter: Reporter | None = None
+        self._process: int | None = os.getpid()
+        _living[self.id] = self
+
+    def __repr__(self) -> str:
+        return f"Program(id={self.id!r}, name={self.name!r})"
+
+    @classmethod
+    def enter(cls, name: str | None, program_id: ProgramId | None) -> ProgramRecord:
+        """Return the program of a scope that opens: a new one, or the one that has this ID."""
+        with _lock:
+            known = None if program_id is None else _living.get(program_id)
+            program = known or cls(name, program_id)
+            program.scopes += 1
+        if known is not None:
+            known.ledger.reopen()
+        return program
+
+    @classmethod
+    def join(cls, name: str | None, program_id: ProgramId) -> ProgramRecord:
+        """Return the program that has this ID, begun by another process if it is not known here."""
+        with _lock:
+            program = _living.get(program_id)
+            if program is None:
+                program = cls(name, program_id)
+                program._process = None
+        return program
+
+    def call_header(self, flight: Flight) -> str:
+        """Return the value of `wire.CALL_HEADER` for an attempt of a call of this program."""
+        thread, call, parents = flight.node
+        return format_call(self.salt, thread, call, parents, flight.retry, self.name_field)
+
+    def context(self, flight: Flight) -> CallContext:
+        """Return what that header is made from, for those who say it in other words."""
+        thread, call, parents = flight.node
+        waited_for = None if JOINS_ALL in parents else parents
+        return CallContext(self.id, self.salt, thread, call, waited_for, flight.retry, self.name)
+
+    def leave(self, status: Status) -> None:
+        """A scope was left; the last one ends the program."""
+        with _lock:
+            self.scopes -= 1
+            is_last = not self.scopes
+        if is_last:
+            self.end(status)
+
+    def bill(self, wait_s: float = 0.0) -> ProgramBill:
+        """Return where its time went, see `Program.bill`."""
         if wait_s > 0:
             self.ledger.wait(wait_s)
         return self.ledger.bill(self.id, self.name, self.graph.calls, self.graph.threads)
@@ -182,16 +197,16 @@ class Program:
 
     def after_fork(self) -> None:
         """Continue in a forked process, under a salt of its own and where nobody is left to release a lock."""
-        self.trunk.after_fork(self.salt)
+        self.main_branch.after_fork(self.salt)
         self.salt = new_salt()
         self.graph.after_fork()
         self.ledger.after_fork()
 
-    def resolve(self) -> Program:
+    def resolve(self) -> ProgramRecord:
         """Return itself: an explicit program owns its calls."""
         return self
 
-    def peek(self) -> Program:
+    def peek(self) -> ProgramRecord:
         """Return itself."""
         return self
 
@@ -204,25 +219,25 @@ class ImplicitOwner:
     explicit: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        self._program: Program | None = None
+        self._program: ProgramRecord | None = None
 
-    def resolve(self) -> Program | None:
+    def resolve(self) -> ProgramRecord | None:
         """Return the open program, or a new one; `None` where implicit programs are off."""
         program = self._program
         if program is not None and not (program.ledger.ended or program.ledger.has_idled(IMPLICIT_IDLE_S)):
             return program
         return self._renew(program)
 
-    def peek(self) -> Program | None:
+    def peek(self) -> ProgramRecord | None:
         """Return the open program, if any call was made."""
         program = self._program
         return None if program is None or program.ledger.ended else program
 
-    def _renew(self, old: Program | None) -> Program | None:
+    def _renew(self, old: ProgramRecord | None) -> ProgramRecord | None:
         settings = runtime.settings
         if settings is None or settings.implicit == "off":
             return None
-        program = Program()
+        program = ProgramRecord()
         with _lock:
             if self._program is not old and self._program is not None:
                 return self._program
@@ -243,4 +258,4 @@ def after_fork() -> None:
 
 
 _lock = threading.RLock()
-_living: WeakValueDictionary[ProgramId, Program] = WeakValueDictionary()
+_living: WeakValueDictionary[ProgramId, ProgramRecord] = WeakValueDictionary()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from autellix_sdk._activations import Activation, decorate
 from autellix_sdk._graph import Branch
-from autellix_sdk._programs import Owner, Program
-from autellix_sdk._stays import Stay, decorate
+from autellix_sdk._programs import Owner, Program, ProgramRecord
 from autellix_sdk.errors import UsageError, WireError
 from autellix_sdk.wire import ProgramId, check_program_id, encode_name
 
@@ -39,7 +39,7 @@ def program(name: str | None = None, *, id: str | None = None) -> Scope:  # noqa
         raise UsageError(str(error)) from error
 
 
-class Scope(Stay[Program]):
+class Scope(Activation[Program]):
     """One program's scope, made by `program`. Enter it once, or use it as a decorator any number of times.
 
     A decorated function runs each of its calls as a program of its own. A decorated generator is in scope only while
@@ -52,22 +52,22 @@ class Scope(Stay[Program]):
         super().__init__()
         self._name = name
         self._program_id = program_id
-        self._program: Program | None = None
+        self._program: ProgramRecord | None = None
 
     def __repr__(self) -> str:
         return f"the scope of program {self._name!r}"
 
     def __call__(self, function: F) -> F:
         """Decorate a function, coroutine function, generator function or async generator function."""
-        return decorate(function, self.fresh)
+        return decorate(function, self._fresh)
 
-    def fresh(self) -> Scope:
+    def _fresh(self) -> Scope:
         """Return a scope like this one that was not entered, for one run of a decorated function."""
         return Scope(self._name, self._program_id)
 
     def _arrive(self) -> tuple[Program, Owner, Branch]:
-        program = self._program = Program.enter(self._name, self._program_id)
-        return program, program, program.trunk.fork()
+        program = self._program = ProgramRecord.enter(self._name, self._program_id)
+        return program, program, program.main_branch.fork()
 
     def _depart(self, error: BaseException | None) -> None:
         assert self._program is not None

@@ -13,7 +13,9 @@ from typing import Any
 
 from autellix_sdk._dialects import Dialect
 from autellix_sdk._faults import faults
-from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, CallContext, ProgramId, decode_call
+from autellix_sdk._ledger import Flight
+from autellix_sdk._programs import ProgramRecord
+from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, CallContext
 
 _MAX_BODY_BYTES = 1 << 20
 """Parsing and writing a larger body would hold up the event loop for too long."""
@@ -54,16 +56,17 @@ def speak(dialects: tuple[Dialect, ...], context: CallContext, taken: Container[
 
 
 def call_headers(
-    program: ProgramId, call: str, dialects: tuple[Dialect, ...], taken: Container[str] = ()
+    program: ProgramRecord, flight: Flight, dialects: tuple[Dialect, ...], taken: Container[str] = ()
 ) -> dict[str, str]:
     """Return all headers of a call: our two, and what dialects add.
 
     Args:
-        program, call: values of our two headers.
+        program: the call's.
+        flight: the call.
         dialects, taken: as for `speak`.
     """
-    ours: dict[str, str] = {PROGRAM_HEADER: program, CALL_HEADER: call}
-    return ours | speak(dialects, decode_call(program, call), taken) if dialects else ours
+    ours: dict[str, str] = {PROGRAM_HEADER: program.id, CALL_HEADER: program.call_header(flight)}
+    return ours | speak(dialects, program.context(flight), taken) if dialects else ours
 
 
 def translate(request: Any, dialects: tuple[Dialect, ...], context: CallContext) -> None:

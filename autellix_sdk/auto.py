@@ -5,7 +5,7 @@ With ``AUTELLIX_WATCH=1`` it also watches: one line on standard error for each p
 
 import os
 
-from autellix_sdk._session import init, watch
+from autellix_sdk._api import init, watch
 from autellix_sdk.errors import ConfigurationError
 
 _watched = os.environ.get("AUTELLIX_WATCH", "")

@@ -478,7 +478,7 @@ def test_a_spawn_that_cannot_be_linked_still_runs(
 
     async def main() -> int:
         with monkeypatch.context() as patch:
-            patch.setattr(autellix.Program, "resolve", lambda _: 1 // 0)
+            patch.setattr(_programs.ProgramRecord, "resolve", lambda _: 1 // 0)
             patch.setattr("autellix_sdk._spawns.fork_task", lambda: 1 // 0)
             patch.setattr("autellix_sdk._spawns.fork_job", lambda: 1 // 0)
             first = await asyncio.create_task(answer())

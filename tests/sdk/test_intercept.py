@@ -11,7 +11,7 @@ import openai
 import pytest
 
 import autellix_sdk as autellix
-from autellix_sdk import _calls
+from autellix_sdk import _programs
 from autellix_sdk._faults import faults
 from autellix_sdk.wire import BILL_HEADER, CALL_HEADER, CONTINUE_HEADER, PROGRAM_HEADER, decode_call
 from tests.sdk.conftest import Backend, call_bill, libraries
@@ -344,7 +344,7 @@ def test_an_error_of_ours_sends_the_request_unstamped(
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(_calls, "format_call", broken)
+    monkeypatch.setattr(_programs, "format_call", broken)
     autellix.init(backend.base_url)
     with library.Client() as client, autellix.program():
         for _ in range(2):

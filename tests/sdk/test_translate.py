@@ -13,6 +13,7 @@ import autellix_sdk as autellix
 from autellix_sdk import _intercept
 from autellix_sdk._dialects import DIALECTS
 from autellix_sdk._faults import faults
+from autellix_sdk._programs import ProgramRecord
 from autellix_sdk._runtime import runtime
 from autellix_sdk.errors import ConfigurationError, UsageError
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER
@@ -264,7 +265,7 @@ def test_without_a_dialect_no_code_of_theirs_runs(monkeypatch: pytest.MonkeyPatc
         raise AssertionError("translated")
 
     monkeypatch.setattr(_intercept, "translate", never)
-    monkeypatch.setattr(_intercept, "decode_call", never)
+    monkeypatch.setattr(ProgramRecord, "context", never)
     autellix.init(backend.base_url)
     with openai.OpenAI(base_url=backend.base_url, api_key="key") as client:
         client.chat.completions.create(**QUESTION)

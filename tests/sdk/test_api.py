@@ -15,7 +15,7 @@ import openai
 import pytest
 
 import autellix_sdk as autellix
-from autellix_sdk import _session, _spawns
+from autellix_sdk import _api, _spawns
 from autellix_sdk._runtime import runtime
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER
 from tests.sdk.conftest import Backend
@@ -158,7 +158,7 @@ assert hasattr(httpx2.Client.send, "__wrapped__")
 def test_headers_survive_an_error_of_ours(monkeypatch: pytest.MonkeyPatch, lenient: None) -> None:
     """None are better than an exception."""
     autellix.init(BASE_URL)
-    monkeypatch.setattr(_session, "begin_call", lambda _: 1 // 0)
+    monkeypatch.setattr(_api, "begin_call", lambda _: 1 // 0)
     assert autellix.headers() == {}
 
 
@@ -189,7 +189,7 @@ def test_wrap_warns_once_of_clients_outside_the_backend(
 ) -> None:
     """Their calls stay unstamped; that is said once, in the log."""
     autellix.init(BASE_URL)
-    _session._warned.clear()
+    _api._warned.clear()
     for _ in range(2):
         assert autellix.wrap(client) is client
     assert len(caplog.records) == int(warned)

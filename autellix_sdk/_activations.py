@@ -1,4 +1,4 @@
-"""Stays: blocks of code, functions and generators whose calls belong elsewhere than to the strand they run on."""
+"""Activations: blocks of code, functions and generators whose calls belong elsewhere than to the strand they run on."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 
-class Stay(ABC, Generic[T]):
+class Activation(ABC, Generic[T]):
     """A context manager, also an async one, that is entered once. What it gives to ``as`` is of type `T`.
 
-    Between `start` and `end` it may also be entered step by step, on whatever strand: see `inside`.
+    Between `_start` and `_end` it may also be entered step by step, on whatever strand: see `_inside`. Those are our
+    own business: users see a context manager.
     """
 
     __slots__ = ("_entered", "_place")
@@ -33,11 +34,11 @@ class Stay(ABC, Generic[T]):
 
     @abstractmethod
     def _arrive(self) -> tuple[T, Owner, Branch]:
-        """Return what ``as`` gives, whom calls belong to, and where they stand; the branch is this stay's alone."""
+        """Return what ``as`` gives, whom calls belong to, and where they stand; the branch is its own."""
 
     @abstractmethod
     def _depart(self, error: BaseException | None) -> None:
-        """The stay is over; `error` is what it ended with."""
+        """The activation is over; `error` is what it ended with."""
 
     def __enter__(self) -> T:
         """Calls made here, and in work started from here, belong there.
@@ -45,7 +46,7 @@ class Stay(ABC, Generic[T]):
         Raises:
             UsageError: it was entered before.
         """
-        given = self.start()
+        given = self._start()
         self._entered = self._resume()
         return given
 
@@ -56,7 +57,7 @@ class Stay(ABC, Generic[T]):
         if self._entered is not None:
             strand, frame = self._entered
             strand.leave(frame)
-        self.end(error)
+        self._end(error)
 
     async def __aenter__(self) -> T:
         """Do as `__enter__` does."""
@@ -68,7 +69,7 @@ class Stay(ABC, Generic[T]):
         """Do as `__exit__` does."""
         self.__exit__(kind, error, trace)
 
-    def start(self) -> T:
+    def _start(self) -> T:
         """Begin without entering; raise `UsageError` the second time."""
         if self._place is not None:
             raise UsageError(f"{self!r} is entered twice; make one per run")
@@ -76,7 +77,7 @@ class Stay(ABC, Generic[T]):
         self._place = owner, branch
         return given
 
-    def end(self, error: BaseException | None) -> None:
+    def _end(self, error: BaseException | None) -> None:
         """End it, the first time; `error` is what it ended with. A closed generator ended well."""
         if self._place is None:
             return
@@ -86,18 +87,18 @@ class Stay(ABC, Generic[T]):
             self._depart(None if isinstance(error, GeneratorExit) else error)
 
     @contextmanager
-    def lifetime(self) -> Iterator[None]:
+    def _lifetime(self) -> Iterator[None]:
         """From start to end, without being there."""
-        self.start()
+        self._start()
         try:
             yield
         except BaseException as error:
-            self.end(error)
+            self._end(error)
             raise
-        self.end(None)
+        self._end(None)
 
     @contextmanager
-    def inside(self) -> Iterator[None]:
+    def _inside(self) -> Iterator[None]:
         """Be there for a while, after the start, on whatever strand this runs."""
         strand, frame = self._resume()
         try:
@@ -111,13 +112,13 @@ class Stay(ABC, Generic[T]):
         return strand, strand.enter(*self._place)
 
 
-def decorate(function: F, fresh: Callable[[], Stay[Any]]) -> F:
-    """Run each call of a function in a stay of its own.
+def decorate(function: F, fresh: Callable[[], Activation[Any]]) -> F:
+    """Run each call of a function in an activation of its own.
 
     Args:
         function: a function, coroutine function, generator function or async generator function. A generator is
             there only while its own code runs, not while its consumer works on what it yielded.
-        fresh: makes the stay of one call.
+        fresh: makes the activation of one call.
     """
     if inspect.isasyncgenfunction(function):
         wrapper = _async_generator(function, fresh)
@@ -130,7 +131,7 @@ def decorate(function: F, fresh: Callable[[], Stay[Any]]) -> F:
     return cast(F, functools.update_wrapper(wrapper, function))
 
 
-def _function(function: Callable[..., Any], fresh: Callable[[], Stay[Any]]) -> Callable[..., Any]:
+def _function(function: Callable[..., Any], fresh: Callable[[], Activation[Any]]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         with fresh():
             return function(*args, **kwargs)
@@ -138,7 +139,7 @@ def _function(function: Callable[..., Any], fresh: Callable[[], Stay[Any]]) -> C
     return wrapper
 
 
-def _coroutine(function: Callable[..., Any], fresh: Callable[[], Stay[Any]]) -> Callable[..., Any]:
+def _coroutine(function: Callable[..., Any], fresh: Callable[[], Activation[Any]]) -> Callable[..., Any]:
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         with fresh():
             return await function(*args, **kwargs)
@@ -146,14 +147,14 @@ def _coroutine(function: Callable[..., Any], fresh: Callable[[], Stay[Any]]) -> 
     return wrapper
 
 
-def _generator(function: Callable[..., Any], fresh: Callable[[], Stay[Any]]) -> Callable[..., Any]:
+def _generator(function: Callable[..., Any], fresh: Callable[[], Activation[Any]]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         run = fresh()
-        with run.lifetime():
+        with run._lifetime():
             generator = function(*args, **kwargs)
             step = functools.partial(generator.send, None)
             while True:
-                with run.inside():
+                with run._inside():
                     try:
                         item = step()
                     except StopIteration as stop:
@@ -161,7 +162,7 @@ def _generator(function: Callable[..., Any], fresh: Callable[[], Stay[Any]]) -> 
                 try:
                     step = functools.partial(generator.send, (yield item))
                 except GeneratorExit:
-                    with run.inside():
+                    with run._inside():
                         generator.close()
                     raise
                 except BaseException as error:  # noqa: BLE001 whatever is thrown in goes on to the generator
@@ -170,14 +171,14 @@ def _generator(function: Callable[..., Any], fresh: Callable[[], Stay[Any]]) -> 
     return wrapper
 
 
-def _async_generator(function: Callable[..., Any], fresh: Callable[[], Stay[Any]]) -> Callable[..., Any]:
+def _async_generator(function: Callable[..., Any], fresh: Callable[[], Activation[Any]]) -> Callable[..., Any]:
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         run = fresh()
-        with run.lifetime():
+        with run._lifetime():
             generator = function(*args, **kwargs)
             step = functools.partial(generator.asend, None)
             while True:
-                with run.inside():
+                with run._inside():
                     try:
                         item = await step()
                     except StopAsyncIteration:
@@ -185,7 +186,7 @@ def _async_generator(function: Callable[..., Any], fresh: Callable[[], Stay[Any]
                 try:
                     step = functools.partial(generator.asend, (yield item))
                 except GeneratorExit:
-                    with run.inside():
+                    with run._inside():
                         await generator.aclose()
                     raise
                 except BaseException as error:  # noqa: BLE001 whatever is thrown in goes on to the generator

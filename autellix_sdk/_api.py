@@ -157,12 +157,12 @@ def headers() -> dict[str, str]:
     if settings is None or settings.endpoint is None:
         return {}
     try:
-        stamp = begin_call(current_strand())
-        if stamp is None:
+        begun = begin_call(current_strand())
+        if begun is None:
             return {}
-        flight, program_id, call = stamp
+        owner, flight = begun
         flight.close()
-        return call_headers(program_id, call, settings.dialects)
+        return call_headers(owner, flight, settings.dialects)
     except Exception as error:  # noqa: BLE001 must not break the user's call
         faults.survive("headers could not be made", error)
         return {}
