@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 # Scripts that tests run as a user would are ours to keep tidy too.
 SOURCES := autellix_sdk autellix_server examples tests
 
-.PHONY: help demo test check format lint types architecture unit slow gpu engine results clean
+.PHONY: help demo test check format lint types architecture unit slow sdk coverage gpu engine results clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 22
@@ -44,6 +44,15 @@ unit: $(STAMP) ## tests that need no engine
 
 slow: engine ## tests that take too long for every change
 	$(BIN)/python -m pytest -m slow
+
+sdk: $(STAMP) ## the SDK's tests, slow ones too; elsewhere: make sdk PYTHON=python3.13 VENV=.venv3.13
+	$(BIN)/python -m pytest -m "" tests/sdk tests/contracts
+
+coverage: $(STAMP) ## branches of the SDK that its tests reach; fails unless they are all
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest tests/sdk tests/contracts
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
 
 gpu: $(STAMP) ## what the engine promises, on a GPU at 8B size (tests/gpu); SELECT="-k ..." runs a part
 	$(BIN)/autellix engine install $(addprefix --device ,$(AUTELLIX_GPU_SUITE_DEVICE))

@@ -52,8 +52,8 @@ class Watch:
     def __init__(self, to: Writable | Callable[[Finished], object] | None) -> None:
         self._to = to
         self._closed = False
-        if runtime.reporter is not None:
-            runtime.reporter.add_listener(self._write)
+        assert runtime.reporter is not None, "`watch` has switched the client on"
+        runtime.reporter.add_listener(self._write)
 
     def close(self) -> None:
         """Write no more; a second time does nothing. Does not wait for a line that is being written."""

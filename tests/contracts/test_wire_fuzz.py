@@ -63,7 +63,7 @@ def outcome(decode: Callable[[], Any]) -> Any:
         return decode()
     except WireError as error:
         refusal = str(error)
-    assert len(refusal) < 300
+    assert len(refusal) < 600
     return None
 
 

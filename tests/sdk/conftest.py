@@ -45,7 +45,7 @@ class Backend:
         ends: bodies posted to the programs API.
         renewals: programs whose lease was renewed.
         statuses: HTTP statuses for the next calls; 200 once it is empty.
-        redirect_to: where calls are redirected, if set.
+        redirect_to: where calls are redirected, if set, and ends whose status says so.
         end_status: HTTP status of the programs API.
         bill: makes the bill of a program that ended; `None` bills nothing.
     """
@@ -135,7 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
             for end in json.loads(seen.body)["programs"]
             for bill in [backend.bill(end["id"])]
         ]
-        self._answer(backend.end_status, {"results": results})
+        leads_away = {"location": backend.redirect_to} if backend.redirect_to is not None else None
+        self._answer(backend.end_status, {"results": results}, leads_away)
 
     def _call(self, seen: Seen) -> None:
         backend = self.backend

@@ -97,15 +97,14 @@ def _check(shape: Shape, program: str, seen: dict[str, list[CallContext | None]]
 
 
 def _check_thread(context: CallContext, parents: list[tuple[str, str]], known: dict[tuple[str, str], str]) -> None:
-    """A call continues a thread whose tail is a parent; it opens one only where every parent's goes on elsewhere."""
+    """A call continues the lowest thread whose tail is a parent, and opens one where every parent goes on elsewhere."""
     thread, place = map(int, context.call.split("."))
     assert thread == context.thread
-    if place:
-        assert (context.salt, f"{thread}.{place - 1}") in parents
-        return
+    assert not place or (context.salt, f"{thread}.{place - 1}") in parents
     for salt, parent in parents:
         parent_thread, parent_place = map(int, parent.split("."))
-        assert salt != context.salt or (salt, f"{parent_thread}.{parent_place + 1}") in known
+        if salt == context.salt and (parent_thread < thread or not place):
+            assert (salt, f"{parent_thread}.{parent_place + 1}") in known
 
 
 def _key(salt: str, parent: str) -> tuple[str, str]:

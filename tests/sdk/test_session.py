@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ BASE_URL = "http://127.0.0.1:9/v1"
 
 
 def _run(code: str, **environ: str) -> None:
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, env=environ)
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, env=os.environ | environ)
 
 
 def test_importing_loads_no_http_client_and_changes_nothing() -> None:
@@ -156,6 +157,7 @@ assert hasattr(httpx2.Client.send, "__wrapped__")
 
 def test_headers_survive_an_error_of_ours(monkeypatch: pytest.MonkeyPatch, lenient: None) -> None:
     """None are better than an exception."""
+    autellix.init(BASE_URL)
     monkeypatch.setattr(_session, "begin_call", lambda _: 1 // 0)
     assert autellix.headers() == {}
 
