@@ -34,6 +34,9 @@ RENEWAL_S = 300.0
 A server's lease is 15 minutes unless told otherwise, so two renewals may be lost.
 """
 
+ABANDONED_S = 86_400.0
+"""A program in its scope is left to its lease after this long without a call: nobody may ever leave that scope."""
+
 _END_PATH = "/autellix/v1/programs/end"
 _OPEN_PATH = "/autellix/v1/programs"
 _NOT_THERE = (404, 405, 501)
@@ -143,7 +146,7 @@ class Reporter:
         """Look after `program` until it ends. Wakes nobody: there is nothing to do for a minute.
 
         Without a scope it is ended once it has been idle for a minute. In a scope its lease is renewed every 5 minutes
-        that it is idle.
+        that it is idle, for a day.
         """
         self._watch(program, IMPLICIT_IDLE_S)
 
@@ -220,7 +223,8 @@ class Reporter:
                 if self._closing or wait_s <= 0:
                     self._thread = None
                     return False
-                self._wake.wait(max(wait_s, _LOOK_EVERY_S))
+                # Not for longer than what is watched meanwhile, without waking this thread, may have to wait.
+                self._wake.wait(min(max(wait_s, _LOOK_EVERY_S), IMPLICIT_IDLE_S))
             return True
 
     def _look(self) -> None:

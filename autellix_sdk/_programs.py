@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from autellix_sdk._graph import Branch, Graph
 from autellix_sdk._ledger import Flight, Ledger
-from autellix_sdk._lifecycle import IMPLICIT_IDLE_S, RENEWAL_S, Endable, Reporter, Status
+from autellix_sdk._lifecycle import ABANDONED_S, IMPLICIT_IDLE_S, RENEWAL_S, Endable, Reporter, Status
 from autellix_sdk._runtime import new_program_id, new_salt, runtime
 from autellix_sdk.bill import ProgramBill
 from autellix_sdk.wire import JOINS_ALL, CallContext, ProgramId, encode_name, format_call
@@ -74,7 +74,7 @@ class ProgramRecord(Program):
         ledger: its books.
         scopes: number of its scopes that are open. Changes under the lock.
         injected: other processes may make calls of it, which this one does not see.
-        reporter: looks after it; `None` before its first call and after its end.
+        reporter: looks after it; `None` while nobody does: before its first call, and after its end.
     """
 
     __slots__ = ("_process", "graph", "injected", "ledger", "main_branch", "name_field", "reporter", "salt", "scopes")
@@ -156,11 +156,11 @@ class ProgramRecord(Program):
 
     def open(self) -> None:
         """A call comes, the first one or one after the end: have the program looked after until it ends."""
-        self.reporter = runtime.reporter
+        reporter = self.reporter = runtime.reporter
         if self.ledger.ended:
             self.ledger.reopen()
-        if self.reporter is not None and self._process == os.getpid():
-            self.reporter.watch(self)
+        if reporter is not None and self._process == os.getpid():
+            reporter.watch(self)
 
     def end_if_idle(self, limit_s: float) -> float:
         """End the program if no call was in flight for `limit_s` seconds.
@@ -181,13 +181,16 @@ class ProgramRecord(Program):
         """End the program if it has idled without a scope; ask to `renew` its lease if it has idled in one.
 
         Returns:
-            Seconds until it is worth looking again; 0 when it has ended.
+            Seconds until it is worth looking again; 0 when it has ended, or not called for a day.
         """
         if self.ledger.ended or not self.scopes:
             return self.end_if_idle(IMPLICIT_IDLE_S)
-        left_s = RENEWAL_S - self.ledger.idle_s()
-        if left_s > 0:
-            return left_s
+        idle_s = self.ledger.idle_s()
+        if idle_s >= ABANDONED_S:
+            self.reporter = None
+            return 0.0
+        if idle_s < RENEWAL_S:
+            return RENEWAL_S - idle_s
         renew(self)
         return RENEWAL_S
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
@@ -19,8 +19,17 @@ from autellix_sdk import _lifecycle, _programs
 from autellix_sdk._faults import faults
 from autellix_sdk._lifecycle import RENEWAL_S
 from autellix_sdk._runtime import runtime
-from autellix_sdk.wire import CONTINUE_HEADER, CallId
+from autellix_sdk.wire import CONTINUE_HEADER, CallId, ProgramId
 from tests.sdk.conftest import WAIT_S, Backend, call_here
+
+
+class Watched:
+    """A program that is never looked at."""
+
+    id = ProgramId("p")
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(name)
 
 
 class Clock:
@@ -82,6 +91,26 @@ def test_a_program_idle_in_its_scope_has_its_lease_renewed(backend: Backend, clo
         assert backend.renewals == ["p"] * 4
     clock.pass_s(3 * RENEWAL_S)
     assert backend.renewals == ["p"] * 4
+
+
+def test_a_scope_that_nobody_leaves_is_left_to_its_lease(backend: Backend, clock: Clock) -> None:
+    """After a day without a call; another call is the start of another day."""
+    autellix.init(backend.base_url)
+    reporter = runtime.reporter
+    assert reporter is not None
+
+    def pass_days(days: int) -> int:
+        before = len(backend.renewals)
+        for _ in range(days * 288):
+            clock.s += 300
+            reporter._look()
+        return len(backend.renewals) - before
+
+    with autellix.program():
+        call_here()
+        assert pass_days(2) == 287
+        call_here()
+        assert pass_days(1) == 287
 
 
 def test_the_lease_is_far_longer_than_the_time_between_renewals() -> None:
@@ -175,24 +204,36 @@ def test_the_thread_looks_by_itself(backend: Backend, monkeypatch: pytest.Monkey
     assert list(backend.ended().values()) == ["ok"]
 
 
+def test_a_program_that_idles_for_long_makes_no_other_wait(clock: Clock) -> None:
+    """The thread sleeps for a minute at a time: whatever is watched meanwhile is due in a minute, and wakes nobody."""
+    reporter = _lifecycle.Reporter("http://127.0.0.1:9", None)
+    slept = []
+
+    class Wake(threading.Condition):
+        def wait(self, timeout: float | None = None) -> bool:
+            slept.append(timeout)
+            reporter._closing = len(slept) == 2
+            clock.s += timeout or 0
+            return False
+
+    reporter._wake = Wake()
+    reporter._watch(Watched(), RENEWAL_S)
+    assert not reporter._wait()
+    assert slept == [60.0, 60.0]
+
+
 def test_user_code_may_end_programs_while_they_are_looked_through(clock: Clock) -> None:
     """The garbage collector runs it anywhere, also between two of them."""
     autellix.init("http://127.0.0.1:9/v1")
     reporter = runtime.reporter
     assert reporter is not None
 
-    class Watched:
-        id = "p"
-
-        def __init__(self, on_compare: Callable[[], None]) -> None:
-            self.on_compare = on_compare
-
     class Due(float):
         def __le__(self, other: float) -> bool:
             reporter._watched.clear()  # as ends do that the collector sets off
             return super().__le__(other)
 
-    reporter._watched = {Watched(lambda: None): Due(1.0) for _ in range(3)}  # type: ignore[misc]
+    reporter._watched = {Watched(): Due(1.0) for _ in range(3)}
     reporter._look_s = 0.0
     assert len(reporter._take_due(2.0)) == 3
     assert reporter._watched == {}
