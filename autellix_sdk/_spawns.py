@@ -18,7 +18,7 @@ from autellix_sdk._faults import faults
 from autellix_sdk._local import detached, local
 from autellix_sdk._patches import Patches
 from autellix_sdk._runtime import runtime
-from autellix_sdk._strands import HandedCallback, Job, Strand, attach, fork_job, fork_task, is_being_made
+from autellix_sdk._strands import HandedCallback, Job, Strand, attach, fork_job, fork_task
 
 _Function = Callable[..., Any]
 _ABSENT = object()
@@ -46,8 +46,6 @@ def install(patches: Patches, *, threads: bool, tasks: bool) -> None:
         patches.wrap(pool.ThreadPool, "__init__", _start_detached)
 
     wrap_loop(asyncio.base_events.BaseEventLoop)
-    if tasks and hasattr(asyncio, "eager_task_factory"):
-        patches.wrap(asyncio, "eager_task_factory", _eager_task_factory)
     patches.when_imported("uvloop", wrap_uvloop)
     if threads:
         patches.wrap(ThreadPoolExecutor, "submit", _submit)
@@ -111,20 +109,6 @@ def _create_task(original: _Function) -> _Function:
         return task
 
     return create_task
-
-
-def _eager_task_factory(_: _Function) -> _Function:
-    """Link the tasks of those who call asyncio's eager factory themselves, as LangGraph does for parallel branches.
-
-    It is of asyncio's own making with another constructor, since anyio knows the factory by its code.
-    """
-    make_linked = _create_task(_new_task)
-
-    def construct(coro: Any, *, loop: Any, **kwargs: Any) -> Any:
-        return (_new_task if is_being_made() else make_linked)(loop, coro, **kwargs)
-
-    made: _Function = asyncio.create_eager_task_factory(construct)  # type: ignore[attr-defined]
-    return made
 
 
 def _call_soon_threadsafe(original: _Function) -> _Function:

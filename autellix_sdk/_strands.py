@@ -142,15 +142,6 @@ def fork_job() -> Strand | None:
     return strand.fork()
 
 
-def is_being_made() -> bool:
-    """Return whether a task is being created here that has a strand already, by a loop that is wrapped."""
-    if local.unborn is None:
-        return False
-    # Else an eager task is in its first step, and the strand that is there to be taken is its own.
-    task = _running_task()
-    return task is None or hasattr(task, _ATTRIBUTE) or task in _of_odd_tasks
-
-
 def attach(task: Any, strand: Strand) -> None:
     """Tie a strand to the task it was forked for, from its creation to its end."""
     _adopt(task, strand)
