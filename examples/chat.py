@@ -89,14 +89,16 @@ def talk(args: Namespace) -> int:
         with autellix.program("chat") as program, asyncio.Runner() as loop:  # autellix
             client = AsyncOpenAI(base_url=args.base_url, api_key=args.api_key)
             conversation = Conversation(client, args)
-            for text in typed_lines():
-                print("model: ", end="", flush=True)
-                try:
-                    loop.run(conversation.say(text, lambda piece: print(piece, end="", flush=True)))
-                    print()
-                except CallFailed as failure:  # whoever types may try again
-                    print(f"\nerror: {failure}", file=sys.stderr)
-            loop.run(client.close())
+            try:
+                for text in typed_lines():
+                    print("model: ", end="", flush=True)
+                    try:
+                        loop.run(conversation.say(text, lambda piece: print(piece, end="", flush=True)))
+                        print()
+                    except CallFailed as failure:  # whoever types may try again
+                        print(f"\nerror: {failure}", file=sys.stderr)
+            finally:
+                loop.run(client.close())
     except KeyboardInterrupt:
         return 130
     print(program.bill(BILL_WAIT_S))  # autellix

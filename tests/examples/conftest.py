@@ -23,17 +23,16 @@ class Finished(NamedTuple):
     err: str
 
 
-StartExample = Callable[..., Awaitable[asyncio.subprocess.Process]]
 RunExample = Callable[..., Awaitable[Finished]]
 
 
 @pytest.fixture
-def start_example(tmp_path: Path) -> StartExample:
-    """Start ``python examples/<name> <arguments>`` in an empty folder, with `env` added to the environment."""
+def run_example(tmp_path: Path) -> RunExample:
+    """Run ``python examples/<name> <arguments>`` in an empty folder, with `env` added to the environment."""
 
-    async def start(name: str, *arguments: str, env: dict[str, str] | None = None) -> asyncio.subprocess.Process:
+    async def run(name: str, *arguments: str, env: dict[str, str] | None = None, typed: str = "") -> Finished:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("OPENAI_", "AUTELLIX_"))}
-        return await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             sys.executable,
             str(EXAMPLES / name),
             *arguments,
@@ -43,16 +42,6 @@ def start_example(tmp_path: Path) -> StartExample:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-
-    return start
-
-
-@pytest.fixture
-def run_example(start_example: StartExample) -> RunExample:
-    """The same, to its end, with `typed` on standard input."""
-
-    async def run(name: str, *arguments: str, env: dict[str, str] | None = None, typed: str = "") -> Finished:
-        process = await start_example(name, *arguments, env=env)
         out, err = await process.communicate(typed.encode())
         assert process.returncode is not None
         return Finished(process.returncode, out.decode(), err.decode())

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import signal
 from collections.abc import Callable
 from dataclasses import asdict
 
 import pytest
 from aiohttp import web
-from chat import Result, Script, Turn, parse_arguments, play, summary
-from conftest import RunExample, StartExample
+from chat import Result, Script, Turn, parse_arguments, play, summary, talk
+from conftest import RunExample
 from fake_openai import FakeOpenAI, Reply, connected
+
+import autellix_sdk as autellix
 
 NAME = Script(("My name is Ada.", "How are you?", "What is my name?"), "Ada")
 
@@ -21,7 +23,7 @@ def attentive(messages: list[dict[str, str]]) -> Reply:
     return " ".join(message["content"] for message in messages if message["role"] == "user")
 
 
-async def talk(fake: FakeOpenAI, script: Script, *options: str) -> Result:
+async def converse(fake: FakeOpenAI, script: Script, *options: str) -> Result:
     """One program against the fake server, without retries."""
     async with connected(fake) as client:
         return await play(client, script, parse_arguments(options)[0])
@@ -30,7 +32,7 @@ async def talk(fake: FakeOpenAI, script: Script, *options: str) -> Result:
 async def test_a_conversation_is_one_thread_that_remembers() -> None:
     """Each call repeats what was said and answered before; each has the call before as its parent."""
     async with FakeOpenAI(attentive) as fake:
-        result = await talk(fake, NAME)
+        result = await converse(fake, NAME)
     assert (result.remembered, result.calls, result.error) == (True, 3, None)
     said = [[message["content"] for message in body["messages"][1:]] for body in fake.bodies]
     assert said[0] == ["My name is Ada."]
@@ -44,17 +46,17 @@ async def test_a_conversation_is_one_thread_that_remembers() -> None:
 async def test_the_history_is_bounded() -> None:
     """Beyond it the oldest turns are left out, and what was told there is forgotten."""
     async with FakeOpenAI(lambda messages: attentive(messages[-1:])) as fake:
-        result = await talk(fake, NAME, "--history", "1")
+        result = await converse(fake, NAME, "--history", "1")
     assert (result.remembered, len(result.turns)) == (False, 3)
     last = [message["content"] for message in fake.bodies[-1]["messages"][1:]]
     assert last == ["How are you?", "How are you?", "What is my name?"]
 
 
-@pytest.mark.parametrize("garbage", [None, "", "\n \n", "lorem ipsum " * 20_000, "🦜" * 500 + "\x1b[2J \x00"])
+@pytest.mark.parametrize("garbage", [None, "", "\n \n", "lorem ipsum " * 2_000, "🦜" * 500 + "\x1b[2J \x00"])
 async def test_garbage_is_survived(garbage: Reply) -> None:
     """Any content leads to a whole conversation, with prompts that stay small."""
     async with FakeOpenAI(lambda _: garbage) as fake:
-        result = await talk(fake, NAME)
+        result = await converse(fake, NAME)
     assert (result.error, result.remembered, result.calls) == (None, False, 3)
     assert json.dumps(asdict(result))
     assert "\x1b" not in str(result)
@@ -82,7 +84,7 @@ async def test_garbage_is_survived(garbage: Reply) -> None:
 async def test_a_bad_answer_ends_the_program_with_a_sentence(response: Callable[[], Reply], sentence: str) -> None:
     """Refusals and streams that are none are reported, never raised."""
     async with FakeOpenAI(lambda _: response()) as fake:
-        result = await talk(fake, NAME)
+        result = await converse(fake, NAME)
     assert result.error is not None
     assert sentence in result.error
     assert (result.calls, result.remembered, result.turns) == (0, False, [])
@@ -102,7 +104,7 @@ async def test_a_stream_that_is_cut_ends_the_program_with_a_sentence() -> None:
         return cut
 
     async with FakeOpenAI(rule) as fake:
-        result = await talk(fake, NAME)
+        result = await converse(fake, NAME)
     assert result.error is not None
     assert result.turns == [Turn("My name is Ada.", "Hello.")]
 
@@ -140,17 +142,21 @@ async def test_a_typed_conversation(run_example: RunExample) -> None:
     assert fake.parents == {"0.0": (), "0.1": ("0.0",)}
 
 
-async def test_ctrl_c_ends_a_typed_conversation(start_example: StartExample) -> None:
-    """At the prompt as anywhere: exit code 130, without a traceback."""
+async def test_ctrl_c_ends_a_typed_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the prompt as anywhere: exit code 130, and nothing is raised."""
+    typed = iter(["I am Bob."])
+
+    def type_or_interrupt(prompt: str) -> str:
+        for text in typed:
+            return text
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", type_or_interrupt)
     async with FakeOpenAI(attentive) as fake:
-        process = await start_example("chat.py", "--interactive", "--base-url", fake.url)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(b"I am Bob.\n")
-        await process.stdout.readuntil(b"I am Bob. \nyou: ")
-        process.send_signal(signal.SIGINT)
-        _, err = await process.communicate()
-    assert (process.returncode, err) == (130, b"")
+        args, _ = parse_arguments(["--interactive", "--base-url", fake.url])
+        code = await asyncio.to_thread(talk, args)
+        await asyncio.to_thread(autellix.shutdown)
+    assert (code, len(fake.bodies)) == (130, 1)
 
 
 async def test_a_typed_conversation_goes_on_after_a_failure(run_example: RunExample) -> None:

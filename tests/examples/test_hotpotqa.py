@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hotpotqa import Library, Paragraph, Question, f1, load_questions, normalise, score
+from hotpotqa import Library, Paragraph, Question, f1, load_questions, mentions, normalise, score
 from hypothesis import given
 from hypothesis import strategies as st
 from tools import MAX_OBSERVATION_CHARS
@@ -120,3 +120,24 @@ def test_f1_is_bounded_and_symmetric(one: str, other: str) -> None:
 def test_numbers_are_compared_by_value(answer: str, gold: str, right: bool) -> None:
     """Signs and points count in numbers, although normalising drops them."""
     assert score(answer, gold) == (right, float(right))
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "found"),
+    [
+        ("The result is 395.", "395", True),
+        ("It is 3,950.", "395", False),
+        ("That makes 1,048,576, I think", "1048576", True),
+        ("3.95 or 395.1", "395", False),
+        ("the default is -1", "-1", True),
+        ("the default is -1", "1", False),
+        ("At 9:40, as you said", "9:40", True),
+        ("At 9:405", "9:40", False),
+        ("You are ADA!", "Ada", True),
+        ("You are Adam", "Ada", False),
+        ("", "Ada", False),
+    ],
+)
+def test_an_answer_is_found_in_a_sentence(answer: str, gold: str, found: bool) -> None:
+    """As words or as a number of its own."""
+    assert mentions(answer, gold) == found
