@@ -201,6 +201,27 @@ def test_a_task_that_wakes_its_maker_in_its_last_step_is_a_parent(agent: Agent, 
     assert (agent.parents("3"), agent.parents("4")) == ({"2"}, {"3"})
 
 
+async def test_a_task_that_is_dropped_while_it_waits_is_let_go(agent: Agent) -> None:
+    """What it did is a parent of what comes next, as if it had finished."""
+
+    async def waits_for_nothing() -> None:
+        await agent.aask("1")
+        reached.set()
+        await asyncio.Future()
+
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: dropped.append(context["message"]))
+    dropped: list[str] = []
+    reached = asyncio.Event()
+    async with autellix.program():
+        task = asyncio.create_task(waits_for_nothing())
+        await reached.wait()
+        del task
+        gc.collect()
+        await agent.aask("2")
+    assert dropped == ["Task was destroyed but it is pending!"]
+    assert agent.parents("2") == {"1"}
+
+
 def test_anyio_task_groups(agent: Agent, runner: asyncio.Runner) -> None:
     """anyio builds its tasks through the loop as well."""
 
