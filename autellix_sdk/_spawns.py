@@ -11,14 +11,14 @@ import asyncio.base_events
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from types import ModuleType
+from types import CellType, FunctionType, ModuleType
 from typing import Any
 
 from autellix_sdk._faults import faults
 from autellix_sdk._local import detached, local
 from autellix_sdk._patches import Patches
 from autellix_sdk._runtime import runtime
-from autellix_sdk._strands import HandedCallback, Job, Strand, attach, fork_job, fork_task
+from autellix_sdk._strands import HandedCallback, Job, Strand, attach, fork_job, fork_task, known_strand
 
 _Function = Callable[..., Any]
 _ABSENT = object()
@@ -46,6 +46,8 @@ def install(patches: Patches, *, threads: bool, tasks: bool) -> None:
         patches.wrap(pool.ThreadPool, "__init__", _start_detached)
 
     wrap_loop(asyncio.base_events.BaseEventLoop)
+    if tasks and hasattr(asyncio, "eager_task_factory"):  # since Python 3.12
+        patches.wrap(asyncio, "eager_task_factory", _eager_task_factory)
     patches.when_imported("uvloop", wrap_uvloop)
     if threads:
         patches.wrap(ThreadPoolExecutor, "submit", _submit)
@@ -109,6 +111,28 @@ def _create_task(original: _Function) -> _Function:
         return task
 
     return create_task
+
+
+def _eager_task_factory(original: Any) -> _Function:
+    """Link tasks that are made by calling asyncio's eager factory rather than the loop, as LangGraph does.
+
+    The result has the code of the original, by which anyio knows it, around a constructor that links.
+    """
+    (constructor,) = (cell.cell_contents for cell in original.__closure__)
+
+    def construct(loop: Any, coro: Any, **kwargs: Any) -> Any:
+        return constructor(coro, loop=loop, **kwargs)
+
+    construct_linked = _create_task(construct)
+
+    def link(coro: Any, *, loop: Any, **kwargs: Any) -> Any:
+        known_strand()  # an eager task that runs now takes the strand that is kept for it
+        is_linked = local.unborn is not None  # the factory was called by a loop, which has forked already
+        return (construct if is_linked else construct_linked)(loop, coro, **kwargs)
+
+    factory = FunctionType(original.__code__, original.__globals__, closure=(CellType(link),))
+    factory.__kwdefaults__ = original.__kwdefaults__
+    return factory
 
 
 def _call_soon_threadsafe(original: _Function) -> _Function:
