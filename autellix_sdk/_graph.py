@@ -19,6 +19,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from typing import Protocol
+from weakref import ReferenceType
 
 from autellix_sdk.wire import CallId
 
@@ -56,7 +57,7 @@ class Branch:
         joined: the frontier as an ordered set, once a child was merged into it.
         moved: the frontier is no longer the one it started with.
         movers: children that moved and were not reported as finished.
-        task: what runs on it, for its parent to ask; `None` where it is reported in time, and once it was.
+        task: weakly what runs on it, for its parent to ask; `None` where it is reported in time, and once it was.
         finished: its strand is over.
     """
 
@@ -71,7 +72,7 @@ class Branch:
         self.frontier: tuple[CallId, ...] | None = frontier
         self.joined: dict[CallId, None] | None = None
         self.movers: dict[Branch, None] | None = None
-        self.task: Task | None = None
+        self.task: ReferenceType[Task] | None = None
         self.moved: bool = False
         self.finished: bool = False
 
@@ -96,7 +97,7 @@ class Branch:
     def ask_children(self) -> None:
         """Finish the children that are over and were not reported yet."""
         for child in (*(self.movers or ()),):
-            if child.task is not None and child.task.done():
+            if child.task is not None and ((task := child.task()) is None or task.done()):
                 child.finish()
 
     def move(self) -> None:

@@ -113,7 +113,7 @@ class Reporter:
         self._opener = build_opener(_NoRedirect)
         self._off = origin is None
         self._closing = False
-        self.listeners = listeners
+        self.listeners: tuple[Listener, ...] = listeners
         self.after_fork()
 
     def after_fork(self) -> None:

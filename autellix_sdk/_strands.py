@@ -14,7 +14,7 @@ from __future__ import annotations
 from asyncio import _get_running_loop, current_task
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from autellix_sdk._graph import Branch
 from autellix_sdk._ledger import Flight
@@ -165,7 +165,7 @@ def attach(task: Any, strand: Strand) -> None:
         # Added before anybody can await the task, so it runs before whoever waits for the task goes on.
         # Whom it wakes itself, in its last step, goes on before that, and so has to ask the task.
         task.add_done_callback(strand.finish)
-        strand.base.task = task
+        strand.base.task = ref(task)
 
 
 class Job:

@@ -201,6 +201,58 @@ def test_a_task_that_wakes_its_maker_in_its_last_step_is_a_parent(agent: Agent, 
     assert (agent.parents("3"), agent.parents("4")) == ({"2"}, {"3"})
 
 
+async def test_a_task_that_is_dropped_while_it_waits_is_let_go(agent: Agent) -> None:
+    """What it did is a parent of what comes next, as if it had finished."""
+
+    async def waits_for_nothing() -> None:
+        await agent.aask("1")
+        reached.set()
+        await asyncio.Future()
+
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: dropped.append(context["message"]))
+    dropped: list[str] = []
+    reached = asyncio.Event()
+    async with autellix.program():
+        task = asyncio.create_task(waits_for_nothing())
+        await reached.wait()
+        del task
+        gc.collect()
+        await agent.aask("2")
+    assert dropped == ["Task was destroyed but it is pending!"]
+    assert agent.parents("2") == {"1"}
+
+
+@eager
+@pytest.mark.parametrize("loop_is_eager", [False, True])
+def test_tasks_made_by_calling_the_eager_factory(agent: Agent, loop_is_eager: bool) -> None:
+    """They are linked as the loop's own are, whatever factory the loop has; and anyio still knows that factory."""
+
+    async def ask(label: str) -> None:
+        await asyncio.sleep(0)  # or it would be over before the next one begins
+        await agent.aask(label)
+
+    async def pair(name: str) -> None:
+        loop, make = asyncio.get_running_loop(), asyncio.eager_task_factory  # type: ignore[attr-defined]
+        await asyncio.gather(make(loop, ask(name + " a"), name="a"), make(loop, ask(name + " b")))
+
+    async def main() -> None:
+        if loop_is_eager:
+            asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+        async with autellix.program():
+            await agent.aask("start")
+            await asyncio.create_task(pair("1"))
+            async with anyio.create_task_group() as group:
+                group.start_soon(ask, "2 a")
+                group.start_soon(ask, "2 b")
+            await agent.aask("end")
+
+    asyncio.run(main())
+    assert len(set(agent.programs(*agent.seen))) == 1
+    assert agent.parents("1 a") == agent.parents("1 b") == {"start"}
+    assert agent.parents("2 a") == agent.parents("2 b") == {"1 a", "1 b"}
+    assert agent.parents("end") == {"2 a", "2 b"}
+
+
 def test_anyio_task_groups(agent: Agent, runner: asyncio.Runner) -> None:
     """anyio builds its tasks through the loop as well."""
 
