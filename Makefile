@@ -41,7 +41,7 @@ lint: $(STAMP) ## format and lint, without changing anything
 types: $(STAMP) ## strict type check, by two checkers where users' own look
 	$(BIN)/mypy
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
-	$(BIN)/basedpyright --pythonpath $(BIN)/python --verifytypes autellix_sdk --ignoreexternal
+	PYTHONPATH=$(CURDIR) $(BIN)/basedpyright --verifytypes autellix_sdk --ignoreexternal
 
 architecture: $(STAMP) ## who may import whom
 	$(BIN)/lint-imports

@@ -23,5 +23,5 @@ async def engine() -> AsyncIterator[FakeEngine]:
 @pytest.fixture
 async def gateway(engine: FakeEngine) -> AsyncIterator[Gateway]:
     """A gateway in front of `engine`."""
-    async with running_gateway(engine) as running:
+    async with running_gateway(engine, policy="plas") as running:
         yield running

@@ -12,9 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import anyio.abc
 import pytest
-from anyio._backends import _asyncio as anyio_backend
 
 import autellix_sdk as autellix
 from autellix_sdk import _programs, _spawns, _strands
@@ -168,14 +166,14 @@ def test_two_threads_of_one_strand_open_one_implicit_program(monkeypatch: pytest
     autellix.init(BASE_URL)
     owner, made = _programs.ImplicitOwner(), []
 
-    class Slow(_programs.Program):
+    class Slow(_programs.ProgramRecord):
         def __init__(self) -> None:
             super().__init__()
             made.append(self)
             if len(made) == 1:  # another thread comes in between
                 made.append(owner.resolve())
 
-    monkeypatch.setattr(_programs, "Program", Slow)
+    monkeypatch.setattr(_programs, "ProgramRecord", Slow)
     assert owner.resolve() is made[1]
     assert owner.peek() is made[1] is not made[0]
 
@@ -200,16 +198,6 @@ def test_a_fork_while_the_client_is_off() -> None:
             os._exit(status)
 
     assert finishes(fork) == 0
-
-
-def test_groups_of_older_anyio_have_fewer_methods(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that there are are wrapped."""
-    monkeypatch.setattr(_spawns, "_EAGER_CODE", (lambda: None).__code__)
-    for group in (anyio_backend.TaskGroup, anyio.abc.TaskGroup):
-        monkeypatch.delattr(group, "create_task", raising=False)
-    autellix.init(BASE_URL)
-    assert hasattr(anyio_backend.TaskGroup.start_soon, "__wrapped__")
-    assert not hasattr(anyio_backend.TaskGroup, "create_task")
 
 
 def _eager_at_first(seen: list[CallContext], again: Callable[[], Any] | None = None) -> Callable[..., Any]:
