@@ -7,8 +7,8 @@ whose tail is among its parents, else it opens a thread; its ID is ``<thread>.<p
 
 The hand-over happens when a branch finishes rather than when its parent next looks, so that a spawn costs the same
 however many children are alive. One case is left: a task whose last step wakes its parent, by a queue or an event, is
-over before the parent runs, but is reported as finished only after. So a parent that begins a call or forks asks those
-of its children that made calls.
+over before the parent runs, but is reported as finished only after. So before a parent begins a call or forks, those of
+its children that made calls are asked; in a turn of the event loop once, since none can be over within the turn.
 
 The garbage collector and signal handlers run code of the user's in the middle of ours, which may start tasks and make
 calls. So the lock is reentrant, and what makes a call ID unique is taken in one step that nothing can interrupt.
@@ -56,12 +56,13 @@ class Branch:
         frontier: the calls that its next call depends on; `None` while `joined` is ahead of it (the dirty flag).
         joined: the frontier as an ordered set, once a child was merged into it.
         moved: the frontier is no longer the one it started with.
-        movers: children that moved and were not reported as finished.
+        movers: children that moved and were not reported as finished; those of a finished one are its parent's.
+        asked: the movers were asked in this turn of the event loop.
         task: weakly what runs on it, for its parent to ask; `None` where it is reported in time, and once it was.
         finished: its strand is over.
     """
 
-    __slots__ = ("at_fork", "finished", "frontier", "graph", "joined", "moved", "movers", "parent", "task")
+    __slots__ = ("asked", "at_fork", "finished", "frontier", "graph", "joined", "moved", "movers", "parent", "task")
 
     def __init__(
         self, parent: Branch | None = None, graph: Graph | None = None, frontier: tuple[CallId, ...] = ()
@@ -73,13 +74,12 @@ class Branch:
         self.joined: dict[CallId, None] | None = None
         self.movers: dict[Branch, None] | None = None
         self.task: ReferenceType[Task] | None = None
+        self.asked: bool = False
         self.moved: bool = False
         self.finished: bool = False
 
     def fork(self) -> Branch:
         """Branch off a child that starts from this frontier."""
-        if self.movers:
-            self.ask_children()
         self._skip_finished()
         frontier, graph = self.frontier, self.graph
         if frontier is None:
@@ -88,27 +88,42 @@ class Branch:
 
     def finish(self) -> None:
         """The strand is over: hand what it did to the nearest ancestor that still runs."""
-        if not self.finished:
-            self.finished, self.movers, self.task = True, None, None
-            if self.moved and self.graph is not None:
-                self.graph.fold(self)
-            self._skip_finished()
+        if self.finished:
+            return
+        if self.moved and self.graph is not None:
+            self.graph.fold(self)
+        self.finished, self.task = True, None
+        movers, self.movers = self.movers, None
+        for child in (*(movers or ()),):
+            child.tell_parent()
+        self._skip_finished()
 
     def ask_children(self) -> None:
         """Finish the children that are over and were not reported yet."""
-        for child in (*(self.movers or ()),):
+        movers = self.movers
+        for child in (*(movers or ()),):
             if child.task is not None and ((task := child.task()) is None or task.done()):
                 child.finish()
+            if child.finished and movers:
+                movers.pop(child, None)
+
+    def ask_again(self) -> None:
+        """Another turn of the event loop has begun."""
+        self.asked = False
+
+    def tell_parent(self) -> None:
+        """Have the nearest ancestor that still runs ask this branch, which moved."""
+        parent = self.living_parent()
+        if parent is not None:
+            if parent.movers is None:
+                parent.movers = {}
+            parent.movers[self] = None
 
     def move(self) -> None:
         """The frontier is about to become another one; for the graph, under its lock."""
         if not self.moved:
             self.moved = True
-            parent = self.living_parent()
-            if parent is not None:
-                if parent.movers is None:
-                    parent.movers = {}
-                parent.movers[self] = None
+            self.tell_parent()
 
     def living_parent(self) -> Branch | None:
         """The nearest ancestor that still runs."""
@@ -134,7 +149,7 @@ class Branch:
         calls = self.frontier if self.joined is None else tuple(self.joined)
         self.at_fork = self.frontier = () if salt is None else qualify(calls or (), salt)
         self.parent, self.joined, self.moved = None, None, False
-        self.movers = self.task = None
+        self.movers, self.task, self.asked = None, None, False
 
 
 class Graph:
@@ -156,8 +171,6 @@ class Graph:
 
     def begin(self, branch: Branch) -> Node:
         """Add the next call of `branch`, which must be the caller's own."""
-        if branch.movers:
-            branch.ask_children()
         with self._lock:
             if branch.graph is not self:
                 self._adopt(branch)
@@ -188,8 +201,11 @@ class Graph:
             return self._settle(branch)
 
     def fold(self, branch: Branch) -> None:
-        """Fold a finished branch of this graph into its nearest living ancestor."""
+        """Fold a branch of this graph that finishes into its nearest living ancestor, whoever reports it first."""
         with self._lock:
+            if branch.finished:
+                return
+            branch.finished = True
             parent = branch.living_parent()
             if parent is not None and parent.movers:
                 parent.movers.pop(branch, None)

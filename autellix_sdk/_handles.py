@@ -80,7 +80,7 @@ def capture() -> Handle:
     whose workers were there before. Outside any scope it is the implicit program of the task or thread.
     """
     strand = current_strand()
-    branch = strand.branch.fork()
+    branch = strand.fork().branch
     branch.finish()
     # An implicit program is held on to: its owner would mint another one after a minute without a call.
     return Handle(strand.owner.resolve() or strand.owner, branch)

@@ -43,6 +43,7 @@ _NOT_THERE = (404, 405, 501)
 """HTTP statuses by which other OpenAI-compatible servers say that they have no such thing."""
 
 _POST_TIMEOUT_S = 5.0
+_MAX_ANSWER_BYTES = 1 << 24
 _LINGER_S = 10.0
 _LOOK_EVERY_S = 1.0
 _TELL_S = 0.1
@@ -197,9 +198,12 @@ class Reporter:
         try:
             with detached():
                 thread.start()
-        except RuntimeError as error:  # the interpreter is shutting down
+        except Exception as error:  # noqa: BLE001 the interpreter is shutting down, or somebody's wrapper raised
             self._thread = None
             faults.record("ends of programs can no longer be posted", error)
+        except BaseException:  # Ctrl-C
+            self._thread = None
+            raise
 
     def _run(self) -> None:
         try:
@@ -298,7 +302,7 @@ class Reporter:
         request = Request(f"{self._origin}{path}", json.dumps(body).encode(), self._headers, method="POST")
         try:
             with self._opener.open(request, timeout=_POST_TIMEOUT_S) as response:
-                return json.load(response)
+                return json.loads(response.read(_MAX_ANSWER_BYTES))
         except HTTPError as error:
             error.close()
             if error.code not in _NOT_THERE:

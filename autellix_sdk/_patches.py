@@ -54,7 +54,10 @@ class Patches:
         """Find modules that are waited for, as the finders after this one do; leave all others to them."""
         if name not in self._waiting:
             return None
-        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
+        finders = [*sys.meta_path]
+        if self not in finders:  # `undo` in another thread came first
+            return None
+        for finder in finders[finders.index(self) + 1 :]:
             if hasattr(finder, "find_spec") and (spec := finder.find_spec(name, path, target)) is not None:
                 self._watch(spec)
                 return spec

@@ -119,9 +119,10 @@ def _create_task(original: _Function) -> _Function:
 
 
 def _constructor_cell(eager_factory: Any) -> CellType | None:
-    """Return where asyncio's eager factory, which came with Python 3.12, keeps what it makes tasks with."""
+    """Return where asyncio's eager factory, which came with Python 3.12, keeps the class that it makes tasks with."""
     cells: Sequence[CellType] = getattr(eager_factory, "__closure__", None) or ()
-    return cells[0] if len(cells) == 1 else None
+    # Else it is somebody's wrapper around it.
+    return cells[0] if len(cells) == 1 and isinstance(cells[0].cell_contents, type) else None
 
 
 def _eager_task(constructor: _Function) -> _Function:

@@ -59,7 +59,22 @@ class Strand:
 
     def fork(self) -> Strand:
         """Make the strand of work that this one hands over."""
+        self.join_children()
         return Strand(self.owner, self.branch.fork())
+
+    def join_children(self) -> None:
+        """Have the children join that are over and were not reported; in a turn of the event loop once.
+
+        What is over later in the turn wakes this strand in another one: it is a task, and waits in between.
+        """
+        branch = self.branch
+        if not branch.movers or branch.asked:
+            return
+        loop = _get_running_loop()
+        if loop is not None and current_task(loop) is not None:
+            branch.asked = True
+            loop.call_soon(branch.ask_again)
+        branch.ask_children()
 
     def finish(self, *_: object) -> None:
         """The task or job is done; also a task's done callback."""

@@ -72,8 +72,8 @@ _reached_for: list[str] = []
 
 
 def _stay_at_home(event: str, args: tuple[Any, ...]) -> None:
-    """Refuse to look up or connect to any other host; an audit hook sees every socket of the process."""
-    if event in ("socket.connect", "socket.sendto"):
+    """Refuse to look up or connect to any other host: an audit hook sees what Python's own sockets do."""
+    if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
         address = args[1]
         host = address[0] if isinstance(address, tuple) else None  # a text is a path: a socket of this machine
     elif event in ("socket.getaddrinfo", "socket.gethostbyname"):

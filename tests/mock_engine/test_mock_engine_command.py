@@ -70,7 +70,7 @@ def test_it_stops_when_its_standard_input_ends() -> None:
         process.communicate(timeout=20)
     assert process.returncode == 0
     assert "http://127.0.0.1:" in block
-    assert "policy   plas, 10 virtual seconds a second" in block
+    assert "policy   auto, 10 virtual seconds a second" in block
 
 
 def test_standard_input_that_goes_on_does_not_disturb_the_stop() -> None:

@@ -117,6 +117,19 @@ async def test_nothing_is_linked_twice(factory: Factory) -> None:
         await task
 
 
+def test_a_wrapper_around_it_is_left_alone(factory: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of somebody else's: what its closure holds is no class to make tasks with."""
+
+    def wrapped(loop: Any, coro: Any, **kwargs: Any) -> asyncio.Task[Any]:
+        return factory(loop, coro, **kwargs)
+
+    autellix.shutdown()
+    monkeypatch.setattr(asyncio, "eager_task_factory", wrapped, raising=False)
+    autellix.init("http://127.0.0.1:9/v1")
+    (cell,) = wrapped.__closure__ or ()
+    assert cell.cell_contents is factory
+
+
 async def test_shutdown_leaves_the_factory_as_it_was(factory: Factory) -> None:
     """It has been the same function all the time, also for those who got hold of it before."""
     assert asyncio.eager_task_factory is factory  # type: ignore[attr-defined]

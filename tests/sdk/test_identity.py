@@ -22,10 +22,11 @@ import uvloop
 
 import autellix_sdk as autellix
 from autellix_sdk import _programs
-from autellix_sdk._graph import Graph
+from autellix_sdk._graph import Branch, Graph
 from autellix_sdk._local import local
+from autellix_sdk._strands import current_strand
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, CallContext, CallId, decode_call
-from tests.sdk.conftest import WAIT_S, finishes
+from tests.sdk.conftest import WAIT_S, call_here, finishes
 
 BASE_URL = "http://127.0.0.1:9/v1"
 
@@ -251,6 +252,63 @@ def test_tasks_made_by_calling_the_eager_factory(agent: Agent, loop_is_eager: bo
     assert agent.parents("1 a") == agent.parents("1 b") == {"start"}
     assert agent.parents("2 a") == agent.parents("2 b") == {"1 a", "1 b"}
     assert agent.parents("end") == {"2 a", "2 b"}
+
+
+def test_so_is_one_whose_maker_ended_before(agent: Agent, runner: asyncio.Runner) -> None:
+    """It then belongs to the maker of its maker, which asks it in its maker's place."""
+
+    async def worker(results: asyncio.Queue[None], maker_is_over: asyncio.Event) -> None:
+        await agent.aask("first")
+        await maker_is_over.wait()
+        await agent.aask("second")
+        results.put_nowait(None)
+
+    async def main() -> None:
+        results: asyncio.Queue[None] = asyncio.Queue()
+        maker_is_over = asyncio.Event()
+        workers = []
+
+        async def maker() -> None:
+            workers.append(asyncio.create_task(worker(results, maker_is_over)))
+            while "first" not in agent.seen:
+                await asyncio.sleep(0)
+
+        async with autellix.program():
+            await asyncio.create_task(maker())
+            maker_is_over.set()
+            await results.get()
+            await agent.aask("end")
+
+    runner.run(main())
+    assert agent.parents("end") == {"second"}
+
+
+def test_children_are_asked_once_in_a_turn_of_the_loop(runner: asyncio.Runner) -> None:
+    """However many tasks are made in it; in the next one they are asked again."""
+    asked = []
+
+    class Counted(Branch):
+        def ask_children(self) -> None:
+            asked.append(self)
+            super().ask_children()
+
+    async def child() -> None:
+        call_here()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        current_strand().branch = Counted()
+        tasks = [asyncio.create_task(child()) for _ in range(3)]
+        await asyncio.sleep(0)
+        for turn in (1, 2):
+            tasks += [asyncio.create_task(asyncio.sleep(0)) for _ in range(10)]
+            assert len(asked) == turn
+            await asyncio.sleep(0)
+        await asyncio.gather(*tasks)
+
+    autellix.init(BASE_URL)
+    runner.run(main())
 
 
 def test_anyio_task_groups(agent: Agent, runner: asyncio.Runner) -> None:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from typing import Any
 
 import httpx
@@ -241,21 +242,22 @@ def test_user_code_may_end_programs_while_they_are_looked_through(clock: Clock) 
 
 def test_no_thread_is_left_after_shutdown(backend: Backend) -> None:
     """Whatever it was doing: ends, watches, programs that are open."""
-    before = set(threading.enumerate())
     for _ in range(3):
         autellix.init(backend.base_url)
         with autellix.watch(lambda _: None), autellix.program():
             _ask(backend)
         with autellix.program():
             _ask(backend)
-            assert set(threading.enumerate()) - _servers(backend) > before
+            ours = _threads_of_ours()
+            assert ours
             autellix.shutdown()
-            assert set(threading.enumerate()) - _servers(backend) == before
+            for thread in ours:
+                thread.join(WAIT_S)
+            assert not _threads_of_ours()
 
 
-def _servers(backend: Backend) -> set[threading.Thread]:
-    """Threads in which the backend answers."""
-    return {thread for thread in threading.enumerate() if "process_request_thread" in thread.name}
+def _threads_of_ours() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("autellix")]
 
 
 def test_a_client_without_a_backend_starts_no_thread() -> None:
@@ -345,3 +347,19 @@ def _run(code: str) -> str:
         text=True,
     )
     return str(done.stdout)
+
+
+@pytest.mark.parametrize("error", [OSError("no thread today"), KeyboardInterrupt()])
+def test_a_thread_that_did_not_start_is_started_by_the_next_call(
+    backend: Backend, error: BaseException, monkeypatch: pytest.MonkeyPatch, lenient: None
+) -> None:
+    """Ctrl-C goes on to the user, whatever else went wrong is counted."""
+    autellix.init(backend.base_url)
+    with monkeypatch.context() as broken, autellix.program():
+        broken.setattr(_lifecycle.threading.Thread, "start", lambda _: (_ for _ in ()).throw(error))
+        with pytest.raises(KeyboardInterrupt) if isinstance(error, KeyboardInterrupt) else nullcontext():
+            autellix.headers()
+    with autellix.program():
+        call_here()
+    backend.wait_for_end()
+    assert len(faults.counts) == isinstance(error, OSError)
