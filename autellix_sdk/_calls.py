@@ -45,7 +45,8 @@ def begin_call(strand: Strand, retry: int = 0) -> tuple[ProgramRecord, Flight] |
     if retry and last is not None and last.ledger is program.ledger:
         flight = program.ledger.begin_again(last, retry)
     else:
-        strand.join_children()
+        if strand.branch.movers:
+            strand.join_children()
         flight = program.ledger.begin(program.graph.begin(strand.branch))
     strand.last = flight
     return program, flight

@@ -80,7 +80,8 @@ class Branch:
 
     def fork(self) -> Branch:
         """Branch off a child that starts from this frontier."""
-        self._skip_finished()
+        if self.parent is not None and self.parent.finished:
+            self._skip_finished()
         frontier, graph = self.frontier, self.graph
         if frontier is None:
             frontier = () if graph is None else graph.look(self)
@@ -93,10 +94,12 @@ class Branch:
         if self.moved and self.graph is not None:
             self.graph.fold(self)
         self.finished, self.task = True, None
-        movers, self.movers = self.movers, None
-        for child in (*(movers or ()),):
-            child.tell_parent()
-        self._skip_finished()
+        if self.movers:
+            movers, self.movers = self.movers, None
+            for child in (*movers,):
+                child.tell_parent()
+        if self.parent is not None and self.parent.finished:
+            self._skip_finished()
 
     def ask_children(self) -> None:
         """Finish the children that are over and were not reported yet."""
@@ -137,8 +140,7 @@ class Branch:
 
         Its links may finish before they are followed or, by a turn of the event loop, after that.
         """
-        if self.parent is not None and self.parent.finished:
-            self.parent = self.living_parent()
+        self.parent = self.living_parent()
 
     def after_fork(self, salt: str | None) -> None:
         """Continue in a forked process.

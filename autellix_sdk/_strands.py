@@ -59,7 +59,8 @@ class Strand:
 
     def fork(self) -> Strand:
         """Make the strand of work that this one hands over."""
-        self.join_children()
+        if self.branch.movers:
+            self.join_children()
         return Strand(self.owner, self.branch.fork())
 
     def join_children(self) -> None:
@@ -68,7 +69,7 @@ class Strand:
         What is over later in the turn wakes this strand in another one: it is a task, and waits in between.
         """
         branch = self.branch
-        if not branch.movers or branch.asked:
+        if branch.asked:
             return
         loop = _get_running_loop()
         if loop is not None and current_task(loop) is not None:
@@ -78,7 +79,7 @@ class Strand:
 
     def finish(self, *_: object) -> None:
         """The task or job is done; also a task's done callback."""
-        self.base.finish()
+        (self.branch if self._frames is None else self.base).finish()
 
     @property
     def base(self) -> Branch:
@@ -180,7 +181,7 @@ def attach(task: Any, strand: Strand) -> None:
         # Added before anybody can await the task, so it runs before whoever waits for the task goes on.
         # Whom it wakes itself, in its last step, goes on before that, and so has to ask the task.
         task.add_done_callback(strand.finish)
-        strand.base.task = ref(task)
+        (strand.branch if strand._frames is None else strand.base).task = ref(task)
 
 
 class Job:
