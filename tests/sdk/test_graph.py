@@ -271,3 +271,15 @@ def test_any_history_follows_the_rules(history: list[tuple[str, int]]) -> None:
             branch.finish()
             rules.finished = True
     assert graph.calls == len(parents_of)
+
+
+def test_a_branch_finishes_once_whoever_reports_it() -> None:
+    """Its task's callback and its parent may do so at the same time, and the parent may have gone on in between."""
+    graph, parent = Graph(), Branch()
+    child = parent.fork()
+    graph.begin(child)
+    child.finish()
+    assert graph.begin(parent)[2] == ("0.0",)
+    child.finish()
+    graph.fold(child)
+    assert graph.begin(parent)[2] == ("0.1",)

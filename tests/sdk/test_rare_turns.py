@@ -18,6 +18,7 @@ import autellix_sdk as autellix
 from autellix_sdk import _programs, _spawns, _strands
 from autellix_sdk._faults import Faults, faults
 from autellix_sdk._local import local
+from autellix_sdk._patches import Patches
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, CallContext, decode_call
 from tests.sdk.conftest import WAIT_S, Backend, call_here, finishes
 
@@ -348,3 +349,12 @@ def test_a_watch_closed_after_shutdown_stays_closed(backend: Backend) -> None:
         autellix.headers()
     autellix.shutdown()
     assert lines == []
+
+
+def test_an_import_that_shutdown_overtakes_is_left_to_others() -> None:
+    """The import system may have taken our finder out of the list before another thread takes it back."""
+    patches = Patches()
+    patches.when_imported("no_such_package", lambda module: None)
+    sys.meta_path.remove(patches)
+    assert patches.find_spec("no_such_package") is None
+    patches.undo()
