@@ -283,3 +283,15 @@ def test_a_branch_finishes_once_whoever_reports_it() -> None:
     child.finish()
     graph.fold(child)
     assert graph.begin(parent)[2] == ("0.1",)
+
+
+def test_a_child_that_finishes_while_it_is_told_of_is_not_asked_for_ever() -> None:
+    """Its parent's end and its own may cross in two threads."""
+    graph, parent = Graph(), Branch()
+    child, other = parent.fork(), parent.fork()
+    for branch in (child, other):
+        graph.begin(branch)
+    child.finish()
+    child.tell_parent()
+    parent.ask_children()
+    assert list(parent.movers or ()) == [other]
