@@ -77,6 +77,13 @@ class Strand:
             loop.call_soon(branch.ask_again)
         branch.ask_children()
 
+    def follow(self, task: Any) -> None:
+        """Finish with the task that it was made for."""
+        # Added before anybody can await the task, so it runs before whoever waits for the task goes on.
+        # Whom it wakes itself, in its last step, goes on before that, and so has to ask the task.
+        task.add_done_callback(self.finish)
+        (self.branch if self._frames is None else self.base).task = ref(task)
+
     def finish(self, *_: object) -> None:
         """The task or job is done; also a task's done callback."""
         (self.branch if self._frames is None else self.base).finish()
@@ -178,10 +185,7 @@ def attach(task: Any, strand: Strand) -> None:
     if task.done():  # an eager task that never waited
         strand.finish()
     else:
-        # Added before anybody can await the task, so it runs before whoever waits for the task goes on.
-        # Whom it wakes itself, in its last step, goes on before that, and so has to ask the task.
-        task.add_done_callback(strand.finish)
-        (strand.branch if strand._frames is None else strand.base).task = ref(task)
+        strand.follow(task)
 
 
 class Job:
