@@ -18,9 +18,7 @@ import autellix_sdk as autellix
 from autellix_sdk import _api, _spawns
 from autellix_sdk._runtime import runtime
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER
-from tests.sdk.conftest import Backend
-
-BASE_URL = "http://127.0.0.1:9/v1"
+from tests.sdk.conftest import BASE_URL, Backend
 
 
 def _run(code: str, **environ: str) -> None:

@@ -13,9 +13,7 @@ import uvloop.loop
 import autellix_sdk as autellix
 from autellix_sdk._runtime import runtime
 from autellix_sdk.wire import CallContext
-from tests.sdk.conftest import WAIT_S, Backend, call_here
-
-BASE_URL = "http://127.0.0.1:9/v1"
+from tests.sdk.conftest import BASE_URL, WAIT_S, Backend, call_here
 
 
 class OtherLoop(uvloop.loop.Loop, asyncio.AbstractEventLoop):  # type: ignore[misc]

@@ -7,7 +7,6 @@ Redirects to other hosts, copies for them, look-alike URLs one by one and bills 
 from __future__ import annotations
 
 import asyncio
-import importlib
 from typing import Any
 
 import pytest
@@ -22,9 +21,7 @@ from autellix_sdk.wire import (
     PROGRAM_HEADER,
     decode_call,
 )
-from tests.sdk.conftest import WAIT_S, Backend, Handler, Seen, call_here, serve
-
-libraries = pytest.mark.parametrize("library", [importlib.import_module(name) for name in ("httpx", "httpx2")])
+from tests.sdk.conftest import WAIT_S, Backend, Handler, Seen, call_here, libraries, serve
 
 BACKEND = "http://localhost:9/v1"
 DIALECTS = ("dynamo", "sglang", "vllm", "llm-d", "x-session-id", "litellm", "helicone")

@@ -26,9 +26,7 @@ from autellix_sdk._graph import Branch, Graph
 from autellix_sdk._local import local
 from autellix_sdk._strands import current_strand
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, CallContext, CallId, decode_call
-from tests.sdk.conftest import WAIT_S, call_here, finishes
-
-BASE_URL = "http://127.0.0.1:9/v1"
+from tests.sdk.conftest import BASE_URL, WAIT_S, call_here, finishes
 
 eager = pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
 

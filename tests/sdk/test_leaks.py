@@ -24,10 +24,9 @@ import uvloop
 import autellix_sdk as autellix
 from autellix_sdk import _lifecycle, _programs, _strands
 from autellix_sdk._runtime import runtime
-from tests.sdk.conftest import WAIT_S, Backend, call_here
+from tests.sdk.conftest import BASE_URL, WAIT_S, Backend, call_here
 from tests.sdk.test_identity import eager
 
-BASE_URL = "http://127.0.0.1:9/v1"
 TASKS = 300_000
 WARM_UP = 20
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 import subprocess
 import sys
@@ -20,12 +19,9 @@ from autellix_sdk._faults import Faults, faults
 from autellix_sdk._local import local
 from autellix_sdk._patches import Patches
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, CallContext, decode_call
-from tests.sdk.conftest import WAIT_S, Backend, call_here, finishes
+from tests.sdk.conftest import BASE_URL, WAIT_S, Backend, call_here, finishes, libraries
 
-BASE_URL = "http://127.0.0.1:9/v1"
 MODELS = BASE_URL + "/models"
-
-libraries = pytest.mark.parametrize("library", [importlib.import_module(name) for name in ("httpx", "httpx2")])
 
 
 def _echo(library: Any) -> Any:

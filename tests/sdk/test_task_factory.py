@@ -11,10 +11,8 @@ import uvloop
 
 import autellix_sdk as autellix
 from autellix_sdk.wire import CallContext
-from tests.sdk.conftest import call_here
+from tests.sdk.conftest import BASE_URL, call_here
 from tests.sdk.test_identity import eager
-
-BASE_URL = "http://127.0.0.1:9/v1"
 
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
