@@ -1,0 +1,127 @@
+"""The compiled operations as functions of tensors.
+
+Nothing is checked on a call, which has to cost microseconds: `sglang_plugin.cpu_layers` and `cpu_attention` decide once
+for each layer whether an operation can serve it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_POINTER, _INT, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
+
+_SIGNATURES = {
+    "linear": (_POINTER, _LONG, _POINTER, _POINTER, _POINTER, _INT, _INT, _INT),
+    "rms_norm": (_POINTER, _LONG, _POINTER, _POINTER, _FLOAT, _POINTER, _INT, _INT),
+    "silu_and_mul": (_POINTER, _LONG, _POINTER, _INT, _INT),
+    "rotate": (_POINTER, _POINTER, _LONG, _INT, _INT, _POINTER, _INT, _INT, _INT, _INT),
+    "attention": (
+        *(_POINTER, _LONG, _POINTER, _POINTER, _POINTER),
+        *(_POINTER, _LONG, _POINTER, _POINTER, _POINTER, _INT),
+        *(_INT, _INT, _INT, _FLOAT),
+    ),
+}
+
+
+class CpuOps:
+    """The operations for one element type.
+
+    Args:
+        library: file that `build.build` made.
+        dtype: ``float32`` or ``bfloat16``.
+        threads: how many compute, the calling one included.
+    """
+
+    def __init__(self, library: Path, dtype: str, threads: int) -> None:
+        functions = ctypes.CDLL(str(library))
+        functions.autellix_threads(threads)
+        self._linear, self._rms_norm, self._silu_and_mul, self._rotate, self._attention = (
+            _function(functions, f"autellix_{name}_{dtype}", signature) for name, signature in _SIGNATURES.items()
+        )
+        self._scatter = _function(functions, "autellix_scatter", (_POINTER, _LONG, _POINTER, _POINTER, _LONG, _INT))
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return ``x @ weight.T + bias``: [rows, inputs], [outputs, inputs], [outputs] make [rows, outputs]."""
+        rows, inputs = x.shape
+        outputs = weight.shape[0]
+        y = x.new_empty((rows, outputs))
+        b = None if bias is None else bias.data_ptr()
+        self._linear(x.data_ptr(), x.stride(0), weight.data_ptr(), b, y.data_ptr(), rows, outputs, inputs)
+        return y
+
+    def rms_norm(self, x: Tensor, residual: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
+        """Return the norm of ``x``, or of ``x + residual``, which the residual becomes: [rows, width] all."""
+        rows, width = x.shape
+        out = x.new_empty((rows, width))
+        rest = None if residual is None else residual.data_ptr()
+        self._rms_norm(x.data_ptr(), x.stride(0), rest, weight.data_ptr(), epsilon, out.data_ptr(), rows, width)
+        return out
+
+    def silu_and_mul(self, x: Tensor) -> Tensor:
+        """Return ``silu(x[:, :width]) * x[:, width:]``: [rows, 2 * width] makes [rows, width]."""
+        rows, double = x.shape
+        out = x.new_empty((rows, double // 2))
+        self._silu_and_mul(x.data_ptr(), x.stride(0), out.data_ptr(), rows, double // 2)
+        return out
+
+    def rotate(
+        self, positions: Tensor, x: Tensor, head_size: int, cache: Tensor, rotary: int, *, halves_apart: bool
+    ) -> None:
+        """Turn the heads of ``x`` [rows, heads * head_size] in place by their positions [rows] in ``cache``."""
+        rows, width = x.shape
+        self._rotate(
+            *(positions.data_ptr(), x.data_ptr(), x.stride(0), width // head_size, head_size),
+            *(cache.data_ptr(), cache.element_size() == 4, rotary, halves_apart, rows),
+        )
+
+    def scatter(self, x: Tensor, slots: Tensor, cache: Tensor) -> None:
+        """Copy rows ``x`` [rows, heads, size] to ``cache[slots]``, whose elements have the same type."""
+        size = x.element_size()
+        self._scatter(
+            *(x.data_ptr(), x.stride(0) * size, slots.data_ptr(), cache.data_ptr(), cache.stride(0) * size, x.shape[0])
+        )
+
+    def attention(  # noqa: PLR0913 a kernel's arguments
+        self,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        *,
+        slots: Tensor,
+        requests: Tensor,
+        lengths: Tensor,
+        fresh: Tensor | None,
+        scale: float,
+    ) -> Tensor:
+        """Return causal attention [tokens, query heads * size] of ``query`` [tokens, query heads, size].
+
+        Args:
+            query: the new tokens of all sequences, one after the other.
+            keys: the KV cache, [slots, KV heads, size].
+            values: likewise.
+            slots: int32 [requests, positions], where the KV of each position lies.
+            requests: int64 [sequences], their rows of ``slots``.
+            lengths: int64 [sequences], tokens with KV, the new ones included.
+            fresh: int64 [sequences], new tokens of each; `None` for one each.
+            scale: of the scores.
+        """
+        tokens, heads, size = query.shape
+        out = query.new_empty((tokens, heads * size))
+        self._attention(
+            *(query.data_ptr(), query.stride(0), keys.data_ptr(), values.data_ptr(), out.data_ptr()),
+            *(slots.data_ptr(), slots.stride(0), requests.data_ptr(), lengths.data_ptr()),
+            *(None if fresh is None else fresh.data_ptr(), requests.shape[0], heads, keys.shape[1], size, scale),
+        )
+        return out
+
+
+def _function(library: ctypes.CDLL, name: str, signature: tuple[Any, ...]) -> Callable[..., None]:
+    function = getattr(library, name)
+    function.argtypes, function.restype = signature, None
+    return function  # type: ignore[no-any-return]
