@@ -29,8 +29,23 @@ _SIGNATURES = {
 }
 
 
+MAX_NORM_WIDTH = 8192
+"""Elements that a row of `CpuOps.rms_norm` may have."""
+
+MAX_HEAD_SIZE = 256
+"""Elements that a head of `CpuOps.attention` may have."""
+
+MAX_GROUP = 64
+"""Query heads of `CpuOps.attention` that may share a KV head."""
+
+
 class CpuOps:
     """The operations for one element type.
+
+    Attributes:
+        lanes: floats that the machine computes at a time; norms, activations and heads have a multiple of it.
+        dot_step: elements that a dot product takes at a time; the inputs of a linear layer are a multiple of it, and
+            so is a head's size.
 
     Args:
         library: file that `build.build` made.
@@ -41,6 +56,8 @@ class CpuOps:
     def __init__(self, library: Path, dtype: str, threads: int) -> None:
         functions = ctypes.CDLL(str(library))
         functions.autellix_threads(threads)
+        self.lanes: int = functions.autellix_lanes()
+        self.dot_step = self.lanes * (2 if dtype == "bfloat16" else 1)
         self._linear, self._rms_norm, self._silu_and_mul, self._rotate, self._attention = (
             _function(functions, f"autellix_{name}_{dtype}", signature) for name, signature in _SIGNATURES.items()
         )
@@ -71,7 +88,7 @@ class CpuOps:
         return out
 
     def rotate(
-        self, positions: Tensor, x: Tensor, head_size: int, cache: Tensor, rotary: int, *, halves_apart: bool
+        self, positions: Tensor, x: Tensor, head_size: int, cache: Tensor, rotary: int, halves_apart: bool
     ) -> None:
         """Turn the heads of ``x`` [rows, heads * head_size] in place by their positions [rows] in ``cache``."""
         rows, width = x.shape

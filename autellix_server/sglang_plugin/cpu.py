@@ -1,18 +1,55 @@
-"""The CPU platform class; importing it imports SGLang."""
+"""The CPU platform class. SGLang imports it while it is itself being imported, so what needs SGLang waits for a call."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from sglang.srt.arg_groups.choices import add_attention_backend_choices
 from sglang.srt.platforms.cpu import CpuDeviceMixin
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
 
+from autellix_server.sglang_plugin.cpu_library import built, ops_for
+
+if TYPE_CHECKING:
+    import torch
+
+ATTENTION_BACKEND = "autellix_cpu"
+"""Name of our attention backend in SGLang's registry."""
+
+add_attention_backend_choices([ATTENTION_BACKEND])
+
 
 class AutellixCpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
-    """Plain PyTorch on the CPU. Everything the platform does not claim, SGLang does in torch-native code."""
+    """Any CPU: our compiled operations where they serve, PyTorch's for the rest. No AMX, no CUDA libraries."""
 
     _enum = PlatformEnum.OOT
     capabilities = PlatformCapabilities()
 
     def get_default_attention_backend(self) -> str:
-        """Return SGLang's scaled-dot-product backend, which needs no compiled kernels."""
-        return "torch_native"
+        """Return our backend, or SGLang's scaled-dot-product one where there are no compiled operations."""
+        return ATTENTION_BACKEND if built() else "torch_native"
+
+    def apply_server_args_defaults(self, server_args: Any) -> None:
+        """Tell SGLang that nothing is captured in graphs, which it knows of its own CPU backends only."""
+        if server_args.attention_backend == ATTENTION_BACKEND:
+            server_args.disable_cuda_graph = True
+
+    def init_backend(self) -> None:
+        """Register our attention backend in a process that runs a model."""
+        from sglang.srt.layers.attention.attention_registry import register_attention_backend
+
+        @register_attention_backend(ATTENTION_BACKEND)
+        def attention(runner: Any) -> Any:
+            from autellix_server.sglang_plugin.cpu_attention import CpuAttention
+
+            return CpuAttention(runner, ops_for(runner.dtype))
+
+    def post_load_model(self, model: torch.nn.Module) -> None:
+        """Have the model's layers compute with the compiled operations."""
+        from autellix_server.sglang_plugin.cpu_layers import speed_up
+
+        dtype = next(model.parameters()).dtype
+        ops = ops_for(dtype)
+        if ops is not None:
+            speed_up(model, ops, dtype)

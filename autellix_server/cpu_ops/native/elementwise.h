@@ -10,6 +10,8 @@
 
 namespace autellix {
 
+constexpr int MAX_NORM_WIDTH = 8192;
+
 // Rows for one chunk of an operation on `width` elements a row.
 inline int rows_at_a_time(int width) { return std::max(1, 8192 / width); }
 
@@ -28,7 +30,7 @@ void rms_norm(const T* x, int64_t x_stride, T* residual, const T* weight, float 
         const T* in = x + row * x_stride;
         T* rest = residual ? residual + int64_t(row) * width : nullptr;
         T* to = out + int64_t(row) * width;
-        float sum[8192];
+        float sum[MAX_NORM_WIDTH];
         floats squares{};
         for (int i = 0; i < width; i += LANES) {
             floats v = load(in + i);

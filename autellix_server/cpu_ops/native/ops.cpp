@@ -8,6 +8,8 @@ using namespace autellix;
 
 extern "C" {
 
+int autellix_lanes() { return LANES; }
+
 void autellix_threads(int count) { Pool::instance().grow(count); }
 
 #define FOR(T, NAME)                                                                                                  \

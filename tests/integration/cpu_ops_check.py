@@ -1,0 +1,184 @@
+"""Run in the engine's environment: the compiled operations against PyTorch in double precision.
+
+Takes the library and the number of threads. Prints one JSON object for each case: its name, the greatest error in
+units of what the element type can tell apart, and a digest of all its outputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention, silu
+
+from autellix_server.cpu_ops.library import CpuOps
+
+UNIT = {torch.float32: 2.0**-23, torch.bfloat16: 2.0**-8}
+SLOTS, POSITIONS = 700, 400
+
+
+class Case:
+    """Random tensors of one type, and the outputs that were checked."""
+
+    def __init__(self, ops: CpuOps, dtype: torch.dtype) -> None:
+        self.ops, self.dtype = ops, dtype
+        self.error = 0.0
+        self._outputs = hashlib.sha256()
+
+    def random(self, *shape: int, stride: int | None = None) -> Tensor:
+        """Return normal numbers; with a stride, rows that lie that far apart."""
+        wide = torch.randn(shape[0], stride or shape[1], *shape[2:]).to(self.dtype)
+        return wide[:, : shape[1]]
+
+    def compare(self, found: Tensor, exact: Tensor) -> None:
+        """Note how far a result is from the exact one, relative to the largest number near by."""
+        scale = exact.abs().amax(-1, keepdim=True).clamp_min(1e-30)
+        difference = ((found.double() - exact) / scale).abs().max().item() if found.numel() else 0.0
+        self.error = max(self.error, difference / UNIT[self.dtype])
+        self.same(found, found)
+
+    def same(self, found: Tensor, other: Tensor) -> None:
+        """Require the same bits, which become a part of the digest."""
+        assert torch.equal(found, other)
+        self._outputs.update(found.contiguous().view(torch.uint8).numpy().tobytes())
+
+    def digest(self) -> str:
+        """Return the digest of all that was compared."""
+        return self._outputs.hexdigest()
+
+
+def linear(case: Case) -> None:
+    """Rows are computed alike in any company, with and without bias, also when they do not lie one after the other."""
+    for rows, outputs, inputs in ((1, 1, 64), (2, 3, 192), (3, 50, 64), (5, 961, 576), (16, 960, 1536), (70, 130, 64)):
+        x, weight = case.random(rows, inputs, stride=inputs + 24), case.random(outputs, inputs)
+        bias = case.random(1, outputs)[0]
+        for b in (None, bias):
+            y = case.ops.linear(x, weight, b)
+            exact = x.double() @ weight.double().T + (0 if b is None else b.double())
+            case.compare(y, exact)
+            case.same(y[-1:], case.ops.linear(x[-1:], weight, b))
+
+
+def rms_norm(case: Case) -> None:
+    """With a residual, it becomes the sum, rounded; the norm is that of the sum before."""
+    for rows, width in ((1, 64), (4, 576), (300, 192), (2, 8192)):
+        x, weight, residual = case.random(rows, width, stride=width + 8), case.random(1, width)[0], case.random(rows, width)
+        for rest in (None, residual):
+            total = x.double() + (0 if rest is None else rest.double())
+            exact = total * torch.rsqrt(total.pow(2).mean(-1, keepdim=True) + 1e-5) * weight.double()
+            changed = None if rest is None else rest.clone()
+            case.compare(case.ops.rms_norm(x, changed, weight, 1e-5), exact)
+            if changed is not None:
+                case.same(changed, (x.float() + residual.float()).to(case.dtype))
+
+
+def silu_and_mul(case: Case) -> None:
+    """Also for numbers whose exponentials are out of range."""
+    for rows, width in ((1, 64), (33, 1536)):
+        x = case.random(rows, 2 * width, stride=2 * width + 8)
+        x[0, :4] = torch.tensor([200.0, -200.0, 60.0, -60.0]).to(case.dtype)
+        double = x.double()
+        case.compare(case.ops.silu_and_mul(x), silu(double[:, :width]) * double[:, width:])
+
+
+def rotate(case: Case) -> None:
+    """Both ways to pair the elements of a head, all of it or its first part, and a table of either type."""
+    positions = torch.randint(0, 50, (9,))
+    angles = torch.rand(50, 32)
+    for rotary, apart, type_ in ((64, True, torch.float32), (64, False, case.dtype), (32, True, case.dtype)):
+        half = rotary // 2
+        table = torch.cat((angles[:, :half].cos(), angles[:, :half].sin()), -1).to(type_)
+        x = case.random(9, 5 * 64, stride=400)
+        heads, turned = x.double().view(9, 5, 64), x.double().view(9, 5, 64).clone()
+        cos, sin = table.double()[positions][:, None].split(half, -1)
+        first, second = (slice(0, half), slice(half, rotary)) if apart else (slice(0, rotary, 2), slice(1, rotary, 2))
+        turned[..., first] = heads[..., first] * cos - heads[..., second] * sin
+        turned[..., second] = heads[..., second] * cos + heads[..., first] * sin
+        case.ops.rotate(positions, x, 64, table, rotary, apart)
+        case.compare(x, turned.view(9, -1))
+
+
+def attention(case: Case) -> None:
+    """Prompts after prefixes of any length beside decodes; alone and in pieces a query reads the same bits."""
+    for heads, kv_heads, size in ((9, 3, 64), (4, 4, 64), (8, 1, 128), (64, 1, 64), (2, 1, 256)):
+        pools = [torch.full((SLOTS, kv_heads, size), float("nan"), dtype=case.dtype) for _ in range(2)]
+        table = torch.zeros((4, POSITIONS), dtype=torch.int32)
+        taken = torch.randperm(SLOTS)
+        requests, lengths, fresh = torch.tensor([2, 0, 3]), torch.tensor([130, 1, 200]), torch.tensor([70, 1, 200])
+        for request, length in zip(requests, lengths, strict=True):
+            slots, taken = taken[:length], taken[length:]
+            table[request, :length] = slots.int()
+            for pool in pools:
+                new = case.random(int(length), kv_heads * size, stride=kv_heads * size + 16)
+                case.ops.scatter(new.view(-1, kv_heads, size), slots, pool)
+        query = case.random(int(fresh.sum()), heads * size, stride=heads * size + 32).view(-1, heads, size)
+
+        def attend(q: Tensor, *batch: Tensor | None, pools: list[Tensor] = pools, table: Tensor = table) -> Tensor:
+            requests, lengths, fresh = batch
+            assert requests is not None
+            assert lengths is not None
+            return case.ops.attention(
+                *(q, *pools), slots=table, requests=requests, lengths=lengths, fresh=fresh, scale=size**-0.5
+            )
+
+        found = attend(query, requests, lengths, fresh)
+        start = 0
+        for request, length, new in zip(requests, lengths, fresh, strict=True):
+            mine = slice(start, start := start + int(new))
+            case.compare(found[mine], _exact(query[mine], pools, table[request, :length], heads // kv_heads))
+            last = attend(query[mine][-1:], request[None], length[None], None)
+            case.same(found[mine][-1:], last)
+            part = query[mine][: int(new) // 2]
+            if len(part):
+                seen = length - new + len(part)
+                case.same(found[mine][: len(part)], attend(part, request[None], seen[None], torch.tensor([len(part)])))
+
+
+def _exact(query: Tensor, pools: list[Tensor], slots: Tensor, group: int) -> Tensor:
+    keys, values = (pool[slots.long()].double().transpose(0, 1).repeat_interleave(group, 0) for pool in pools)
+    new, seen = len(query), len(slots)
+    mask = torch.ones(new, seen, dtype=torch.bool).tril(seen - new)
+    out = scaled_dot_product_attention(query.double().transpose(0, 1), keys, values, attn_mask=mask)
+    return out.transpose(0, 1).reshape(new, -1)
+
+
+def from_two_threads(case: Case) -> None:
+    """Callers that come at once do not disturb each other."""
+    x, weight = case.random(4, 576), case.random(960, 576)
+    expected = case.ops.linear(x, weight, None)
+    wrong: list[int] = []
+
+    def call() -> None:
+        wrong.append(sum(not torch.equal(case.ops.linear(x, weight, None), expected) for _ in range(2000)))
+
+    callers = [threading.Thread(target=call) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert wrong == [0, 0]
+
+
+CASES: tuple[Callable[[Case], None], ...] = (linear, rms_norm, silu_and_mul, rotate, attention, from_two_threads)
+
+
+def results(library: Path, threads: int) -> Iterator[dict[str, object]]:
+    """Run all cases for both element types."""
+    for dtype in UNIT:
+        ops = CpuOps(library, str(dtype).removeprefix("torch."), threads)
+        for check in CASES:
+            torch.manual_seed(0)
+            case = Case(ops, dtype)
+            check(case)
+            yield {"case": f"{check.__name__} {dtype}", "error": case.error, "digest": case.digest()}
+
+
+if __name__ == "__main__":
+    for result in results(Path(sys.argv[1]), int(sys.argv[2])):
+        print(json.dumps(result), flush=True)
