@@ -62,6 +62,7 @@ class CpuOps:
             _function(functions, f"autellix_{name}_{dtype}", signature) for name, signature in _SIGNATURES.items()
         )
         self._scatter = _function(functions, "autellix_scatter", (_POINTER, _LONG, _POINTER, _POINTER, _LONG, _INT))
+        self._sample = _function(functions, "autellix_sample", (_POINTER, _LONG, *(_POINTER,) * 5, _INT, _INT))
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return ``x @ weight.T + bias``: [rows, inputs], [outputs, inputs], [outputs] make [rows, outputs]."""
@@ -136,6 +137,29 @@ class CpuOps:
             *(None if fresh is None else fresh.data_ptr(), requests.shape[0], heads, keys.shape[1], size, scale),
         )
         return out
+
+    def sample(
+        self, probs: Tensor, uniforms: Tensor, top_ks: Tensor | None, top_ps: Tensor | None, min_ps: Tensor | None
+    ) -> Tensor:
+        """Draw a token from each row of float32 probabilities [rows, vocabulary], which need not add up to 1.
+
+        Args:
+            probs: the rows.
+            uniforms: float32 [rows], in [0, 1), what the draws depend on.
+            top_ks: int32 [rows], draw among this many most probable tokens.
+            top_ps: float32 [rows], draw among tokens as long as the more probable ones have no more than this.
+            min_ps: float32 [rows], draw among tokens with this share of the highest probability.
+
+        Returns:
+            int32 [rows].
+        """
+        rows, vocabulary = probs.shape
+        tokens = uniforms.int()
+        limits = [None if limit is None else limit.data_ptr() for limit in (top_ks, top_ps, min_ps)]
+        self._sample(
+            probs.data_ptr(), probs.stride(0), uniforms.data_ptr(), *limits, tokens.data_ptr(), rows, vocabulary
+        )
+        return tokens
 
 
 def _function(library: ctypes.CDLL, name: str, signature: tuple[Any, ...]) -> Callable[..., None]:

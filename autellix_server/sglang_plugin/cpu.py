@@ -36,14 +36,21 @@ class AutellixCpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
             server_args.disable_cuda_graph = True
 
     def init_backend(self) -> None:
-        """Register our attention backend in a process that runs a model."""
+        """Register our attention backend and sampler in a process that runs a model."""
+        import torch
         from sglang.srt.layers.attention.attention_registry import register_attention_backend
+        from sglang.srt.layers.sampler import register_sampler_backend
+
+        from autellix_server.sglang_plugin.cpu_sampler import CpuSampler
 
         @register_attention_backend(ATTENTION_BACKEND)
         def attention(runner: Any) -> Any:
             from autellix_server.sglang_plugin.cpu_attention import CpuAttention
 
             return CpuAttention(runner, ops_for(runner.dtype))
+
+        if (ops := ops_for(torch.float32)) is not None:
+            register_sampler_backend("pytorch", lambda: CpuSampler(ops))
 
     def post_load_model(self, model: torch.nn.Module) -> None:
         """Have the model's layers compute with the compiled operations."""

@@ -148,6 +148,28 @@ def _exact(query: Tensor, pools: list[Tensor], slots: Tensor, group: int) -> Ten
     return out.transpose(0, 1).reshape(new, -1)
 
 
+def sample(case: Case) -> None:
+    """Evenly spread uniforms draw each token in proportion, among those that SGLang's sampler would keep."""
+    draws = 20_000
+    for top_k, top_p, min_p in ((997, 1.0, 0.0), (997, 0.9, 0.0), (20, 1.0, 0.0), (50, 0.5, 0.0), (997, 0.95, 0.02), (1, 1.0, 0.0)):
+        probs = torch.softmax(torch.randn(997) * 3, 0)
+        probs[100:110] = probs[100]  # ties
+        kept, order = probs.double().sort(descending=True, stable=True)
+        before = kept.cumsum(0) - kept
+        kept[(before > top_p) | (torch.arange(997) >= top_k) | (kept < kept[0] * min_p)] = 0
+        expected = torch.zeros(997, dtype=torch.double).scatter(0, order, kept / kept.sum())
+        uniforms = (torch.arange(draws) + 0.5) / draws
+        limits = torch.tensor([top_k] * draws, dtype=torch.int32), torch.tensor([top_p] * draws), torch.tensor([min_p] * draws)
+        tokens = case.ops.sample(probs.repeat(draws, 1), uniforms, *limits)
+        found = torch.bincount(tokens.long(), minlength=997) / draws
+        assert not found[expected == 0].any()
+        assert (found - expected).abs().max() < 3 / draws
+        if top_k == 997 and top_p == 1:
+            some = uniforms[::2500].contiguous()
+            case.same(case.ops.sample(probs.repeat(len(some), 1), some, None, None, None), tokens[::2500])
+        case.same(tokens, tokens)
+
+
 def from_two_threads(case: Case) -> None:
     """Callers that come at once do not disturb each other."""
     x, weight = case.random(4, 576), case.random(960, 576)
@@ -165,7 +187,7 @@ def from_two_threads(case: Case) -> None:
     assert wrong == [0, 0]
 
 
-CASES: tuple[Callable[[Case], None], ...] = (linear, rms_norm, silu_and_mul, rotate, attention, from_two_threads)
+CASES: tuple[Callable[[Case], None], ...] = (linear, rms_norm, silu_and_mul, rotate, attention, sample, from_two_threads)
 
 
 def results(library: Path, threads: int) -> Iterator[dict[str, object]]:

@@ -3,6 +3,7 @@
 #include "attention.h"
 #include "elementwise.h"
 #include "linear.h"
+#include "sample.h"
 
 using namespace autellix;
 
@@ -45,5 +46,10 @@ FOR(bf16, bfloat16)
 
 void autellix_scatter(const char* x, int64_t x_stride_bytes, const int64_t* slots, char* cache, int64_t bytes, int rows) {
     scatter(x, x_stride_bytes, slots, cache, bytes, rows);
+}
+
+void autellix_sample(const float* probs, int64_t stride, const float* uniforms, const int32_t* most, const float* mass,
+                     const float* least, int32_t* tokens, int rows, int count) {
+    sample(probs, stride, uniforms, most, mass, least, tokens, rows, count);
 }
 }
