@@ -148,10 +148,12 @@ def check_compiler(compiler: Sequence[str] | None) -> Finding:
 
     A C compiler, which SGLang's CUDA kernels ask for, comes with it.
     """
+    from autellix_server.cpu_ops import build
+
     if compiler:
         return Finding("C++ compiler", "ok", " ".join(compiler))
-    remedy = "install g++ (Debian: apt-get install build-essential), or set CXX to a C++ compiler"
-    return Finding("C++ compiler", "mend", "none; a CPU engine is several times slower without", remedy)
+    cause, remedy = build.no_compiler()
+    return Finding("C++ compiler", "mend", f"{cause}; a CPU engine is several times slower without", remedy)
 
 
 def check_gpu(gpus: Sequence[str]) -> Finding:

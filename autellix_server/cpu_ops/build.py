@@ -55,6 +55,13 @@ def compiler(environ: Mapping[str, str] = os.environ) -> tuple[str, ...] | None:
     return None
 
 
+def no_compiler(environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
+    """Return why `compiler` returned `None`, and what to do about it, in a few words each."""
+    if chosen := environ.get("CXX", "").strip():
+        return f"CXX is {chosen}, which cannot be run", "let CXX name a C++ compiler, or unset it"
+    return "no C++ compiler", "install g++"
+
+
 def build(command: Sequence[str], target: Path, run: Callable[[Sequence[str]], int] = subprocess.call) -> bool:
     """Compile the operations and return whether that worked; some seconds.
 

@@ -30,7 +30,7 @@ TORCH_REMEDY = (
 )
 
 WITHOUT_OPERATIONS = (
-    "the engine will compute with PyTorch's own operations, several times slower; install {what} and run "
+    "the engine will compute with PyTorch's own operations, several times slower; {remedy} and run "
     "`autellix engine install --device cpu` again"
 )
 
@@ -234,13 +234,13 @@ def _install_package(shop: Workshop, source: PackageSource) -> None:
 def _compile_operations(shop: Workshop, library: Path, compiler: tuple[str, ...] | None) -> None:
     if compiler is None:
         if not library.exists():
-            missing = f"CXX is {cxx}, which is not there" if (cxx := os.environ.get("CXX")) else "no C++ compiler"
-            shop.progress.say(f"{missing}: {WITHOUT_OPERATIONS.format(what='one (g++)')}")
+            cause, remedy = build.no_compiler()
+            shop.progress.say(f"{cause}: {WITHOUT_OPERATIONS.format(remedy=remedy)}")
         return
     if not build.build(compiler, library, shop.runner):
         raise EnvironmentFailure(
             f"{compiler[0]} cannot compile the CPU operations (log: {shop.log}): "
-            f"{WITHOUT_OPERATIONS.format(what='a newer g++, or name another compiler in CXX,')}"
+            f"{WITHOUT_OPERATIONS.format(remedy='install a newer g++, or name another in CXX,')}"
         )
 
 
