@@ -21,6 +21,7 @@ COMPILERS = ("c++", "g++", "clang++")
 """Looked for in this order where `CXX` names none."""
 
 _NATIVE = Path(__file__).with_name("native")
+_SOURCES = {".h", ".cpp"}
 _CPU_INFO = Path("/proc/cpuinfo")
 _FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread")
 _CPU_FEATURES = re.compile(r"^(?:flags|Features)\s*:(.*)$", re.MULTILINE)
@@ -58,7 +59,7 @@ def compiler(environ: Mapping[str, str] = os.environ) -> tuple[str, ...] | None:
 def no_compiler(environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
     """Return why `compiler` returned `None`, and what to do about it, in a few words each."""
     if chosen := environ.get("CXX", "").strip():
-        return f"CXX is {chosen}, which cannot be run", "let CXX name a C++ compiler, or unset it"
+        return f"CXX is {chosen}, which cannot be run", "unset CXX or let it name a C++ compiler"
     return "no C++ compiler", "install g++"
 
 
@@ -91,7 +92,7 @@ def _flags() -> tuple[str, ...]:
 
 def _parts() -> Iterator[bytes]:
     """Yield what the compiled code depends on, in an order that is always the same."""
-    for source in sorted(_NATIVE.iterdir()):
+    for source in sorted(file for file in _NATIVE.iterdir() if file.suffix in _SOURCES):
         yield source.name.encode()
         yield source.read_bytes()
     yield " ".join((platform.machine(), *_flags())).encode()

@@ -35,7 +35,7 @@ class EnvironmentStatus:
         missing: names of the stages still to do, in order.
         versions: of the main distributions installed, by name.
         torch: the torch build installed, if any.
-        operations: the compiled CPU operations of the running code, if they are there.
+        operations: the library of CPU operations that this code and this CPU need, if it is there; a CPU engine's.
     """
 
     device: Device

@@ -147,6 +147,6 @@ def test_the_variable_decides(tmp_path: Path) -> None:
     assert build.compiler(wrong) is None
     assert build.no_compiler(wrong) == (
         "CXX is /opt/icpx -v, which cannot be run",
-        "let CXX name a C++ compiler, or unset it",
+        "unset CXX or let it name a C++ compiler",
     )
     assert build.no_compiler({}) == ("no C++ compiler", "install g++")

@@ -163,5 +163,5 @@ def test_doctor_names_the_compiler_that_is_missing(monkeypatch: pytest.MonkeyPat
     """It blocks nothing."""
     monkeypatch.setenv("CXX", "/opt/icpx")
     finding = doctor.check_compiler(build.compiler())
-    assert (finding.verdict, finding.remedy) == ("mend", "let CXX name a C++ compiler, or unset it")
+    assert (finding.verdict, finding.remedy) == ("mend", "unset CXX or let it name a C++ compiler")
     assert finding.found == "CXX is /opt/icpx, which cannot be run; a CPU engine is several times slower without"
