@@ -1,4 +1,4 @@
-# Needs Python 3.11 to 3.13, a C compiler and the package index; everything else is set up on first use and kept.
+# Needs Python 3.11 to 3.13, a C++ compiler and the package index; everything else is set up on first use and kept.
 # The engine environment and the bundled model live under AUTELLIX_HOME (default: autellix in your cache folder).
 
 SHELL := /bin/bash

@@ -8,6 +8,7 @@ import platform
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 from autellix_server.commands.output import Subparsers, add_command, print_json, print_table
@@ -77,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 def examine(home: Home) -> list[Finding]:
     """Look at everything; nothing is changed and nothing goes over the network."""
+    from autellix_server.cpu_ops import build
     from autellix_server.engine import machine
 
     gpus = machine.nvidia_gpus()
@@ -85,7 +87,7 @@ def examine(home: Home) -> list[Finding]:
         check_python(sys.version_info[:2]),
         check_cores(machine.cores()),
         check_memory(machine.memory_gb()),
-        check_compiler(machine.c_compiler()),
+        check_compiler(build.compiler()),
         check_gpu(gpus),
         check_disk(home),
         *check_engine(home, "cpu", wanted=not gpus),
@@ -141,11 +143,17 @@ def check_memory(memory_gb: float) -> Finding:
     return Finding("memory", verdict, found, f"have {MEMORY_GB['mend']:.0f} GB for an engine, a gateway and agents")
 
 
-def check_compiler(compiler: str | None) -> Finding:
-    """Judge the C compiler, which packages without a wheel for this machine are built with."""
+def check_compiler(compiler: Sequence[str] | None) -> Finding:
+    """Judge the C++ compiler: the CPU operations are compiled with it, and packages without a wheel for this machine.
+
+    A C compiler, which SGLang's CUDA kernels ask for, comes with it.
+    """
+    from autellix_server.cpu_ops import build
+
     if compiler:
-        return Finding("C compiler", "ok", compiler)
-    return Finding("C compiler", "mend", "none", "install gcc or clang (Debian: apt-get install build-essential)")
+        return Finding("C++ compiler", "ok", " ".join(compiler))
+    cause, remedy = build.no_compiler()
+    return Finding("C++ compiler", "mend", f"{cause}; a CPU engine is several times slower without", remedy)
 
 
 def check_gpu(gpus: Sequence[str]) -> Finding:
@@ -177,6 +185,8 @@ def check_engine(home: Home, device: Device, *, wanted: bool) -> Iterable[Findin
     found = f"{status.state}, {status.path}"
     ready = status.state == "ready"
     yield Finding(f"{device} engine", "ok" if ready else "mend", found, "" if ready else command)
+    if device == "cpu" and status.state != "absent":
+        yield check_operations(status.operations)
     if status.torch is None:
         return
     build = f"{status.torch.version}, built for {'CUDA ' + status.torch.cuda if status.torch.cuda else 'the CPU'}"
@@ -185,6 +195,14 @@ def check_engine(home: Home, device: Device, *, wanted: bool) -> Iterable[Findin
     if device == "cpu":
         remedy += " with AUTELLIX_TORCH_INDEX set to PyTorch's CPU wheel index"
     yield Finding(f"torch in {device} engine", "ok" if fits else "mend", build, "" if fits else remedy)
+
+
+def check_operations(library: Path | None) -> Finding:
+    """Judge the compiled operations of a CPU engine that is there."""
+    if library:
+        return Finding("CPU operations", "ok", f"compiled, {library}")
+    remedy = "with a C++ compiler: autellix engine install --device cpu"
+    return Finding("CPU operations", "mend", "not compiled; the engine uses PyTorch's, several times slower", remedy)
 
 
 def check_model(home: Home) -> Finding:

@@ -23,8 +23,8 @@ examples:
 is complete returns at once. Everything lives under AUTELLIX_HOME, by default autellix in your cache folder.
 """
 STATUS_EPILOG = """\
-states: absent; partial (cut short: install goes on); outdated (the next serve takes over this Autellix,
-in seconds); ready
+states: absent; partial (cut short: install goes on); outdated (the next serve takes over this Autellix and
+compiles its CPU operations, in seconds); ready
 
 examples:
   autellix engine status
@@ -109,11 +109,11 @@ def run_status(args: argparse.Namespace) -> int:
         print_json({"home": home.path, "engines": engines, "model": model})
         return 0
     rows = [
-        (f"{engine['device']} engine", engine["state"], _versions(engine["versions"]), _gb(engine), engine["path"])
+        (f"{engine['device']} engine", engine["state"], _contents(engine), _gb(engine), engine["path"])
         for engine in engines
     ]
     rows.append(("bundled model", model["state"], model["package"], _gb(model), model["path"]))
-    print_table(("what", "state", "versions", "disk", "where"), rows)
+    print_table(("what", "state", "contents", "disk", "where"), rows)
     return 0
 
 
@@ -147,6 +147,7 @@ def _describe(environment: EngineEnvironment) -> dict[str, Any]:
         "state": status.state,
         "missing": list(status.missing),
         "versions": dict(status.versions),
+        "operations": status.operations and str(status.operations),
         "path": str(status.path),
         "python": str(environment.python),
         "bytes": folder_bytes(status.path),
@@ -166,8 +167,12 @@ def _describe_model(model: BundledModel) -> dict[str, Any]:
     }
 
 
-def _versions(versions: dict[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
+def _contents(engine: dict[str, Any]) -> str:
+    """Return the versions in an engine environment and, for a CPU, whether it has the compiled operations."""
+    contents = [f"{name} {version}" for name, version in engine["versions"].items()]
+    if contents and engine["device"] == "cpu":
+        contents.append("CPU operations compiled" if engine["operations"] else "CPU operations not compiled")
+    return ", ".join(contents)
 
 
 def _gb(described: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autellix_sdk.errors import ConfigurationError
-from autellix_server.engine.machine import available_memory_gb, core_numbers
+from autellix_server.engine.machine import available_memory_gb, core_numbers, cores
 from autellix_server.engine.ranks import THREADS_BIND, tensor_parallel_size, threads_bind
 from autellix_server.engine.refusals import owned_by_host_kv, owned_by_serve, refused, refused_environment
 from autellix_server.errors import RefusedFlag
@@ -24,6 +24,9 @@ CPU_DEFAULTS = ("--max-total-tokens", "32768", "--max-running-requests", "16", "
 WAIT_POLICY = ("OMP_WAIT_POLICY", "PASSIVE")
 """Lets PyTorch's threads sleep instead of spin: on a machine that also does other work, spinning waits for the very
 thread that was put aside (measured: docs/decisions/0004)."""
+
+THREADS = "OMP_NUM_THREADS"
+"""Threads that compute in each rank: PyTorch's, and those of our own operations, which take their number from it."""
 
 HOST_WRITE_POLICY = "write_back"
 """When HiCache copies KV to the host under the planner, which counts on the room of a call that leaves: see `swap`."""
@@ -94,7 +97,9 @@ class SglangLaunch:
         if self.device == "cpu":
             ours["AUTELLIX_CPU"] = "1"
             inherited.setdefault(*WAIT_POLICY)
-            if (ranks := tensor_parallel_size(self.arguments)) > 1:
+            ranks = tensor_parallel_size(self.arguments)
+            inherited.setdefault(THREADS, str(max(1, cores() // ranks)))
+            if ranks > 1:
                 inherited.setdefault(THREADS_BIND, threads_bind(ranks, core_numbers()))
         return inherited | ours
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from autellix_server.cpu_ops import build
 from autellix_server.engine import pins
 from autellix_server.engine.home import Device, Home
 from autellix_server.engine.installed import TorchBuild, drop_torn, torch_build, versions
@@ -16,7 +17,7 @@ from autellix_server.engine.package import PackageSource
 from autellix_server.engine.pip import Pip
 from autellix_server.engine.progress import Progress
 from autellix_server.engine.runner import ProcessRunner, Runner, RunnerFactory
-from autellix_server.engine.stages import PACKAGE_STAGE, Record, Stage, Workshop, free_disk_gb, plan
+from autellix_server.engine.stages import Record, Stage, Workshop, free_disk_gb, plan
 from autellix_server.errors import EnvironmentFailure
 
 EngineState = Literal["absent", "partial", "outdated", "ready"]
@@ -29,11 +30,12 @@ class EnvironmentStatus:
     Attributes:
         device: what its engines compute on.
         path: its folder.
-        state: `outdated` when all that is left to do is to install our own package from the source that is
-            running now, which takes seconds.
+        state: `outdated` when all that is left to do takes seconds: to install our own package from the source that
+            is running now, and to compile its operations.
         missing: names of the stages still to do, in order.
         versions: of the main distributions installed, by name.
         torch: the torch build installed, if any.
+        operations: the library of CPU operations that this code and this CPU need, if it is there; a CPU engine's.
     """
 
     device: Device
@@ -42,6 +44,7 @@ class EnvironmentStatus:
     missing: tuple[str, ...]
     versions: Mapping[str, str]
     torch: TorchBuild | None
+    operations: Path | None
 
 
 class EngineEnvironment:
@@ -72,19 +75,28 @@ class EngineEnvironment:
         self._home = home
         self._runners = runners
         index = torch_index or os.environ.get("AUTELLIX_TORCH_INDEX") or None
-        self._stages = plan(device, source or PackageSource.of_running(), index)
+        self._stages = plan(self.path, device, source or PackageSource.of_running(), index)
 
     def status(self) -> EnvironmentStatus:
         """Return what is there; reads a few small files and runs nothing."""
-        missing = tuple(stage.name for stage in self._pending())
+        pending = self._pending()
         state: EngineState = "partial"
-        if not missing:
+        if not pending:
             state = "ready"
-        elif missing == (PACKAGE_STAGE,):
+        elif all(stage.quick for stage in pending):
             state = "outdated"
         elif not self.path.exists():
             state = "absent"
-        return EnvironmentStatus(self.device, self.path, state, missing, versions(self.path), torch_build(self.path))
+        operations = build.library(self.path / build.FOLDER)
+        return EnvironmentStatus(
+            self.device,
+            self.path,
+            state,
+            missing=tuple(stage.name for stage in pending),
+            versions=versions(self.path),
+            torch=torch_build(self.path),
+            operations=operations if operations.exists() else None,
+        )
 
     def ensure(self, progress: Progress) -> Path:
         """Build whatever is missing and return the environment's Python interpreter.
@@ -137,8 +149,14 @@ class EngineEnvironment:
         for stage in pending:
             progress.stage(stage.title, stage.steps)
             record.forget(stage)
-            stage.run(shop)
-            record.add(stage)
+            try:
+                stage.run(shop)
+            except EnvironmentFailure as failure:
+                if not stage.optional:
+                    raise
+                progress.say(str(failure))
+            else:
+                record.add(stage)
 
     def _require_space(self) -> None:
         free_gb, needed_gb = free_disk_gb(self.path), pins.DISK_GB[self.device]

@@ -6,14 +6,20 @@ import os
 import shutil
 import socket
 import subprocess
+from collections.abc import Iterator
+from math import ceil
 from pathlib import Path
 
 from autellix_server.engine.home import Device
 
 
-def cores() -> int:
-    """Return how many CPU cores this process may use."""
-    return len(core_numbers())
+def cores(root: Path = Path("/")) -> int:
+    """Return how many CPU cores' time this process may use, 1 or more; part of one more counts as one.
+
+    Args:
+        root: folder with the kernel's `proc` and `sys`.
+    """
+    return ceil(min([len(core_numbers()), *_cpu_quotas(root)]))
 
 
 def core_numbers() -> list[int]:
@@ -48,6 +54,39 @@ def _fields(table: Path) -> dict[str, int]:
     return {name: int(value) for name, value, *_ in map(str.split, table.read_text().splitlines())}
 
 
+def _cpu_quotas(root: Path) -> Iterator[float]:
+    """Yield the cores' time that each control group around this process allows, where one is limited."""
+    groups = root / "sys/fs/cgroup"
+    try:
+        memberships = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # a kernel without control groups
+        return
+    for membership in memberships:
+        _, controllers, path = membership.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # Version 1 has a hierarchy for each controller, version 2 one for all. In a container the path may be that of
+        # the host, whose folders are not there.
+        top = groups / "cpu" if controllers else groups
+        group = top / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(top):
+                yield from _cpu_quota(folder)
+
+
+def _cpu_quota(group: Path) -> Iterator[float]:
+    """Yield the cores' time that one control group allows, if it is limited."""
+    try:
+        if (limit := group / "cpu.max").exists():
+            quota, period = limit.read_text().split()
+        else:
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+    except OSError:
+        return
+    if quota.strip() not in {"max", "-1"}:
+        yield int(quota) / int(period)
+
+
 def nvidia_gpus() -> tuple[str, ...]:
     """Return the names of the NVIDIA GPUs that the driver offers, none without a working driver."""
     tool = shutil.which("nvidia-smi")
@@ -64,11 +103,6 @@ def nvidia_gpus() -> tuple[str, ...]:
 def best_device() -> Device:
     """Return `cuda` where there is a usable NVIDIA GPU, else `cpu`."""
     return "cuda" if nvidia_gpus() else "cpu"
-
-
-def c_compiler() -> str | None:
-    """Return the path of a C compiler, `None` if there is none."""
-    return next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
 
 
 def port_free(port: int, host: str = "127.0.0.1") -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from autellix_server.cpu_ops import build
 from autellix_server.engine import pins
 from autellix_server.engine.home import Device
 from autellix_server.engine.installed import torch_build
@@ -20,15 +21,17 @@ from autellix_server.engine.progress import Progress
 from autellix_server.engine.runner import Runner
 from autellix_server.errors import EnvironmentFailure
 
-PACKAGE_STAGE = "autellix"
-"""The stage that installs our own package, the only one that another checkout makes necessary."""
-
 INSTALL = ("install", "--no-compile")
 """Bytecode is written by the first imports instead of for every module there is: half the time, a third of the disk."""
 
 TORCH_REMEDY = (
     "set AUTELLIX_TORCH_INDEX to PyTorch's CPU wheel index (pytorch.org/get-started names it), "
     "then run `autellix engine install --device cpu` again"
+)
+
+WITHOUT_OPERATIONS = (
+    "the engine will compute with PyTorch's own operations, several times slower; {remedy} and run "
+    "`autellix engine install --device cpu` again"
 )
 
 
@@ -54,6 +57,8 @@ class Stage:
         fingerprint: what the stage installs; another value means that it has to run again.
         run: does the work; may be repeated after it was cut short.
         steps: how many progress steps to expect, if known.
+        quick: takes seconds and downloads nothing: it depends on this checkout and this machine, not on versions.
+        optional: engines run without it, so that a failure is said, and met with another try next time.
     """
 
     name: str
@@ -61,6 +66,8 @@ class Stage:
     fingerprint: str
     run: Callable[[Workshop], None]
     steps: int | None = None
+    quick: bool = False
+    optional: bool = False
 
 
 class Record:
@@ -93,25 +100,29 @@ class Record:
         fresh.replace(self._file)
 
 
-def plan(device: Device, source: PackageSource, torch_index: str | None) -> tuple[Stage, ...]:
+def plan(path: Path, device: Device, source: PackageSource, torch_index: str | None) -> tuple[Stage, ...]:
     """Return the stages that build the environment for `device`, in order.
 
     Args:
+        path: the environment's folder.
         device: what its engines compute on.
         source: where our own package comes from.
         torch_index: package index to take a CPU torch from; `None` means those that pip is configured with.
     """
     wheels = _cpu_wheel_stages(torch_index) if device == "cpu" else _cuda_wheel_stages()
     contents = " ".join(stage.fingerprint for stage in wheels)
+    operations = (_operations_stage(path, build.compiler()),) if device == "cpu" else ()
     return (
         Stage("python", "creating the engine's Python environment", "1", _create_environment),
         *wheels,
         Stage(
-            PACKAGE_STAGE,
+            "autellix",
             "installing this Autellix into it",
             source.identity,
             lambda shop: _install_package(shop, source),
+            quick=True,
         ),
+        *operations,
         Stage("check", "checking that SGLang loads", contents, lambda shop: _check(shop, device)),
     )
 
@@ -158,6 +169,29 @@ def _cuda_wheel_stages() -> tuple[Stage, ...]:
     )
 
 
+def _operations_stage(path: Path, compiler: tuple[str, ...] | None) -> Stage:
+    """Return the stage that compiles the CPU operations; it runs again once there is a compiler, or another one.
+
+    Checkouts and CPUs that share the environment have a library each, and this stage each, under the library's name.
+    """
+    library = build.library(path / build.FOLDER)
+    return Stage(
+        library.stem,
+        "compiling the CPU operations" if compiler else "looking for a C++ compiler",
+        _compiler_identity(compiler) if compiler else "no compiler",
+        lambda shop: _compile_operations(shop, library, compiler),
+        quick=True,
+        optional=True,
+    )
+
+
+def _compiler_identity(compiler: tuple[str, ...]) -> str:
+    """Return a text that changes when the compiler does, without running it."""
+    program = Path(compiler[0]).resolve()
+    file = program.stat()
+    return " ".join((str(program), *compiler[1:], str(file.st_size), str(file.st_mtime_ns)))
+
+
 def _create_environment(shop: Workshop) -> None:
     if not pins.python_supported(sys.version_info[:2]):
         raise EnvironmentFailure(
@@ -195,6 +229,19 @@ def _install_package(shop: Workshop, source: PackageSource) -> None:
     shop.pip.run(
         *INSTALL, "--no-deps", "--no-build-isolation", "--force-reinstall", *source.arguments, progress=shop.progress
     )
+
+
+def _compile_operations(shop: Workshop, library: Path, compiler: tuple[str, ...] | None) -> None:
+    if compiler is None:
+        if not library.exists():
+            cause, remedy = build.no_compiler()
+            shop.progress.say(f"{cause}: {WITHOUT_OPERATIONS.format(remedy=remedy)}")
+        return
+    if not build.build(compiler, library, shop.runner):
+        raise EnvironmentFailure(
+            f"{compiler[0]} cannot compile the CPU operations (log: {shop.log}): "
+            f"{WITHOUT_OPERATIONS.format(remedy='install a newer g++, or name another in CXX,')}"
+        )
 
 
 def _check(shop: Workshop, device: Device) -> None:

@@ -7,11 +7,15 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import pytest
+
 from autellix_server.engine.runner import Runner
 
 
 class FakeInstaller:
     """Stands in for every child process of an installation and remembers what was asked of it.
+
+    `choose_compiler` makes the compiler that it stands in for the one that is found.
 
     Attributes:
         commands: all commands run, as lists of words.
@@ -68,6 +72,8 @@ class FakeInstaller:
             for requirement in words:
                 if requirement.startswith("torch=="):
                     install_torch(environment, self.torch_cuda)
+        elif "-shared" in words:
+            Path(words[words.index("-o") + 1]).write_bytes(b"operations")
         elif "pip" in words and "download" in words:
             folder = Path(words[words.index("--dest") + 1])
             folder.mkdir()
@@ -102,6 +108,14 @@ class Notes:
 
     def close(self) -> None:
         """Forget nothing."""
+
+
+def choose_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str = "g++") -> Path:
+    """Make a program in `folder`, let `CXX` name it and return its path."""
+    program = folder / name
+    program.touch(mode=0o755)
+    monkeypatch.setenv("CXX", str(program))
+    return program
 
 
 def make_environment(folder: Path) -> Path:

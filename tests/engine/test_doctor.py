@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from fake_installer import FakeInstaller, Notes, install_torch, make_environment
+from fake_installer import FakeInstaller, Notes, choose_compiler, install_torch, make_environment
 
 from autellix_server import cli
 from autellix_server.commands import doctor
@@ -27,7 +27,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setattr(machine, "nvidia_gpus", lambda: ())
     monkeypatch.setattr(machine, "cores", lambda: 2)
     monkeypatch.setattr(machine, "memory_gb", lambda: 8.0)
-    monkeypatch.setattr(machine, "c_compiler", lambda: "/usr/bin/cc")
+    choose_compiler(tmp_path, monkeypatch)
     monkeypatch.setattr(machine, "port_free", lambda port: True)
     monkeypatch.setattr("autellix_server.engine.stages.free_disk_gb", lambda _: 50.0)
     return Home(tmp_path / "home")
@@ -43,7 +43,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
         (doctor.check_cores(1), "mend", "second core"),
         (doctor.check_memory(5.0), "mend", "have 6 GB"),
         (doctor.check_memory(2.0), "block", "have 6 GB"),
-        (doctor.check_compiler(None), "mend", "install gcc or clang"),
+        (doctor.check_compiler(("/usr/bin/c++",)), "ok", ""),
+        (doctor.check_operations(Path("operations.so")), "ok", ""),
+        (doctor.check_operations(None), "mend", "autellix engine install --device cpu"),
         (doctor.check_gpu([]), "ok", ""),
         (doctor.check_port(False), "mend", "autellix serve --port 8701"),
         (doctor.check_gateway(["aiohttp"]), "block", 'pip install "autellix[server]"'),
@@ -93,8 +95,8 @@ def test_a_cuda_torch_on_a_cpu_engine_is_reported_with_the_remedy(home: Home) ->
     environment = EngineEnvironment(home, "cpu", runners=FakeInstaller().factory)
     environment.ensure(Notes())
     install_torch(environment.path, "13.0")
-    engine, torch = doctor.check_engine(home, "cpu", wanted=True)
-    assert (engine.verdict, torch.verdict) == ("ok", "mend")
+    engine, operations, torch = doctor.check_engine(home, "cpu", wanted=True)
+    assert (engine.verdict, operations.verdict, torch.verdict) == ("ok", "ok", "mend")
     assert torch.found == "2.13.0+cu130, built for CUDA 13.0"
     assert "AUTELLIX_TORCH_INDEX" in torch.remedy
 

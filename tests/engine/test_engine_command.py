@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from fake_installer import FakeInstaller
+from fake_installer import FakeInstaller, choose_compiler
 
 from autellix_server import cli
 from autellix_server.commands.output import RichProgress, print_table
@@ -19,6 +19,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Set and return a home of this test's own, on a machine without a GPU."""
     monkeypatch.setenv("AUTELLIX_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("AUTELLIX_TORCH_INDEX", raising=False)
+    choose_compiler(tmp_path, monkeypatch)
     monkeypatch.setattr("autellix_server.engine.machine.nvidia_gpus", lambda: ())
     return tmp_path / "home"
 
@@ -48,6 +49,8 @@ def test_install_status_and_remove_in_turn(
     assert cli.main(["engine", "status", "--json"]) == 0
     status = json.loads(capsys.readouterr().out)
     assert [engine["state"] for engine in status["engines"]] == ["ready", "absent"]
+    assert Path(status["engines"][0]["operations"]).parent == home / "engine-cpu" / "autellix-cpu-ops"
+    assert status["engines"][1]["operations"] is None
     assert status["model"]["state"] == "absent"
 
     assert cli.main(["engine", "remove", "--json"]) == 0

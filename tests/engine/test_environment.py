@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_installer import FakeInstaller, Notes, install_torch
+from fake_installer import FakeInstaller, Notes, choose_compiler, install_torch
 
+from autellix_server.cpu_ops import build
 from autellix_server.engine import pins, stages
 from autellix_server.engine.environment import EngineEnvironment
 from autellix_server.engine.home import Device, Home
@@ -17,13 +18,15 @@ from autellix_server.errors import EnvironmentFailure
 
 HERE = PackageSource(("--editable", "/checkouts/here"), "here")
 THERE = PackageSource(("--editable", "/checkouts/there"), "there")
-CPU_STAGES = ("python", "torch", "sglang", "libraries", "autellix", "check")
+OPERATIONS = build.library(Path()).stem
+CPU_STAGES = ("python", "torch", "sglang", "libraries", "autellix", OPERATIONS, "check")
 
 
 @pytest.fixture
-def installer(monkeypatch: pytest.MonkeyPatch) -> FakeInstaller:
+def installer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeInstaller:
     """Return an installer on a machine where everything is as the pins expect it."""
     monkeypatch.delenv("AUTELLIX_TORCH_INDEX", raising=False)
+    choose_compiler(tmp_path, monkeypatch)
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     return FakeInstaller()
 
@@ -57,7 +60,7 @@ def test_a_cpu_build_does_every_stage_once(tmp_path: Path, installer: FakeInstal
     count = len(installer.commands)
     assert python == environment.ensure(notes)
     assert python.is_file()
-    assert (count, len(installer.commands), len(notes.stages)) == (6, 6, 6)
+    assert (count, len(installer.commands), len(notes.stages)) == (7, 7, 7)
     assert environment.status().state == "ready"
 
 
@@ -101,18 +104,17 @@ def test_a_cuda_build_lets_sglang_bring_its_own_torch(tmp_path: Path, installer:
     assert not any(env.get("AUTELLIX_CPU") for env in installer.environments)
 
 
-@pytest.mark.parametrize("stage", range(1, 6))
+@pytest.mark.parametrize("stage", range(1, 7))
 def test_an_interrupted_build_goes_on_with_the_stage_it_was_in(
     tmp_path: Path, installer: FakeInstaller, stage: int
 ) -> None:
     """Stages that were complete are not repeated."""
-    word = ("venv", f"torch=={pins.TORCH_CPU_VERSION}+cpu", pins.SGLANG, str(pins.CPU_REQUIREMENTS), "--editable", "-c")
-    installer.interrupt = word[stage]
+    wheels = (f"torch=={pins.TORCH_CPU_VERSION}+cpu", pins.SGLANG, str(pins.CPU_REQUIREMENTS))
+    installer.interrupt = ("venv", *wheels, "--editable", "-shared", "-c")[stage]
     environment = make(tmp_path, installer)
     with pytest.raises(KeyboardInterrupt):
         environment.ensure(Notes())
-    assert environment.status().state == "partial"
-    assert environment.status().missing == CPU_STAGES[stage:]
+    assert (environment.status().state, environment.status().missing) == ("partial", CPU_STAGES[stage:])
     installer.commands.clear()
     environment.ensure(Notes())
     assert len(installer.commands) == len(CPU_STAGES) - stage

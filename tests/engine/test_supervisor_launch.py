@@ -189,6 +189,22 @@ def test_every_rank_on_a_cpu_gets_its_cores() -> None:
 
 
 @pytest.mark.parametrize(
+    ("cores", "arguments", "threads"),
+    [(8, (), "8"), (8, ("--tp", "2"), "4"), (7, ("--tp", "2"), "3"), (1, ("--tp", "2"), "1")],
+)
+def test_every_rank_on_a_cpu_computes_with_its_part_of_the_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, arguments: tuple[str, ...], threads: str
+) -> None:
+    """With one thread at least; what the user set stays, and on a GPU nothing is set."""
+    monkeypatch.setattr("autellix_server.engine.command.cores", lambda: cores)
+    launch = replace(LAUNCH, arguments=arguments)
+    assert launch.environment({})["OMP_NUM_THREADS"] == threads
+    assert launch.environment({})["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert launch.environment({"OMP_NUM_THREADS": "5"})["OMP_NUM_THREADS"] == "5"
+    assert "OMP_NUM_THREADS" not in replace(launch, device="cuda").environment({})
+
+
+@pytest.mark.parametrize(
     ("ranks", "cores", "bound"),
     [
         (2, [0, 1], "0|1"),
