@@ -87,7 +87,7 @@ async def _first_answer(process: EngineProcess, stack: AsyncExitStack) -> HttpCl
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
         while await _status(session, f"{process.url}/health") in (None, _STILL_STARTING):
             await asyncio.sleep(_POLL_S)
-    client = await stack.enter_async_context(HttpClient.connect(process.url, None, process.key))
+    client = await stack.enter_async_context(HttpClient.connect(process.url, None, process.key, keep_alive=False))
     await client.complete(draw_tokens("first answer", 8), 1)
     return client
 
@@ -139,8 +139,9 @@ async def _checked_facts(arm: Arm, client: HttpClient) -> dict[str, Any]:
     Raises:
         EngineFailure: it is something else.
     """
+    model = Path(client.model).name  # llama.cpp lists its file with the folder
     if not arm.sglang:
-        return {"model": client.model}
+        return {"model": model}
     info: Mapping[str, Any] = await client.get("/server_info")
     policy = arm.launch.policy
     if policy != POLICY_OFF and (complaint := marker_complaint(info, policy)) is not None:
@@ -150,4 +151,4 @@ async def _checked_facts(arm: Arm, client: HttpClient) -> dict[str, Any]:
             f"{arm.name} runs the attention backend {info.get('attention_backend')!r} instead of {arm.backend!r}; "
             "leave --attention-backend out of what follows --"
         )
-    return {"model": client.model, "policy": policy, **{name: info[name] for name in _FACTS if name in info}}
+    return {"model": model, "policy": policy, **{name: info[name] for name in _FACTS if name in info}}
