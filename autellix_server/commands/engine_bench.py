@@ -141,7 +141,7 @@ def _bench(args: argparse.Namespace, load: Load, progress: Progress) -> EngineBe
     check_model(model)
     slots = max(CPU_SLOTS, *args.concurrency)
     arms = [*own_arms(python, model, DEFAULT_POLICY, slots, args.passthrough), *others]
-    results = Results(_step_bytes(arms, Path(model)), os.getloadavg()[0])
+    results = Results(_step_bytes(arms, Path(model)))
     return EngineBench(
         arms, load, args.rounds, home.log("bench").parent, partial(measure_bandwidth, python), progress, results
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from autellix_server.engine_bench.arms import OURS, STOCK
 from autellix_server.engine_bench.bandwidth import Bandwidth
-from autellix_server.engine_bench.memory import Memory
+from autellix_server.engine_bench.usage import Memory
 
 SCHEMA = "autellix.engine-bench/1"
 """Value of ``schema`` in the JSON object; another number for another shape."""
@@ -21,8 +21,8 @@ COSTS = (START, RSS, PSS, PEAK)
 AIMS: Mapping[str, float] = {"decode 1": 2.0, "decode 16": 3.0, "prefill 512": 2.0}
 """What the engine as it comes is to reach, as a multiple of stock; shown, not enforced."""
 
-_BUSY = 0.5
-_LOADED = 0.5
+_CLIENT_BUSY = 0.5
+_OTHERS_BUSY = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class Turn:
         tokens_per_s: see `measure.Speeds`.
         memory: after all measurements.
         client_busy: see `measure.Speeds`.
+        others_busy: how many cores worked for anything else in that time, on average.
     """
 
     arm: str
@@ -44,6 +45,7 @@ class Turn:
     tokens_per_s: Mapping[str, Sequence[float]]
     memory: Memory
     client_busy: float
+    others_busy: float
 
     @property
     def values(self) -> dict[str, float]:
@@ -107,11 +109,9 @@ class Results:
         turns: in the order in which they were run.
         bandwidths: measured at the beginning of each round, when nothing ran.
         facts: what each arm says of itself.
-        load_average: of the machine before anything was started.
     """
 
     step_bytes: Mapping[str, int]
-    load_average: float
     turns: list[Turn] = field(default_factory=list)
     bandwidths: list[Bandwidth] = field(default_factory=list)
     facts: dict[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -163,7 +163,6 @@ class Results:
             "bandwidth": None if self.bandwidth is None else asdict(self.bandwidth),
             "floors": [asdict(floor) | {"share": floor.share} for floor in self.floors],
             "turns": [asdict(turn) for turn in self.turns],
-            "load_average": self.load_average,
             "warnings": self.warnings,
         }
 
@@ -185,12 +184,12 @@ class Results:
                 yield Floor(arm, self.step_bytes[arm], floor_s, step_s)
 
     def _warnings(self) -> Iterator[str]:
-        if self.load_average > _LOADED:
+        if (others := max((turn.others_busy for turn in self.turns), default=0.0)) > _OTHERS_BUSY:
             yield (
-                f"the machine was busy when this began (load average {self.load_average:.1f}): "
-                "these are no figures to report; repeat it when nothing else runs"
+                f"anything else took up to {others:.1f} cores while an arm was measured: these are no figures to "
+                "report; repeat it when nothing else runs"
             )
-        if (busy := max((turn.client_busy for turn in self.turns), default=0.0)) > _BUSY:
+        if (busy := max((turn.client_busy for turn in self.turns), default=0.0)) > _CLIENT_BUSY:
             yield f"this client used {100 * busy:.0f} % of a core: the servers would be faster without"
         if any(len(ratio.rounds) < 2 for ratio in self.ratios):
             yield "one round shows no spread: give --rounds 3 or more for figures to report"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -71,7 +72,17 @@ class EngineBench:
         async with self.start(arm, self.logs / f"bench-{arm.name}.log", self.progress.say) as running:
             self.results.facts[arm.name] = running.facts
             self.progress.stage(f"{where}, measuring", self.load.repeats * len(self.load.probes))
+            began_s, others_s = time.monotonic(), running.others_s()
             speeds = await measure_speeds(running.client, self.load, f"round {number}", self.progress)
-            turn = Turn(arm.name, number, running.start_s, speeds.tokens_per_s, running.memory(), speeds.client_busy)
+            others_busy = (running.others_s() - others_s) / (time.monotonic() - began_s)
+            turn = Turn(
+                arm=arm.name,
+                number=number,
+                start_s=running.start_s,
+                tokens_per_s=speeds.tokens_per_s,
+                memory=running.memory(),
+                client_busy=speeds.client_busy,
+                others_busy=others_busy,
+            )
         self.results.turns.append(turn)
         self.progress.say("  " + ", ".join(f"{what} {value:.3g}" for what, value in turn.values.items()))

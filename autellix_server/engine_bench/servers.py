@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from autellix_server.engine.guardian import descendants
 from autellix_server.engine.marker import marker_complaint
 from autellix_server.engine.process import EngineProcess
 from autellix_server.engine_bench.arms import Arm
-from autellix_server.engine_bench.memory import Memory, memory_of
+from autellix_server.engine_bench.usage import Memory, cores_s, cores_s_of, memory_of
 from autellix_server.errors import EngineFailure
 
 START_LIMIT_S = 900.0
@@ -48,7 +49,14 @@ class RunningArm:
 
     def memory(self) -> Memory:
         """Return the memory of all its processes."""
-        return memory_of({self.process.pid, *descendants(self.process.pid)})
+        return memory_of(self._pids())
+
+    def others_s(self) -> float:
+        """Return for how many seconds the cores have worked for neither it nor us; only differences mean anything."""
+        return cores_s() - cores_s_of(self._pids()) - time.process_time()
+
+    def _pids(self) -> set[int]:
+        return {self.process.pid, *descendants(self.process.pid)}
 
 
 @asynccontextmanager

@@ -36,7 +36,7 @@ def model_step_bytes(folder: Path) -> int | None:
     try:
         sizes = {name: size for file in sorted(folder.glob("*.safetensors")) for name, size in _safetensors(file)}
         tied = bool(json.loads((folder / "config.json").read_text()).get("tie_word_embeddings")) if sizes else False
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+    except (OSError, OverflowError, ValueError, KeyError, TypeError, struct.error) as error:
         raise EngineFailure(f"the weights in {folder} cannot be read: {error}") from error
     return _step_bytes(sizes, tied) if sizes else None
 
@@ -49,7 +49,7 @@ def gguf_step_bytes(file: Path) -> int:
     """
     try:
         sizes = dict(_gguf(file))
-    except (OSError, ValueError, KeyError, struct.error) as error:
+    except (OSError, OverflowError, ValueError, KeyError, struct.error) as error:
         raise EngineFailure(f"{file} is no GGUF file that can be read: {error}") from error
     return _step_bytes(sizes, tied=not any(name in sizes for name in _LOGITS))
 

@@ -7,21 +7,21 @@ from dataclasses import replace
 import pytest
 
 from autellix_server.engine_bench.bandwidth import Bandwidth
-from autellix_server.engine_bench.memory import Memory
 from autellix_server.engine_bench.results import RSS, START, Results, Turn
 from autellix_server.engine_bench.tables import tables
+from autellix_server.engine_bench.usage import Memory
 
 
 def turn(arm: str, number: int, alone: float, start_s: float = 30.0, rss_gb: float = 2.0) -> Turn:
     """Return a turn whose repetitions scatter around a speed of one call."""
     speeds = {"decode 1": [alone - 1, alone + 5, alone], "decode 16": [5 * alone], "prefill 512": [300.0]}
     memory = Memory(3, int(rss_gb * 1e9), int(1e9), int(3e9))
-    return Turn(arm, number, start_s, speeds, memory, client_busy=0.1)
+    return Turn(arm, number, start_s, speeds, memory, client_busy=0.1, others_busy=0.05)
 
 
 def results(*turns: Turn) -> Results:
     """Return results of turns of a model of 200 MB on a machine that reads 20 GB/s at its best."""
-    found = Results({"stock": 200_000_000, "ours": 200_000_000}, load_average=0.1)
+    found = Results({"stock": 200_000_000, "ours": 200_000_000})
     found.turns += turns
     found.bandwidths += [Bandwidth(18e9, "sum", 2), Bandwidth(20e9, "dot", 2)]
     return found
@@ -75,11 +75,9 @@ def test_weights_that_are_not_known_have_no_floor() -> None:
 
 def test_warnings_name_what_spoils_the_figures() -> None:
     """A busy machine, a busy client, a single round."""
-    busy = replace(turn("ours", 0, 30), client_busy=0.7)
-    found = results(turn("stock", 0, 10), busy)
-    found.load_average = 1.5
+    found = results(turn("stock", 0, 10), replace(turn("ours", 0, 30), client_busy=0.7, others_busy=1.24))
     machine, client, rounds = found.warnings
-    assert "load average 1.5" in machine
+    assert "took up to 1.2 cores" in machine
     assert "70 % of a core" in client
     assert "--rounds 3" in rounds
     assert PAIRS.warnings == []
@@ -98,4 +96,4 @@ def test_tables_show_medians_with_their_spread() -> None:
 
 def test_nothing_measured_is_nothing_shown() -> None:
     """Not even an empty table."""
-    assert list(tables(Results({}, 0.0))) == []
+    assert list(tables(Results({}))) == []

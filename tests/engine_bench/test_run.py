@@ -15,9 +15,9 @@ from paced_client import SILENT, PacedClient
 from autellix_server.engine_bench.arms import Arm, command_arm
 from autellix_server.engine_bench.bandwidth import Bandwidth
 from autellix_server.engine_bench.measure import Load
-from autellix_server.engine_bench.memory import Memory
 from autellix_server.engine_bench.results import Results
 from autellix_server.engine_bench.run import EngineBench
+from autellix_server.engine_bench.usage import Memory
 from autellix_server.errors import EngineFailure
 
 ARMS = [command_arm(f"{name}=serve {{port}}", "/model") for name in ("a", "b", "c")]
@@ -35,6 +35,10 @@ class FakeArm:
     def memory(self) -> Memory:
         """Return that of one process."""
         return Memory(1, 2, 1, 3)
+
+    def others_s(self) -> float:
+        """Return that nobody else works."""
+        return 0.0
 
 
 @dataclass
@@ -76,7 +80,7 @@ class Stage:
         """Return a comparison of all arms."""
         start: Any = self.start
         assert isinstance(start(ARMS[0], folder, print), AbstractAsyncContextManager)
-        return EngineBench(ARMS, LOAD, rounds, folder, self.bandwidth, SILENT, Results({}, 0.0), start)
+        return EngineBench(ARMS, LOAD, rounds, folder, self.bandwidth, SILENT, Results({}), start)
 
 
 async def test_arms_take_turns_and_whoever_was_first_is_last_next(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
-"""The memory of processes, as the kernel counts it."""
+"""What processes take of the machine, as the kernel counts it."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from autellix_server.engine_bench.memory import Memory, memory_of
+import pytest
+
+from autellix_server.engine_bench.usage import Memory, cores_s, cores_s_of, memory_of
 
 
 def write_process(proc: Path, pid: int, rss: int, pss: int, peak: int) -> None:
@@ -33,3 +35,19 @@ def test_a_live_process_has_what_the_kernel_says() -> None:
 def test_no_process_has_no_memory(tmp_path: Path) -> None:
     """All have ended."""
     assert memory_of([1], tmp_path) == Memory(0, 0, 0, 0)
+
+
+def test_the_time_of_cores_is_that_of_all_work(tmp_path: Path) -> None:
+    """Waiting is no work, and guests are in the time of users already; what the hypervisor took is work of others'."""
+    (tmp_path / "stat").write_text("cpu  100 20 30 9000 700 5 6 7 40 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n")
+    for pid, user in ((7, 50), (8, 30)):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} (a) b) S 1 7 7 0 -1 0 0 0 0 0 {user} 10 99 99 20 0")
+    hundredths = os.sysconf("SC_CLK_TCK") / 100
+    assert cores_s(tmp_path) * hundredths == pytest.approx(1.68)
+    assert cores_s_of([7, 8, 9], tmp_path) * hundredths == pytest.approx(1.0)
+
+
+def test_work_of_this_process_is_found_in_both() -> None:
+    """It has worked for a while by now, and the machine for at least as long."""
+    assert 0.1 < cores_s_of([os.getpid()]) < cores_s()
