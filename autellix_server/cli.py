@@ -15,7 +15,7 @@ COMMANDS = {
     "serve": "start the program-aware server: one engine and the gateway in front of it",
     "demo": "run several agents against a fresh server and show where their time goes",
     "doctor": "say what this machine can run, what is missing, and the command that mends it",
-    "engine": "install, inspect or remove the environments that engines run in",
+    "engine": "install, inspect, remove or measure the environments that engines run in",
     "trace": "generate, convert, describe and validate traces of agent programs",
     "simulate": "compare policies on model engines in virtual time",
     "study": "reproduce the paper's evaluation in simulation, as a page with plots",

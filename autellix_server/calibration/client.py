@@ -77,13 +77,16 @@ class HttpClient:
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, url: str, model: str | None, api_key: str | None) -> AsyncIterator[Self]:
+    async def connect(
+        cls, url: str, model: str | None, api_key: str | None, *, keep_alive: bool = True
+    ) -> AsyncIterator[Self]:
         """Connect, and ask what models there are.
 
         Args:
             url: of the server, with or without ``/v1``.
             model: which model to measure; `None` is the first that the server lists.
             api_key: sent as bearer token, if given.
+            keep_alive: use connections again; some servers close them just when the next call is on its way.
 
         Raises:
             UsageError: `url` is none.
@@ -93,7 +96,7 @@ class HttpClient:
             raise UsageError(f"--url is {url!r}; write http://HOST:PORT")
         async with aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, force_close=not keep_alive),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=_SILENCE_LIMIT_S),
         ) as session:
             client = cls(session, url.rstrip("/").removesuffix("/v1"))

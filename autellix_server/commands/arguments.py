@@ -13,6 +13,11 @@ def count(text: str) -> int:
     return int(text)
 
 
+def counts(text: str) -> list[int]:
+    """Return the whole numbers of 1 or more in `text`, ascending, each once."""
+    return sorted({count(part) for part in text.split(",")})
+
+
 def whole(text: str) -> int:
     """Return `text` as a whole number of 0 or more."""
     if not text.isdecimal():

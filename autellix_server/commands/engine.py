@@ -1,10 +1,11 @@
-"""`autellix engine`: install, inspect and remove engine environments and the bundled model."""
+"""`autellix engine`: install, inspect, remove and measure engine environments and the bundled model."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from autellix_server.commands import engine_bench
 from autellix_server.commands.output import Subparsers, add_command, print_json, print_table, progress_display
 from autellix_server.engine.home import DEVICES, Home
 
@@ -38,10 +39,10 @@ examples:
 
 
 def register(subparsers: Subparsers) -> None:
-    """Add `autellix engine` with its three verbs."""
+    """Add `autellix engine` with its verbs."""
     parser = subparsers.add_parser(
         "engine",
-        help="install, inspect or remove the environments that engines run in",
+        help="install, inspect, remove or measure the environments that engines run in",
         description="SGLang pins its own torch and openai, so engines run in environments of their own.",
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
@@ -72,6 +73,7 @@ def register(subparsers: Subparsers) -> None:
     remove.set_defaults(run=run_remove)
     for verb in (install, status, remove):
         verb.add_argument("--device", choices=DEVICES, help="what the engine computes on")
+    engine_bench.register(verbs)
 
 
 def run_install(args: argparse.Namespace) -> int:

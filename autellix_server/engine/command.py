@@ -18,7 +18,13 @@ from autellix_server.scheduling.planner import PlannerSettings
 POLICY_OFF = "off"
 """Policy name that leaves the engine as SGLang ships it: no hook, no stamp, no bill."""
 
-CPU_DEFAULTS = ("--max-total-tokens", "32768", "--max-running-requests", "16", "--chunked-prefill-size", "512")
+CPU_SLOTS = 16
+"""Calls that a CPU engine runs at once, unless told otherwise."""
+
+CPU_DEFAULTS = (
+    *("--max-total-tokens", "32768", "--max-running-requests", str(CPU_SLOTS)),
+    *("--chunked-prefill-size", "512"),
+)
 """What a CPU engine starts with, see docs/decisions/0004; arguments given after them win."""
 
 WAIT_POLICY = ("OMP_WAIT_POLICY", "PASSIVE")

@@ -37,8 +37,10 @@ def prompt(number: int, sentences: int = 1) -> str:
     return f"Story {number}. " + " ".join(f"There once was a king with {number + i} horses." for i in range(sentences))
 
 
-async def complete(http: httpx.AsyncClient, text: str, tokens: int, program: str, **options: object) -> Answer:
-    """Ask for a greedy completion of exactly `tokens` tokens, unless told otherwise."""
+async def complete(
+    http: httpx.AsyncClient, text: str | Sequence[int], tokens: int, program: str, **options: object
+) -> Answer:
+    """Ask for a greedy completion, of text or token IDs, of exactly `tokens` tokens, unless told otherwise."""
     body = {"model": "default", "prompt": text, "max_tokens": tokens, "temperature": 0, "ignore_eos": True, **options}
     response = await http.post("/completions", json=body, headers={PROGRAM_HEADER: program})
     assert response.status_code == 200, response.text
