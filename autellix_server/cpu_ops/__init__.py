@@ -1,0 +1,1 @@
+"""The operations that a CPU engine computes with, in C++, compiled on the machine that runs them."""

@@ -105,7 +105,7 @@ class CpuOps:
             *(x.data_ptr(), x.stride(0) * size, slots.data_ptr(), cache.data_ptr(), cache.stride(0) * size, x.shape[0])
         )
 
-    def attention(  # noqa: PLR0913 a kernel's arguments
+    def attention(
         self,
         query: Tensor,
         keys: Tensor,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autellix_sdk.errors import ConfigurationError
-from autellix_server.engine.machine import available_memory_gb, core_numbers, cores
+from autellix_server.engine.machine import available_memory_gb, core_numbers, cores, has_bfloat16
 from autellix_server.engine.ranks import THREADS_BIND, tensor_parallel_size, threads_bind
 from autellix_server.engine.refusals import owned_by_host_kv, owned_by_serve, refused, refused_environment
 from autellix_server.errors import RefusedFlag
@@ -185,10 +185,14 @@ def engine_command(launch: SglangLaunch, port: int, config: Path) -> list[str]:
         *("--device", launch.device),
         *("--schedule-policy", schedule_policy(launch.policy)),
         *("--log-level-http", "warning"),
-        *(CPU_DEFAULTS if launch.device == "cpu" else ()),
+        *(_cpu_defaults() if launch.device == "cpu" else ()),
         *_host_kv(launch),
         *launch.arguments,
     ]
+
+
+def _cpu_defaults() -> tuple[str, ...]:
+    return CPU_DEFAULTS if has_bfloat16() else (*CPU_DEFAULTS, "--dtype", "float32")
 
 
 def _host_kv(launch: SglangLaunch) -> Iterator[str]:

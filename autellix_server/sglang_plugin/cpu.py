@@ -9,7 +9,7 @@ from sglang.srt.platforms.cpu import CpuDeviceMixin
 from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
 
-from autellix_server.sglang_plugin.cpu_library import built, ops_for
+from autellix_server.sglang_plugin.cpu_library import ops_for
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +27,8 @@ class AutellixCpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
     capabilities = PlatformCapabilities()
 
     def get_default_attention_backend(self) -> str:
-        """Return our backend, or SGLang's scaled-dot-product one where there are no compiled operations."""
-        return ATTENTION_BACKEND if built() else "torch_native"
+        """Return our backend, which without compiled operations is SGLang's own for a CPU."""
+        return ATTENTION_BACKEND
 
     def apply_server_args_defaults(self, server_args: Any) -> None:
         """Tell SGLang that nothing is captured in graphs, which it knows of its own CPU backends only."""

@@ -19,7 +19,8 @@ from sglang.srt.layers.rotary_embedding.base import RotaryEmbedding
 from torch.nn.functional import linear
 
 from autellix_server.cpu_ops.library import MAX_NORM_WIDTH, CpuOps
-from autellix_server.sglang_plugin.guard import refuse
+from autellix_server.sglang_plugin.cpu_targets import CPU_OPS_RELIED_ON
+from autellix_server.sglang_plugin.guard import check_engine, refuse
 
 FEW_ROWS = 48
 """Rows up to which our product is faster than PyTorch's in bfloat16. In float32 it always is."""
@@ -36,9 +37,16 @@ def speed_up(model: torch.nn.Module, ops: CpuOps, dtype: torch.dtype) -> None:
         dtype: of the model.
 
     Raises:
-        SystemExit: the model caps its attention scores, which neither our attention nor SGLang's on a CPU computes.
+        SystemExit: the model caps its attention scores, which neither our attention nor SGLang's on a CPU computes;
+            or this is not the SGLang that the operations were written for.
     """
+    check_engine(CPU_OPS_RELIED_ON)
     faster = _Faster(ops, dtype)
+    if any(isinstance(module, RadixAttention) and module.logit_cap > 0 for module in model.modules()):
+        refuse(
+            "this model caps its attention scores (attn_logit_softcapping), which no attention backend for a CPU "
+            "computes: serve it on a GPU, or serve another model"
+        )
     served = Counter(type(module).__name__ for module in model.modules() if faster.take(module))
     logger.info("Compiled CPU operations compute %s", ", ".join(f"{count} {name}" for name, count in served.items()))
 
@@ -53,9 +61,7 @@ class _Faster:
     def take(self, module: Any) -> bool:
         """Change a module if the operations can serve it; return whether they do."""
         method = type(getattr(module, "quant_method", None))
-        if isinstance(module, RadixAttention):
-            _refuse_caps(module)
-        elif method is UnquantizedLinearMethod and self._weight_serves(module.weight):
+        if method is UnquantizedLinearMethod and self._weight_serves(module.weight):
             module.quant_method = self._linear
         elif method is UnquantizedEmbeddingMethod and self._weight_serves(module.weight):
             module.quant_method = self._embedding
@@ -88,14 +94,6 @@ class _Faster:
             and module.override_orig_dtype is None
             and not module.cast_x_before_out_mul
             and not module.fp32_residual
-        )
-
-
-def _refuse_caps(attention: Any) -> None:
-    if attention.logit_cap > 0:
-        refuse(
-            "this model caps its attention scores (attn_logit_softcapping), which no attention backend for a CPU "
-            "computes: serve it on a GPU, or serve another model"
         )
 
 

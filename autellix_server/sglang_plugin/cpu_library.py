@@ -20,23 +20,17 @@ logger = logging.getLogger(__name__)
 
 
 @functools.cache
-def built() -> bool:
-    """Return whether there are compiled operations to use; says so in the log where there should be."""
-    if os.environ.get(SWITCH) == "off":
-        return False
-    file = library(Path(sys.prefix) / FOLDER)
-    if not file.exists():
-        logger.warning(
-            "There are no compiled CPU operations for this machine (%s): computing with PyTorch's, several times "
-            "slower. Install a C++ compiler, then run `autellix engine install --device cpu`.",
-            file.name,
-        )
-    return file.exists()
-
-
-@functools.cache
 def ops_for(dtype: torch.dtype) -> CpuOps | None:
-    """Return the operations for tensors of a type, `None` where there are none."""
-    if dtype not in {torch.float32, torch.bfloat16} or not built():
+    """Return the operations for tensors of a type; `None` where there are none, which the log says if it is a fault."""
+    if dtype not in {torch.float32, torch.bfloat16} or os.environ.get(SWITCH) == "off":
         return None
-    return CpuOps(library(Path(sys.prefix) / FOLDER), str(dtype).removeprefix("torch."), torch.get_num_threads())
+    file = library(Path(sys.prefix) / FOLDER)
+    try:
+        return CpuOps(file, str(dtype).removeprefix("torch."), torch.get_num_threads())
+    except OSError as error:
+        logger.warning(
+            "No compiled CPU operations (%s): computing with PyTorch's, several times slower. With a C++ compiler, "
+            "`autellix engine install --device cpu` compiles them.",
+            error,
+        )
+        return None

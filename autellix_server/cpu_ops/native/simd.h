@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
 #endif
@@ -30,16 +31,23 @@ struct bf16 {
 inline floats all(float value) { return value - floats{}; }
 
 // Of two vectors made of segments of SEGMENT lanes, each segment folded onto its first half; x's, then y's.
+template <int SEGMENT, int... LANE>
+inline floats fold(floats x, floats y, std::integer_sequence<int, LANE...>) {
+    constexpr int HALF = LANES / 2;
+    auto from = [](int lane) constexpr {
+        return lane % HALF / (SEGMENT / 2) * SEGMENT + lane % HALF % (SEGMENT / 2) + (lane < HALF ? 0 : LANES);
+    };
+#if defined(__clang__)
+    return __builtin_shufflevector(x, y, from(LANE)...) + __builtin_shufflevector(x, y, (from(LANE) + SEGMENT / 2)...);
+#else
+    return __builtin_shuffle(x, y, integers{from(LANE)...}) +
+           __builtin_shuffle(x, y, integers{(from(LANE) + SEGMENT / 2)...});
+#endif
+}
+
 template <int SEGMENT>
 inline floats fold(floats x, floats y) {
-    integers near, far;
-    for (int lane = 0; lane < LANES; ++lane) {
-        int within = lane % (LANES / 2);
-        int from = within / (SEGMENT / 2) * SEGMENT + within % (SEGMENT / 2) + (lane < LANES / 2 ? 0 : LANES);
-        near[lane] = from;
-        far[lane] = from + SEGMENT / 2;
-    }
-    return __builtin_shuffle(x, y, near) + __builtin_shuffle(x, y, far);
+    return fold<SEGMENT>(x, y, std::make_integer_sequence<int, LANES>());
 }
 
 // Lane i of the result is the sum of the lanes of vectors[i]; N is a power of 2, LANES at most. Overwrites `vectors`.

@@ -1,0 +1,54 @@
+"""The compiled operations in the engine's Python, compiled as for this machine and as for lesser ones."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autellix_server.cpu_ops import build
+from tests.integration.test_failures import run_engine_python
+
+pytestmark = pytest.mark.engine
+
+BOUNDS = {"torch.float32": 16, "torch.bfloat16": 1}
+"""Greatest errors, in units of what the type can tell apart at the largest number of a row."""
+
+
+def results(engine_python: Path, library: Path, threads: int) -> dict[str, dict[str, Any]]:
+    """Run the script and return what it found, by case."""
+    script = Path(__file__).with_name("cpu_ops_check.py")
+    done = run_engine_python(engine_python, [str(script), str(library), str(threads)])
+    assert done.returncode == 0, done.stderr[-2000:]
+    cases = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return {case["case"]: case for case in cases}
+
+
+def too_far_off(cases: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the cases whose error is above the bound of their type."""
+    return [name for name, case in cases.items() if not case["error"] <= BOUNDS[name.split()[1]]]
+
+
+def test_operations_are_exact_whoever_computes_them(engine_python: Path) -> None:
+    """Within rounding of double precision, and bit for bit alike on one thread and on three."""
+    library = build.library(engine_python.parents[1] / build.FOLDER)
+    alone, together = (results(engine_python, library, threads) for threads in (1, 3))
+    assert len(alone) == 14
+    assert too_far_off(alone) == []
+    assert together == alone
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the lesser machines are of that kind")
+@pytest.mark.parametrize("machine", ["haswell", "x86-64-v2"])
+def test_operations_are_exact_on_lesser_machines(engine_python: Path, tmp_path: Path, machine: str) -> None:
+    """Vectors of 8 and of 4 floats, and no instructions for bfloat16."""
+    compiler = build.compiler()
+    assert compiler is not None
+    flags = [f"-march={machine}" if flag == "-march=native" else flag for flag in build._flags()]
+    library = tmp_path / "operations.so"
+    assert build.build([*compiler], library, lambda command: subprocess.call([*command, flags[-1]])) is True
+    assert too_far_off(results(engine_python, library, 2)) == []
