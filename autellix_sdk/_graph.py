@@ -179,22 +179,24 @@ class Graph:
             parents = branch.frontier
             if parents is None:
                 parents = self._settle(branch)
-            thread, tail = MAX_THREAD + 1, CallId("")
+            tails = self._tails
+            thread, tail = MAX_THREAD + 1, None
             for parent in parents:
-                continued = self._tails.get(parent, thread)
+                continued = tails.get(parent, thread)
                 if continued < thread:
                     thread, tail = continued, parent
-            if tail:
-                self._tails.pop(tail, None)  # may be gone, to a call made from inside this one: one false edge
-            else:
+            if tail is None:
                 thread = self._open_thread()
+            else:
+                tails.pop(tail, None)  # may be gone, to a call made from inside this one: one false edge
             place = self._lengths[thread]
             self._lengths[thread] = place + 1
             call = CallId(f"{thread}.{place}")
-            self._tails[call] = thread
+            tails[call] = thread
             self.calls += 1
             branch.frontier, branch.joined = (call,), None
-            branch.move()
+            if not branch.moved:
+                branch.move()
             return thread, call, parents
 
     def look(self, branch: Branch) -> tuple[CallId, ...]:

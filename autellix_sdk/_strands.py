@@ -135,11 +135,10 @@ def current_strand() -> Strand:
     task = _running_task()
     if task is not None:
         return _find(task) or _adopt(task, new_root())
-    if local.handed is not None:
-        return local.handed
-    if local.strand is None:
-        local.strand = new_root()
-    return local.strand
+    strand = local.handed or local.strand
+    if strand is None:
+        strand = local.strand = new_root()
+    return strand
 
 
 def known_strand() -> Strand | None:

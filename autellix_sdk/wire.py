@@ -129,12 +129,9 @@ def format_call(
         salt, thread, call, parents, retry: as in `CallContext`.
         name_field: ``;n=`` and the encoded name, or empty.
     """
-    text = f"{_VERSION};s={salt};t={thread};c={call}"
-    if parents is None or parents:
-        text += f";p={encode_parents(parents)}"
-    if retry:
-        text += f";r={min(retry, _MAX_RETRY)}"
-    return text + name_field
+    parents_field = f";p={encode_parents(parents)}" if parents or parents is None else ""
+    retry_field = f";r={min(retry, _MAX_RETRY)}" if retry else ""
+    return f"{_VERSION};s={salt};t={thread};c={call}{parents_field}{retry_field}{name_field}"
 
 
 def decode_call(program: str, call: str) -> CallContext:
