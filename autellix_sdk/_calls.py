@@ -38,6 +38,8 @@ def begin_call(strand: Strand, headers: Mapping[str, str] | None = None) -> tupl
     ):
         flight = ledger.begin_again(last, retry)
     else:
+        if not strand.followed:
+            strand.follow()
         if branch.movers:
             strand.join_children()
         flight = ledger.begin(program.graph.begin(branch))

@@ -105,7 +105,8 @@ class Branch:
         """Finish the children that are over and were not reported yet."""
         movers = self.movers
         for child in (*(movers or ()),):
-            if child.task is not None and ((task := child.task()) is None or task.done()):
+            reference = child.task  # another thread may finish the child meanwhile
+            if reference is not None and ((task := reference()) is None or task.done()):
                 child.finish()
             if child.finished and movers:
                 movers.pop(child, None)
