@@ -56,7 +56,8 @@ class Branch:
         frontier: the calls that its next call depends on; `None` while `joined` is ahead of it (the dirty flag).
         joined: the frontier as an ordered set, once a child was merged into it.
         moved: the frontier is no longer the one it started with.
-        movers: children that moved and were not reported as finished; those of a finished one are its parent's.
+        movers: children that moved, or have such children, and were not reported as finished; those of a finished one
+            are its parent's.
         asked: the movers were asked in this turn of the event loop.
         task: weakly what runs on it, for its parent to ask; `None` where it is reported in time, and once it was.
         finished: its strand is over.
@@ -96,17 +97,22 @@ class Branch:
         self.finished, self.task = True, None
         if self.movers:
             movers, self.movers = self.movers, None
+            parent = self.living_parent()
+            if parent is not None and parent.movers:
+                parent.movers.pop(self, None)
             for child in (*movers,):
                 child.tell_parent()
         if self.parent is not None and self.parent.finished:
             self._skip_finished()
 
     def ask_children(self) -> None:
-        """Finish the children that are over and were not reported yet."""
+        """Finish the children that are over and were not reported yet, and theirs, which are then this branch's."""
         movers = self.movers
-        for child in (*(movers or ()),):
+        asked = [*(movers or ())]
+        for child in asked:
             reference = child.task  # another thread may finish the child meanwhile
             if reference is not None and ((task := reference()) is None or task.done()):
+                asked += child.movers or ()
                 child.finish()
             if child.finished and movers:
                 movers.pop(child, None)
@@ -116,12 +122,16 @@ class Branch:
         self.asked = False
 
     def tell_parent(self) -> None:
-        """Have the nearest ancestor that still runs ask this branch, which moved."""
-        parent = self.living_parent()
-        if parent is not None:
+        """Have the nearest ancestor that still runs ask this branch, which moved; and be asked itself by its own."""
+        branch = self
+        while (parent := branch.living_parent()) is not None:
+            is_known = bool(parent.movers)
             if parent.movers is None:
                 parent.movers = {}
-            parent.movers[self] = None
+            parent.movers[branch] = None
+            if is_known:
+                return
+            branch = parent
 
     def move(self) -> None:
         """The frontier is about to become another one; for the graph, under its lock."""
