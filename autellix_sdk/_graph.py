@@ -8,7 +8,8 @@ whose tail is among its parents, else it opens a thread; its ID is ``<thread>.<p
 The hand-over happens when a branch finishes rather than when its parent next looks, so that a spawn costs the same
 however many children are alive. One case is left: a task whose last step wakes its parent, by a queue or an event, is
 over before the parent runs, but is reported as finished only after. So before a parent begins a call or forks, those of
-its children that made calls are asked; in a turn of the event loop once, since none can be over within the turn.
+its children are asked that made calls, or have children that did; in a turn of the event loop once, since none can be
+over within the turn.
 
 The garbage collector and signal handlers run code of the user's in the middle of ours, which may start tasks and make
 calls. So the lock is reentrant, and what makes a call ID unique is taken in one step that nothing can interrupt.

@@ -86,7 +86,7 @@ class Strand:
     def follow(self) -> None:
         """Have it finished when its task is over: it is about to make a call, or to hand over work, in that task.
 
-        Most tasks do neither, have nothing to tell their parent, and cost half as much.
+        Most tasks do neither, and need not tell their parent: the callback would be a third of what they cost.
         """
         self.followed = True
         if self.task is not None and (task := self.task()) is not None:
