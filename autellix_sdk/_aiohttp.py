@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
-from autellix_sdk._calls import begin_call, retries
+from autellix_sdk._calls import begin_call
 from autellix_sdk._faults import faults
 from autellix_sdk._ledger import Flight
 from autellix_sdk._runtime import runtime
@@ -132,8 +132,7 @@ class _Trip(SimpleNamespace):
             headers.popall(name, None)
 
     def _begin(self, headers: CIMultiDict[str], settings: Settings) -> dict[str, str]:
-        strand = current_strand()
-        begun = begin_call(strand, retries(strand, headers))
+        begun = begin_call(current_strand(), headers)
         if begun is None:
             return {}
         program, self.flight = begun

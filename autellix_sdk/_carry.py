@@ -48,6 +48,7 @@ def inject(headers: Any = None) -> Any:
         # The code may stand in an implicit program that was idle, and has just been followed by this one.
         calls = branch.frontier if branch.graph is program.graph else None
         parents = qualify(calls or (), program.salt)
+        runtime.carries = True
         headers[CONTINUE_HEADER] = format_continue(program.id, parents, program.name_field)
     return headers
 
@@ -75,6 +76,7 @@ def sender_of(headers: Mapping[str, str]) -> Handle | None:
         text = next((value for name, value in headers.items() if str(name).lower() == CONTINUE_HEADER), None)
         if text is None:
             return None
+        runtime.carries = True
         program_id, parents, name = decode_continue(str(text))
     except (AttributeError, TypeError, ValueError, WireError) as error:
         faults.record("who a job or request belongs to could not be read", error)

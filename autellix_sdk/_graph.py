@@ -8,7 +8,8 @@ whose tail is among its parents, else it opens a thread; its ID is ``<thread>.<p
 The hand-over happens when a branch finishes rather than when its parent next looks, so that a spawn costs the same
 however many children are alive. One case is left: a task whose last step wakes its parent, by a queue or an event, is
 over before the parent runs, but is reported as finished only after. So before a parent begins a call or forks, those of
-its children that made calls are asked; in a turn of the event loop once, since none can be over within the turn.
+its children are asked that made calls, or have children that did; in a turn of the event loop once, since none can be
+over within the turn.
 
 The garbage collector and signal handlers run code of the user's in the middle of ours, which may start tasks and make
 calls. So the lock is reentrant, and what makes a call ID unique is taken in one step that nothing can interrupt.
@@ -56,7 +57,8 @@ class Branch:
         frontier: the calls that its next call depends on; `None` while `joined` is ahead of it (the dirty flag).
         joined: the frontier as an ordered set, once a child was merged into it.
         moved: the frontier is no longer the one it started with.
-        movers: children that moved and were not reported as finished; those of a finished one are its parent's.
+        movers: children that moved, or have such children, and were not reported as finished; those of a finished one
+            are its parent's.
         asked: the movers were asked in this turn of the event loop.
         task: weakly what runs on it, for its parent to ask; `None` where it is reported in time, and once it was.
         finished: its strand is over.
@@ -96,16 +98,22 @@ class Branch:
         self.finished, self.task = True, None
         if self.movers:
             movers, self.movers = self.movers, None
+            parent = self.living_parent()
+            if parent is not None and parent.movers:
+                parent.movers.pop(self, None)
             for child in (*movers,):
                 child.tell_parent()
         if self.parent is not None and self.parent.finished:
             self._skip_finished()
 
     def ask_children(self) -> None:
-        """Finish the children that are over and were not reported yet."""
+        """Finish the children that are over and were not reported yet, and theirs, which are then this branch's."""
         movers = self.movers
-        for child in (*(movers or ()),):
-            if child.task is not None and ((task := child.task()) is None or task.done()):
+        asked = [*(movers or ())]
+        for child in asked:
+            reference = child.task  # another thread may finish the child meanwhile
+            if reference is not None and ((task := reference()) is None or task.done()):
+                asked += child.movers or ()
                 child.finish()
             if child.finished and movers:
                 movers.pop(child, None)
@@ -115,12 +123,16 @@ class Branch:
         self.asked = False
 
     def tell_parent(self) -> None:
-        """Have the nearest ancestor that still runs ask this branch, which moved."""
-        parent = self.living_parent()
-        if parent is not None:
+        """Have the nearest ancestor that still runs ask this branch, which moved; and be asked itself by its own."""
+        branch = self
+        while (parent := branch.living_parent()) is not None:
+            is_known = bool(parent.movers)
             if parent.movers is None:
                 parent.movers = {}
-            parent.movers[self] = None
+            parent.movers[branch] = None
+            if is_known:
+                return
+            branch = parent
 
     def move(self) -> None:
         """The frontier is about to become another one; for the graph, under its lock."""
@@ -179,22 +191,24 @@ class Graph:
             parents = branch.frontier
             if parents is None:
                 parents = self._settle(branch)
-            thread, tail = MAX_THREAD + 1, CallId("")
+            tails = self._tails
+            thread, tail = MAX_THREAD + 1, None
             for parent in parents:
-                continued = self._tails.get(parent, thread)
+                continued = tails.get(parent, thread)
                 if continued < thread:
                     thread, tail = continued, parent
-            if tail:
-                self._tails.pop(tail, None)  # may be gone, to a call made from inside this one: one false edge
-            else:
+            if tail is None:
                 thread = self._open_thread()
+            else:
+                tails.pop(tail, None)  # may be gone, to a call made from inside this one: one false edge
             place = self._lengths[thread]
             self._lengths[thread] = place + 1
             call = CallId(f"{thread}.{place}")
-            self._tails[call] = thread
+            tails[call] = thread
             self.calls += 1
             branch.frontier, branch.joined = (call,), None
-            branch.move()
+            if not branch.moved:
+                branch.move()
             return thread, call, parents
 
     def look(self, branch: Branch) -> tuple[CallId, ...]:

@@ -13,7 +13,8 @@ from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from autellix_sdk._calls import begin_call, retries
+from autellix_sdk._calls import begin_call
+from autellix_sdk._dialects import Dialect
 from autellix_sdk._faults import faults
 from autellix_sdk._ledger import Flight
 from autellix_sdk._patches import Patches
@@ -139,8 +140,14 @@ def _failed(flights: list[Flight]) -> None:
 
 
 def _on_request(request: Any) -> None:
+    settings = runtime.settings
+    if settings is None:
+        return
     try:
-        _stamp(request)
+        if settings.endpoint is not None and settings.endpoint.covers(request.url):
+            _stamp(request, settings.dialects)
+        else:
+            _strip(request)
     except Exception as error:  # noqa: BLE001 must not break the user's call
         faults.survive("a request could not be stamped and goes out as it is", error)
 
@@ -149,39 +156,45 @@ async def _on_request_async(request: Any) -> None:
     _on_request(request)
 
 
-def _stamp(request: Any) -> None:
-    settings = runtime.settings
-    if settings is None:
-        return
-    covered = settings.endpoint is not None and settings.endpoint.covers(request.url)
-    # Not asked of the headers one by one: they would first try encodings, which takes longer than all the rest here.
-    names = [name.lower() for name, _ in request.headers.raw]
-    if _CONTINUE in names and (covered or _has_left(request)):
-        del request.headers[CONTINUE_HEADER]
-    if not covered:
-        if _FLIGHT in request.extensions or not _STAMP.isdisjoint(names):
-            _unstamp(request)
-        return
+def _stamp(request: Any, dialects: tuple[Dialect, ...]) -> None:
+    """Say on a request to the backend which call it is."""
+    headers, extensions = request.headers, request.extensions
+    if runtime.carries and _CONTINUE in _names_of(headers):
+        del headers[CONTINUE_HEADER]
     strand = current_strand()
     sending = strand.sending
-    if _FLIGHT in request.extensions:
-        if sending and request.extensions[_FLIGHT] in sending:  # the same call: a redirect within the backend
+    if _FLIGHT in extensions:
+        if sending and extensions[_FLIGHT] in sending:  # the same call: a redirect within the backend
             return
         _unstamp(request)  # another one: the request object was sent before
-    headers = request.headers
-    begun = begin_call(strand, retries(strand, headers))
+    begun = begin_call(strand, headers)
     if begun is None:
         return
     program, flight = begun
     call = program.call_header(flight)
-    headers[PROGRAM_HEADER], headers[CALL_HEADER] = program.id, call
-    request.extensions[_FLIGHT] = flight
+    headers[PROGRAM_HEADER] = program.id
+    headers[CALL_HEADER] = call
+    extensions[_FLIGHT] = flight
     if sending is None:
         flight.close()  # nobody will say how it went
     else:
         sending.append(flight)
-    if settings.dialects:
-        translate(request, settings.dialects, program.context(flight))
+    if dialects:
+        translate(request, dialects, program.context(flight))
+
+
+def _strip(request: Any) -> None:
+    """Have a request to anybody else say nothing of ours, but to a worker what was injected for it."""
+    names = _names_of(request.headers)
+    if _CONTINUE in names and _has_left(request):
+        del request.headers[CONTINUE_HEADER]
+    if _FLIGHT in request.extensions or not _STAMP.isdisjoint(names):
+        _unstamp(request)
+
+
+def _names_of(headers: Any) -> set[bytes]:
+    """The lower-case names of headers, which when asked for one would first try encodings: that takes twice as long."""
+    return {name.lower() for name, _ in headers.raw}
 
 
 def _has_left(request: Any) -> bool:

@@ -67,7 +67,9 @@ class Scope(Activation[Program]):
 
     def _arrive(self) -> tuple[Program, Owner, Branch]:
         program = self._program = ProgramRecord.enter(self._name, self._program_id)
-        return program, program, program.main_branch.fork()
+        branch = program.main_branch
+        branch.ask_children()  # tasks that outlived an earlier scope
+        return program, program, branch.fork()
 
     def _depart(self, error: BaseException | None) -> None:
         assert self._program is not None

@@ -14,7 +14,7 @@ from __future__ import annotations
 from asyncio import _get_running_loop, current_task
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from autellix_sdk._graph import Branch
 from autellix_sdk._ledger import Flight
@@ -45,9 +45,11 @@ class Strand:
         last: its latest call, which a retry repeats.
         sending: what began during the `send` that it is in; `None` outside.
         is_root: it was handed over by nobody.
+        task: weakly the task that it was made for; `None` for a root, and for a job, whose maker finishes it.
+        followed: it will be finished when that task is over.
     """
 
-    __slots__ = ("_frames", "branch", "is_root", "last", "owner", "sending")
+    __slots__ = ("_frames", "branch", "followed", "is_root", "last", "owner", "sending", "task")
 
     def __init__(self, owner: Owner, branch: Branch, is_root: bool = False) -> None:
         self.owner = owner
@@ -55,10 +57,14 @@ class Strand:
         self.is_root = is_root
         self.last: Flight | None = None
         self.sending: list[Flight] | None = None
+        self.task: ReferenceType[Any] | None = None
+        self.followed = False
         self._frames: Frame | None = None
 
     def fork(self) -> Strand:
         """Make the strand of work that this one hands over."""
+        if not self.followed:
+            self.follow()
         if self.branch.movers:
             self.join_children()
         return Strand(self.owner, self.branch.fork())
@@ -77,12 +83,16 @@ class Strand:
             loop.call_soon(branch.ask_again)
         branch.ask_children()
 
-    def follow(self, task: Any) -> None:
-        """Finish with the task that it was made for."""
-        # Added before anybody can await the task, so it runs before whoever waits for the task goes on.
-        # Whom it wakes itself, in its last step, goes on before that, and so has to ask the task.
-        task.add_done_callback(self.finish)
-        (self.branch if self._frames is None else self.base).task = ref(task)
+    def follow(self) -> None:
+        """Have it finished when its task is over: it is about to make a call, or to hand over work, in that task.
+
+        Most tasks do neither, and need not tell their parent: the callback would be a third of what they cost.
+        """
+        self.followed = True
+        if self.task is not None and (task := self.task()) is not None:
+            # Whoever waits for the task already goes on before this callback runs, and so has to ask the task.
+            task.add_done_callback(self.finish)
+            (self.branch if self._frames is None else self.base).task = self.task
 
     def finish(self, *_: object) -> None:
         """The task or job is done; also a task's done callback."""
@@ -135,11 +145,10 @@ def current_strand() -> Strand:
     task = _running_task()
     if task is not None:
         return _find(task) or _adopt(task, new_root())
-    if local.handed is not None:
-        return local.handed
-    if local.strand is None:
-        local.strand = new_root()
-    return local.strand
+    strand = local.handed or local.strand
+    if strand is None:
+        strand = local.strand = new_root()
+    return strand
 
 
 def known_strand() -> Strand | None:
@@ -182,10 +191,9 @@ def is_being_made() -> bool:
 def attach(task: Any, strand: Strand) -> None:
     """Tie a strand to the task it was forked for, from its creation to its end."""
     _adopt(task, strand)
+    strand.task = ref(task)
     if task.done():  # an eager task that never waited
         strand.finish()
-    else:
-        strand.follow(task)
 
 
 class Job:
@@ -247,6 +255,7 @@ def _find(task: Any) -> Strand | None:
         return strand
     if local.unborn is not None:
         strand, local.unborn = local.unborn, None
+        strand.task = ref(task)
         return _adopt(task, strand)
     return _of_odd_tasks.get(task) if _of_odd_tasks else None
 

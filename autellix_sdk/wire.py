@@ -18,8 +18,8 @@ Grammar (ABNF-like; every field at most once, order free after ``v1``, unknown f
 ``s``, ``t`` and ``c`` are required; ``p`` defaults to empty (a root call), ``r`` to 0, ``n`` to none. The whole
 header is at most 1024 bytes. A parent made by another process is written ``salt.call``.
 
-Between processes of a user's own, in headers or in a job; taken off requests to the model server, and at redirects to
-another origin::
+Between processes of a user's own, in headers or in a job; taken off requests to the model server by processes that
+write or read it, and at redirects to another origin by all::
 
     x-autellix-continue: v1;i=<program>;p=<parents>;n=<name>
 
@@ -129,12 +129,9 @@ def format_call(
         salt, thread, call, parents, retry: as in `CallContext`.
         name_field: ``;n=`` and the encoded name, or empty.
     """
-    text = f"{_VERSION};s={salt};t={thread};c={call}"
-    if parents is None or parents:
-        text += f";p={encode_parents(parents)}"
-    if retry:
-        text += f";r={min(retry, _MAX_RETRY)}"
-    return text + name_field
+    parents_field = f";p={encode_parents(parents)}" if parents or parents is None else ""
+    retry_field = f";r={min(retry, _MAX_RETRY)}" if retry else ""
+    return f"{_VERSION};s={salt};t={thread};c={call}{parents_field}{retry_field}{name_field}"
 
 
 def decode_call(program: str, call: str) -> CallContext:

@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 
 import autellix_sdk as autellix
+from autellix_sdk import _spawns
 from autellix_sdk._faults import faults
+from autellix_sdk._runtime import runtime
+from autellix_sdk._strands import Strand, fork_task
 from autellix_sdk.bill import CallBill, ProgramBill, TimeSplit
 from autellix_sdk.wire import BILL_HEADER, CALL_HEADER, PROGRAM_HEADER, CallContext, ProgramId, decode_call
 
@@ -222,11 +225,12 @@ def elsewhere() -> Iterator[Backend]:
 
 @pytest.fixture(autouse=True)
 def clean_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No settings from the environment; faults are raised; the client is off before and after."""
+    """No settings from the environment; faults are raised; the client is off before and after, as in a new process."""
     ours = ("AUTELLIX_BASE_URL", "AUTELLIX_API_KEY", "AUTELLIX_DIALECTS")
     for name in (*ours, "OPENAI_BASE_URL", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(faults, "strict", True)
+    monkeypatch.setattr(runtime, "carries", False)
     faults.counts.clear()
     yield
     autellix.shutdown()
@@ -242,6 +246,19 @@ def offline(clean_client: None) -> None:
 def offline_explicit(clean_client: None) -> None:
     """The same, with calls outside any scope left alone."""
     autellix.init(BASE_URL, implicit="off")
+
+
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> list[Strand | None]:
+    """What has been forked for tasks, in order of their creation."""
+    forked: list[Strand | None] = []
+
+    def fork_and_keep() -> Strand | None:
+        forked.append(fork_task())
+        return forked[-1]
+
+    monkeypatch.setattr(_spawns, "fork_task", fork_and_keep)
+    return forked
 
 
 def finishes(function: Callable[[], Any]) -> Any:

@@ -221,6 +221,58 @@ async def test_a_task_that_is_dropped_while_it_waits_is_let_go(agent: Agent) -> 
     assert agent.parents("2") == {"1"}
 
 
+async def test_what_a_task_left_running_may_be_over_in_the_turn_in_which_it_is() -> None:
+    """Neither end is reported yet when the maker of the first one goes on, nor did that one make a call."""
+    over, started = [], []
+    is_to_end = asyncio.Event()
+
+    async def left_running() -> None:
+        is_to_end.set()
+        await asyncio.sleep(0)
+        over.append(call_here().call)
+
+    async def leaves() -> None:
+        started.append(asyncio.create_task(left_running()))
+        await is_to_end.wait()
+
+    autellix.init(BASE_URL)
+    async with autellix.program():
+        await asyncio.create_task(leaves())
+        assert call_here().parents == tuple(over) == ("0.0",)
+
+
+async def test_a_scope_that_is_opened_again_goes_on_from_tasks_that_outlived_it(agent: Agent) -> None:
+    """Also from one that is awaited before it makes its first call, and whose end is reported after that."""
+    async with autellix.program(id="session"):
+        task = asyncio.create_task(agent.aask("1"))
+    await task
+    async with autellix.program(id="session"):
+        await agent.aask("2")
+    assert agent.parents("2") == {"1"}
+
+
+async def test_the_end_of_a_task_is_watched_once_it_matters(agent: Agent) -> None:
+    """From its first call on, or from the first task or job that it starts: before that it has nothing to report."""
+
+    async def work(*actions: Callable[[], object]) -> None:
+        for action in actions:
+            action()
+        await asyncio.sleep(0)
+
+    async def watched(*actions: Callable[[], object]) -> int:
+        task = asyncio.create_task(work(*actions))
+        assert not task._callbacks
+        await asyncio.sleep(0)
+        callbacks = len(task._callbacks or ())
+        await task
+        return callbacks
+
+    assert await watched() == 0
+    assert await watched(autellix.current, lambda: autellix.program().__enter__()) == 0
+    assert await watched(call_here, call_here) == 1
+    assert await watched(lambda: asyncio.create_task(work()), autellix.capture, call_here) == 1
+
+
 @eager
 @pytest.mark.parametrize("loop_is_eager", [False, True])
 def test_tasks_made_by_calling_the_eager_factory(agent: Agent, loop_is_eager: bool) -> None:

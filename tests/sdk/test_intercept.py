@@ -14,7 +14,7 @@ import autellix_sdk as autellix
 from autellix_sdk import _programs
 from autellix_sdk._faults import faults
 from autellix_sdk.wire import BILL_HEADER, CALL_HEADER, CONTINUE_HEADER, PROGRAM_HEADER, decode_call
-from tests.sdk.conftest import Backend, call_bill, libraries
+from tests.sdk.conftest import BASE_URL, Backend, call_bill, libraries
 
 QUESTION: Any = {"model": "m", "messages": [{"role": "user", "content": "is it?"}]}
 
@@ -137,6 +137,20 @@ def test_what_was_injected_goes_to_the_worker_alone(library: Any) -> None:
         client.post("http://worker/1", headers=autellix.inject())
         client.post("http://127.0.0.1:9/v1/completions", headers=autellix.inject())
     assert seen == [("worker", True), ("worker", True), ("other", False), ("127.0.0.1", False)]
+
+
+@libraries
+@pytest.mark.parametrize("value", ["v1;i=theirs;p=", "v2;not=readable"])
+def test_what_another_process_injected_goes_no_further(library: Any, value: str) -> None:
+    """Once it was read here, readable or not. A process that has seen none of it looks for none."""
+    seen = []
+    transport = library.MockTransport(lambda request: library.Response(200, json=seen.append(request)))
+    autellix.init(BASE_URL)
+    with library.Client(transport=transport) as client, autellix.program():
+        for headers in ({CONTINUE_HEADER: value}, {CONTINUE_HEADER.title(): value}):
+            client.post(BASE_URL + "/completions", headers=headers)
+            autellix.extract(headers)
+    assert [CONTINUE_HEADER in request.headers for request in seen] == [True, False]
 
 
 @libraries
