@@ -63,6 +63,17 @@ def no_compiler(environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
     return "no C++ compiler", "install g++"
 
 
+def cpu_features() -> frozenset[str]:
+    """Return what this machine's CPU can do, in the kernel's words (``avx512_bf16``)."""
+    features = _CPU_FEATURES.search(_CPU_INFO.read_text())
+    return frozenset(features[1].split() if features else ())
+
+
+def has_bfloat16() -> bool:
+    """Return whether this machine's CPU has instructions for bfloat16; without them float32 is the faster type."""
+    return not cpu_features().isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
+
+
 def build(command: Sequence[str], target: Path, run: Callable[[Sequence[str]], int] = subprocess.call) -> bool:
     """Compile the operations and return whether that worked; some seconds.
 
@@ -96,5 +107,4 @@ def _parts() -> Iterator[bytes]:
         yield source.name.encode()
         yield source.read_bytes()
     yield " ".join((platform.machine(), *_flags())).encode()
-    features = _CPU_FEATURES.search(_CPU_INFO.read_text())
-    yield " ".join(sorted(features[1].split() if features else ())).encode()
+    yield " ".join(sorted(cpu_features())).encode()

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autellix_sdk.errors import ConfigurationError
-from autellix_server.engine.machine import available_memory_gb, core_numbers, cores, has_bfloat16
+from autellix_server.cpu_ops.build import has_bfloat16
+from autellix_server.engine.machine import available_memory_gb, core_numbers, cores
 from autellix_server.engine.ranks import THREADS_BIND, tensor_parallel_size, threads_bind
 from autellix_server.engine.refusals import owned_by_host_kv, owned_by_serve, refused, refused_environment
 from autellix_server.errors import RefusedFlag

@@ -43,12 +43,12 @@ class AutellixCpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
 
         from autellix_server.sglang_plugin.cpu_sampler import CpuSampler
 
-        @register_attention_backend(ATTENTION_BACKEND)
         def attention(runner: Any) -> Any:
             from autellix_server.sglang_plugin.cpu_attention import CpuAttention
 
             return CpuAttention(runner, ops_for(runner.dtype))
 
+        register_attention_backend(ATTENTION_BACKEND)(attention)
         if (ops := ops_for(torch.float32)) is not None:
             register_sampler_backend("pytorch", lambda: CpuSampler(ops))
 

@@ -45,21 +45,21 @@ class CpuAttention(TorchNativeAttnBackend):  # type: ignore[misc]
         self._lengths = forward_batch.seq_lens.to(torch.int64)
         self._fresh = None if decode else forward_batch.extend_seq_lens.to(torch.int64)
 
-    def forward_extend(  # noqa: PLR0917 SGLang's signature
+    def forward_extend(
         self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True
     ) -> torch.Tensor:
         """Return what new prompt tokens read, [tokens, heads * size], having kept their KV."""
         if self._is_served(layer, q, k):
             return self._attend(q, k, v, layer, forward_batch, save_kv_cache)
-        return super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache)  # type: ignore[no-any-return]
+        return super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache)
 
-    def forward_decode(  # noqa: PLR0917 SGLang's signature
+    def forward_decode(
         self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True
     ) -> torch.Tensor:
         """Return what the next token of each sequence reads, [sequences, heads * size], having kept its KV."""
         if self._is_served(layer, q, k):
             return self._attend(q, k, v, layer, forward_batch, save_kv_cache)
-        return super().forward_decode(q, k, v, layer, forward_batch, save_kv_cache)  # type: ignore[no-any-return]
+        return super().forward_decode(q, k, v, layer, forward_batch, save_kv_cache)
 
     def _is_served(self, layer: Any, q: torch.Tensor, k: torch.Tensor | None) -> bool:
         serves = self._serves.get(layer.layer_id)

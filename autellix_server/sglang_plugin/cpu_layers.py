@@ -155,7 +155,7 @@ class Norm(_Forward):
         """Return the norm, with a residual also the sum that it is the norm of."""
         addition = rest[0] if rest else options.get("post_residual_addition")
         if not self._is_plain(x) or addition is not None or not (residual is None or residual.is_contiguous()):
-            return self._otherwise(x, residual, *rest, **options)  # type: ignore[no-any-return]
+            return self._otherwise(x, residual, *rest, **options)
         module = self._module
         out = self._ops.rms_norm(x, residual, module.weight, module.variance_epsilon)
         return out if residual is None else (out, residual)
@@ -167,7 +167,7 @@ class Activation(_Forward):
     def __call__(self, x: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
         """Return the activated half of the columns times the other half."""
         if not self._is_plain(x) or x.shape[1] % (2 * self._ops.lanes) or rest or options:
-            return self._otherwise(x, *rest, **options)  # type: ignore[no-any-return]
+            return self._otherwise(x, *rest, **options)
         return self._ops.silu_and_mul(x)
 
 
@@ -183,5 +183,7 @@ class Rotation(_Forward):
         if not (served and self._is_plain(query) and self._is_plain(key)):
             return self._otherwise(positions, query, key, *rest, **options)  # type: ignore[no-any-return]
         for x in (query, key):
-            self._ops.rotate(positions, x, module.head_size, module.cos_sin_cache, module.rotary_dim, module.is_neox_style)
+            self._ops.rotate(
+                positions, x, module.head_size, module.cos_sin_cache, module.rotary_dim, module.is_neox_style
+            )
         return query, key

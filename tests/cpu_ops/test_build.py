@@ -150,3 +150,14 @@ def test_the_variable_decides(tmp_path: Path) -> None:
         "unset CXX or let it name a C++ compiler",
     )
     assert build.no_compiler({}) == ("no C++ compiler", "install g++")
+
+
+def test_bfloat16_is_for_cpus_that_have_it(machine: Path) -> None:
+    """In the words of either kind of CPU."""
+    assert build.has_bfloat16() is False
+    machine.write_text(X86.replace("avx2", "avx512_bf16"))
+    assert build.has_bfloat16() is True
+    machine.write_text(ARM)
+    assert build.has_bfloat16() is False
+    machine.write_text(ARM.replace("sve", "bf16"))
+    assert build.has_bfloat16() is True

@@ -294,3 +294,12 @@ def test_with_the_policy_off_sglang_takes_every_flag_that_serve_does_not_set() -
     check_arguments(["--speculative-algorithm", "EAGLE"], {"SGLANG_PLUGINS": "other"}, "off")
     with pytest.raises(RefusedFlag, match="refused flag --port"):
         check_arguments(["--port", "1"], {}, "off")
+
+
+def test_a_cpu_without_bfloat16_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the user wants another type: the last one counts."""
+    monkeypatch.setattr("autellix_server.engine.command.has_bfloat16", lambda: True)
+    assert "--dtype" not in LAUNCH.command(1, Path("c"))
+    monkeypatch.setattr("autellix_server.engine.command.has_bfloat16", lambda: False)
+    assert LAUNCH.command(1, Path("c"))[-4:] == ["--dtype", "float32", "--log-level", "info"]
+    assert "--dtype" not in replace(LAUNCH, device="cuda").command(1, Path("c"))

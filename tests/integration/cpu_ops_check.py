@@ -68,7 +68,11 @@ def linear(case: Case) -> None:
 def rms_norm(case: Case) -> None:
     """With a residual, it becomes the sum, rounded; the norm is that of the sum before."""
     for rows, width in ((1, 64), (4, 576), (300, 192), (2, 8192)):
-        x, weight, residual = case.random(rows, width, stride=width + 8), case.random(1, width)[0], case.random(rows, width)
+        x, weight, residual = (
+            case.random(rows, width, stride=width + 8),
+            case.random(1, width)[0],
+            case.random(rows, width),
+        )
         for rest in (None, residual):
             total = x.double() + (0 if rest is None else rest.double())
             exact = total * torch.rsqrt(total.pow(2).mean(-1, keepdim=True) + 1e-5) * weight.double()
@@ -119,12 +123,18 @@ def attention(case: Case) -> None:
                 case.ops.scatter(new.view(-1, kv_heads, size), slots, pool)
         query = case.random(int(fresh.sum()), heads * size, stride=heads * size + 32).view(-1, heads, size)
 
-        def attend(q: Tensor, *batch: Tensor | None, pools: list[Tensor] = pools, table: Tensor = table) -> Tensor:
+        def attend(
+            q: Tensor,
+            *batch: Tensor | None,
+            pools: list[Tensor] = pools,
+            table: Tensor = table,
+            scale: float = size**-0.5,
+        ) -> Tensor:
             requests, lengths, fresh = batch
             assert requests is not None
             assert lengths is not None
             return case.ops.attention(
-                *(q, *pools), slots=table, requests=requests, lengths=lengths, fresh=fresh, scale=size**-0.5
+                *(q, *pools), slots=table, requests=requests, lengths=lengths, fresh=fresh, scale=scale
             )
 
         found = attend(query, requests, lengths, fresh)
@@ -151,7 +161,14 @@ def _exact(query: Tensor, pools: list[Tensor], slots: Tensor, group: int) -> Ten
 def sample(case: Case) -> None:
     """Evenly spread uniforms draw each token in proportion, among those that SGLang's sampler would keep."""
     draws = 20_000
-    for top_k, top_p, min_p in ((997, 1.0, 0.0), (997, 0.9, 0.0), (20, 1.0, 0.0), (50, 0.5, 0.0), (997, 0.95, 0.02), (1, 1.0, 0.0)):
+    for top_k, top_p, min_p in (
+        (997, 1.0, 0.0),
+        (997, 0.9, 0.0),
+        (20, 1.0, 0.0),
+        (50, 0.5, 0.0),
+        (997, 0.95, 0.02),
+        (1, 1.0, 0.0),
+    ):
         probs = torch.softmax(torch.randn(997) * 3, 0)
         probs[100:110] = probs[100]  # ties
         kept, order = probs.double().sort(descending=True, stable=True)
@@ -159,7 +176,11 @@ def sample(case: Case) -> None:
         kept[(before > top_p) | (torch.arange(997) >= top_k) | (kept < kept[0] * min_p)] = 0
         expected = torch.zeros(997, dtype=torch.double).scatter(0, order, kept / kept.sum())
         uniforms = (torch.arange(draws) + 0.5) / draws
-        limits = torch.tensor([top_k] * draws, dtype=torch.int32), torch.tensor([top_p] * draws), torch.tensor([min_p] * draws)
+        limits = (
+            torch.tensor([top_k] * draws, dtype=torch.int32),
+            torch.tensor([top_p] * draws),
+            torch.tensor([min_p] * draws),
+        )
         tokens = case.ops.sample(probs.repeat(draws, 1), uniforms, *limits)
         found = torch.bincount(tokens.long(), minlength=997) / draws
         assert not found[expected == 0].any()
@@ -187,7 +208,15 @@ def from_two_threads(case: Case) -> None:
     assert wrong == [0, 0]
 
 
-CASES: tuple[Callable[[Case], None], ...] = (linear, rms_norm, silu_and_mul, rotate, attention, sample, from_two_threads)
+CASES: tuple[Callable[[Case], None], ...] = (
+    linear,
+    rms_norm,
+    silu_and_mul,
+    rotate,
+    attention,
+    sample,
+    from_two_threads,
+)
 
 
 def results(library: Path, threads: int) -> Iterator[dict[str, object]]:
