@@ -1,4 +1,4 @@
-"""The CPU platform class. SGLang imports it while it is itself being imported, so what needs SGLang waits for a call."""
+"""The CPU platform class. SGLang imports it while being imported itself, so what needs SGLang waits for a call."""
 
 from __future__ import annotations
 
