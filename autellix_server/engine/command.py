@@ -25,6 +25,10 @@ WAIT_POLICY = ("OMP_WAIT_POLICY", "PASSIVE")
 """Lets PyTorch's threads sleep instead of spin: on a machine that also does other work, spinning waits for the very
 thread that was put aside (measured: docs/decisions/0004)."""
 
+NOT_INHERITED = frozenset({"AUTELLIX_CPU", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE"})
+"""What the caller's environment does not decide for an engine. Its packages are ours and come without bytecode: without
+a place to keep it, every process compiles 3,000 modules at every start (docs/decisions/0004)."""
+
 HOST_WRITE_POLICY = "write_back"
 """When HiCache copies KV to the host under the planner, which counts on the room of a call that leaves: see `swap`."""
 
@@ -90,7 +94,7 @@ class SglangLaunch:
             "PYTHONSAFEPATH": "1",
             "PYTHONUNBUFFERED": "1",
         }
-        inherited = {name: value for name, value in environ.items() if name not in {"AUTELLIX_CPU", "PYTHONPATH"}}
+        inherited = {name: value for name, value in environ.items() if name not in NOT_INHERITED}
         if self.device == "cpu":
             ours["AUTELLIX_CPU"] = "1"
             inherited.setdefault(*WAIT_POLICY)

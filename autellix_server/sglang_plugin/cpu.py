@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sglang.srt.platforms.cpu import CpuDeviceMixin
 from sglang.srt.platforms.device_mixin import PlatformEnum
-from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
+from sglang.srt.platforms.interface import KVPoolKind, PlatformCapabilities, SRTPlatform
 
 
 class AutellixCpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
@@ -16,3 +16,15 @@ class AutellixCpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
     def get_default_attention_backend(self) -> str:
         """Return SGLang's scaled-dot-product backend, which needs no compiled kernels."""
         return "torch_native"
+
+    def get_kv_pool_cls(self, *, kind: KVPoolKind) -> type | None:
+        """Return a pool that takes memory as it fills, for ordinary attention."""
+        if kind != "mha":
+            return None
+        from autellix_server.sglang_plugin.cpu_memory import LazyKvPool
+
+        return LazyKvPool
+
+    def get_compile_backend(self, mode: str | None = None) -> str:
+        """Return no compiler: SGLang asks for one while it is imported, for functions that run once a call or never."""
+        return "eager"
