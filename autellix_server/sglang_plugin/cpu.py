@@ -24,7 +24,3 @@ class AutellixCpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
         from autellix_server.sglang_plugin.cpu_memory import LazyKvPool
 
         return LazyKvPool
-
-    def get_compile_backend(self, mode: str | None = None) -> str:
-        """Return no compiler: SGLang asks for one while it is imported, for functions that run once a call or never."""
-        return "eager"
