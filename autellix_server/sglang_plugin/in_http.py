@@ -11,6 +11,7 @@ from autellix_server.engine.marker import MARKER_KEY
 from autellix_server.sglang_plugin import envelope
 from autellix_server.sglang_plugin.flags import refuse_flags
 from autellix_server.sglang_plugin.guard import check_markers, missing, refuse
+from autellix_server.sglang_plugin.heap import give_back
 from autellix_server.sglang_plugin.http import BillMiddleware, HttpHooks
 from autellix_server.sglang_plugin.platform import on_cpu
 from autellix_server.sglang_plugin.scheduler import monotonic_us
@@ -43,6 +44,8 @@ def register(settings: PluginSettings, marker: dict[str, Any]) -> None:
         check_markers(infos, marker)
         infos[0][MARKER_KEY]["http"] = True
         app.add_middleware(BillMiddleware, hooks=hooks)
+        if on_cpu():
+            give_back()
 
     HookRegistry.register(GENERATE.path, hooks.generate, HookType.AROUND)
     HookRegistry.register(WAIT_RESPONSE.path, hooks.wait_response, HookType.AROUND)
