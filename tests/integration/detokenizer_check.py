@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import signal
 from types import SimpleNamespace
 from typing import Any
@@ -26,11 +27,12 @@ assert detokenizer.DetokenizerThread.event_loop is DetokenizerManager.event_loop
 detokenizer.DetokenizerThread = Failing  # type: ignore[misc]
 serving = SimpleNamespace(detokenizer_worker_num=1)
 detokenizer.get_serving = lambda: serving
-signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGQUIT})
+received = queue.SimpleQueue[str]()
+signal.signal(signal.SIGQUIT, lambda number, _: received.put(signal.Signals(number).name))
 
 arguments = {"server_args": "arguments", "port_args": "ports"}
 assert detokenizer.launch(lambda *_, **__: (["process"], ["name"]), object, **arguments) == ([], [])
-print(signal.Signals(signal.sigwait({signal.SIGQUIT})).name)
+print(received.get(timeout=30))
 
 serving.detokenizer_worker_num = 2
 assert detokenizer.launch(lambda *_, **__: (["process"], ["name"]), object, **arguments) == (["process"], ["name"])
