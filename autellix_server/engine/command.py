@@ -24,13 +24,21 @@ CPU_SLOTS = 16
 
 CPU_DEFAULTS = (
     *("--max-total-tokens", "32768", "--max-running-requests", str(CPU_SLOTS)),
-    *("--chunked-prefill-size", "512"),
+    *("--chunked-prefill-size", "512", "--attention-backend", "autellix_cpu", "--sleep-on-idle"),
 )
 """What a CPU engine starts with, see docs/decisions/0004; arguments given after them win."""
 
-WAIT_POLICY = ("OMP_WAIT_POLICY", "PASSIVE")
-"""Lets PyTorch's threads sleep instead of spin: on a machine that also does other work, spinning waits for the very
-thread that was put aside (measured: docs/decisions/0004)."""
+CPU_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "TORCHDYNAMO_DISABLE": "1",
+    "SGLANG_EXTERNAL_MODEL_PACKAGE": "autellix_server.sglang_plugin.cpu_models",
+}
+"""What a CPU engine starts with as well; what the caller's environment says wins. PyTorch's threads sleep instead of
+spin, nothing is compiled while serving, and only the model's own class is imported: see docs/decisions/0004."""
+
+NOT_INHERITED = frozenset({"AUTELLIX_CPU", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE"})
+"""What the caller's environment does not decide for an engine. Its packages are ours and come without bytecode: without
+a place to keep it, every process compiles 3,000 modules at every start (docs/decisions/0004)."""
 
 THREADS = "OMP_NUM_THREADS"
 """Threads that compute in each rank: PyTorch's, and those of our own operations, which take their number from it."""
@@ -100,10 +108,10 @@ class SglangLaunch:
             "PYTHONSAFEPATH": "1",
             "PYTHONUNBUFFERED": "1",
         }
-        inherited = {name: value for name, value in environ.items() if name not in {"AUTELLIX_CPU", "PYTHONPATH"}}
+        inherited = {name: value for name, value in environ.items() if name not in NOT_INHERITED}
         if self.device == "cpu":
             ours["AUTELLIX_CPU"] = "1"
-            inherited.setdefault(*WAIT_POLICY)
+            inherited = CPU_ENVIRONMENT | inherited
             ranks = tensor_parallel_size(self.arguments)
             inherited.setdefault(THREADS, str(max(1, cores() // ranks)))
             if ranks > 1:

@@ -40,7 +40,15 @@ RunnerFactory = Callable[[Path, int], Runner]
 
 def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment for a Python child that must see its own packages and nobody else's."""
-    foreign = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PIP_TARGET", "PIP_PREFIX", "PIP_USER"}
+    foreign = {
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "VIRTUAL_ENV",
+        "PIP_TARGET",
+        "PIP_PREFIX",
+        "PIP_USER",
+        "PYTHONDONTWRITEBYTECODE",
+    }
     env = {name: value for name, value in os.environ.items() if name not in foreign}
     env |= {
         "PYTHONUNBUFFERED": "1",  # or a piped installer would report minutes late

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from sglang.srt.arg_groups.choices import add_attention_backend_choices
 from sglang.srt.platforms.cpu import CpuDeviceMixin
 from sglang.srt.platforms.device_mixin import PlatformEnum
-from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
+from sglang.srt.platforms.interface import KVPoolKind, PlatformCapabilities, SRTPlatform
 
-from autellix_server.sglang_plugin.cpu_library import ops_for
+from autellix_server.sglang_plugin.cpu_library import ops_for, switched_off
 
 if TYPE_CHECKING:
     import torch
@@ -54,9 +54,16 @@ class AutellixCpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
 
     def post_load_model(self, model: torch.nn.Module) -> None:
         """Have the model's layers compute with the compiled operations."""
-        from autellix_server.sglang_plugin.cpu_layers import speed_up
-
         dtype = next(model.parameters()).dtype
-        ops = ops_for(dtype)
-        if ops is not None:
+        if (ops := ops_for(dtype)) is not None:
+            from autellix_server.sglang_plugin.cpu_layers import speed_up
+
             speed_up(model, ops, dtype)
+
+    def get_kv_pool_cls(self, *, kind: KVPoolKind) -> type | None:
+        """Return a pool that takes memory as it fills, for ordinary attention."""
+        if kind != "mha" or switched_off():
+            return None
+        from autellix_server.sglang_plugin.cpu_memory import LazyKvPool
+
+        return LazyKvPool

@@ -14,6 +14,7 @@ from sglang.srt.layers.radix_attention import AttentionType
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 
 from autellix_server.cpu_ops.library import MAX_GROUP, MAX_HEAD_SIZE, CpuOps
+from autellix_server.sglang_plugin.cpu_memory import LazyKvPool
 
 
 class CpuAttention(TorchNativeAttnBackend):  # type: ignore[misc]
@@ -30,7 +31,7 @@ class CpuAttention(TorchNativeAttnBackend):  # type: ignore[misc]
         self._dtype = runner.dtype
         pool = self.token_to_kv_pool
         self._pool_serves = (
-            type(pool) is MHATokenToKVPool
+            type(pool) in {MHATokenToKVPool, LazyKvPool}
             and pool.store_dtype is pool.dtype is self._dtype
             and not pool.is_quantized_kv_cache
             and not pool.use_hnd

@@ -14,15 +14,20 @@ from autellix_server.cpu_ops.build import FOLDER, library
 from autellix_server.cpu_ops.library import CpuOps
 
 SWITCH = "AUTELLIX_CPU_OPS"
-"""Variable that is ``off`` for an engine that is to compute with PyTorch's operations alone, for comparison."""
+"""Variable that is ``off`` for an engine that is to compute, and to keep its KV, as SGLang is shipped: for comparison."""
 
 logger = logging.getLogger(__name__)
+
+
+def switched_off() -> bool:
+    """Return whether this engine is to be SGLang as it is shipped."""
+    return os.environ.get(SWITCH) == "off"
 
 
 @functools.cache
 def ops_for(dtype: torch.dtype) -> CpuOps | None:
     """Return the operations for tensors of a type; `None` where there are none, which the log says if it is a fault."""
-    if dtype not in {torch.float32, torch.bfloat16} or os.environ.get(SWITCH) == "off":
+    if dtype not in {torch.float32, torch.bfloat16} or switched_off():
         return None
     file = library(Path(sys.prefix) / FOLDER)
     try:

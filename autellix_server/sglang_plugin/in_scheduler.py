@@ -16,6 +16,7 @@ from autellix_server.sglang_plugin.clock import PlannerClock
 from autellix_server.sglang_plugin.driver import PlannerDriver
 from autellix_server.sglang_plugin.exposure import Exposure
 from autellix_server.sglang_plugin.guard import Target, missing
+from autellix_server.sglang_plugin.heap import give_back
 from autellix_server.sglang_plugin.host_pool import host_pool_class
 from autellix_server.sglang_plugin.kept import KeptKv
 from autellix_server.sglang_plugin.penalties import PenaltyHooks
@@ -64,6 +65,8 @@ def register(settings: PluginSettings, marker: dict[str, Any]) -> None:
     hooks = SchedulerHooks(envelope.read, monotonic_us, driver, swap, Exposure(settings.engine_name, monotonic_us))
 
     def add_marker(info: dict[str, Any], scheduler: Any) -> dict[str, Any]:
+        if on_cpu():
+            give_back()
         targets = scheduler_targets(planned=settings.planned)
         return info | {MARKER_KEY: {**marker, "hooks": len(targets) - len(missing(targets))}}
 

@@ -14,7 +14,7 @@ from autellix_sdk.errors import ConfigurationError
 from autellix_server.engine.marker import code_version
 from autellix_server.sglang_plugin.guard import check_engine, refuse
 from autellix_server.sglang_plugin.settings import PluginSettings, read_settings
-from autellix_server.sglang_plugin.targets import HTTP_TARGETS, relied_on, scheduler_targets
+from autellix_server.sglang_plugin.targets import http_relied_on, http_targets, relied_on, scheduler_targets
 
 _SCHEDULER = "sglang.srt.managers.scheduler"
 
@@ -33,7 +33,7 @@ def register() -> None:
         return
     targets = (*scheduler_targets(planned=settings.planned), *relied_on(planned=settings.planned))
     if multiprocessing.current_process().name == "MainProcess":
-        check_engine((*targets, *HTTP_TARGETS))
+        check_engine((*targets, *http_targets(), *http_relied_on()))
         from autellix_server.sglang_plugin import in_http
 
         in_http.register(settings, marker(settings))

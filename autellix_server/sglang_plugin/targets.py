@@ -13,6 +13,7 @@ _RESULTS = f"{_MANAGERS}.scheduler_components.batch_result_processor.SchedulerBa
 _RECEIVER = f"{_MANAGERS}.scheduler_components.request_receiver.SchedulerRequestReceiver"
 _PENALTIES = "sglang.srt.sampling.penaltylib"
 _TOKENIZER = f"{_MANAGERS}.tokenizer_manager.TokenizerManager"
+_ENGINE = "sglang.srt.entrypoints.engine.Engine"
 _MEMORY = "sglang.srt.mem_cache"
 _TREE = f"{_MEMORY}.unified_radix_cache.UnifiedRadixCache"
 _HOST_CONTROLLER = f"{_MEMORY}.hybrid_cache.hybrid_cache_controller.HybridCacheController"
@@ -86,6 +87,8 @@ CPU_TARGETS = (HOST_POOL_CLASS,)
 
 _COPY_PARAMETERS = ("self", "device_pool", "host_indices", "device_indices")
 CPU_RELIED_ON = (
+    Target(f"{_MEMORY}.memory_pool.MHATokenToKVPool._create_buffers_normal", ("self",), "979426bbd40e8a88"),
+    Target(f"{_MEMORY}.memory_pool.MHATokenToKVPool._kv_buffer_shapes", ("self",), "709abf44bdb42558"),
     Target(f"{_HOST_POOL}.init_kv_buffer", ("self",), "a56d0a2f847b251c"),
     Target(f"{_HOST_POOL}.backup_from_device_all_layer", (*_COPY_PARAMETERS, "io_backend"), "10804e436ba3520d"),
     Target(
@@ -97,7 +100,7 @@ CPU_RELIED_ON = (
     Target(f"{_MEMORY}.pool_host.base.ranks_per_host", ()),
     Target(f"{_MEMORY}.host_memory.available_host_memory_bytes", ("allow_cgroup_fallback",)),
 )
-"""What the host pool for a CPU overrides or calls."""
+"""What the KV pool and the host pool for a CPU override or call."""
 
 # Each with the digests of how it starts and how it counts.
 _PENALIZERS = (
@@ -214,12 +217,54 @@ RUN_HTTP = Target(
     ),
 )
 HTTP_TARGETS = (GENERATE, WAIT_RESPONSE, RESOLVE_ARGS, RUN_HTTP)
-"""Hooked in the HTTP process."""
+"""Hooked in every HTTP process."""
+
+LAUNCH_DETOKENIZER = Target(
+    f"{_ENGINE}._launch_detokenizer_subprocesses",
+    ("server_args", "port_args", "run_detokenizer_process_func"),
+    "317ec6f7eeac7e8d",
+)
+CPU_HTTP_TARGETS = (LAUNCH_DETOKENIZER,)
+"""Hooked as well where the device is a CPU."""
+
+_DETOKENIZER = f"{_MANAGERS}.detokenizer_manager"
+CPU_HTTP_RELIED_ON = (
+    Target(f"{_DETOKENIZER}.DetokenizerManager.init_running_status", ("self", "server_args"), "a78777562769adda"),
+    Target(f"{_DETOKENIZER}.DetokenizerManager.event_loop", ("self",), "1635ec2205d8eeee"),
+    Target(
+        f"{_DETOKENIZER}.run_detokenizer_process",
+        ("server_args", "port_args", "detokenizer_manager_class"),
+        "725de1a311bbd81f",
+    ),
+    Target(
+        f"{_ENGINE}._launch_subprocesses",
+        (
+            "server_args",
+            "init_tokenizer_manager_func",
+            "run_scheduler_process_func",
+            "run_detokenizer_process_func",
+            "port_args",
+            "placement_group",
+        ),
+        "a0b3d867c98c574f",
+    ),
+)
+"""What the detokenizer in the HTTP process overrides or stands in for."""
 
 
 def scheduler_targets(*, planned: bool) -> tuple[Target, ...]:
     """Return what is hooked in a scheduler process; `planned`: the planner decides who runs."""
     return (*ACCOUNT_TARGETS, *(PLANNER_TARGETS if planned else ()), *(CPU_TARGETS if on_cpu() else ()))
+
+
+def http_targets() -> tuple[Target, ...]:
+    """Return what is hooked in the HTTP process."""
+    return (*HTTP_TARGETS, *(CPU_HTTP_TARGETS if on_cpu() else ()))
+
+
+def http_relied_on() -> tuple[Target, ...]:
+    """Return what the hooks of the HTTP process alone override or stand in for."""
+    return CPU_HTTP_RELIED_ON if on_cpu() else ()
 
 
 def relied_on(*, planned: bool) -> tuple[Target, ...]:

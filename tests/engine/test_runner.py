@@ -44,7 +44,7 @@ def test_extra_variables_reach_the_child_but_not_the_log(runner: ProcessRunner, 
 
 def test_the_child_sees_only_its_own_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Variables that point Python or pip somewhere else are left out."""
-    for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PIP_TARGET", "PIP_USER"):
+    for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PIP_TARGET", "PIP_USER", "PYTHONDONTWRITEBYTECODE"):
         monkeypatch.setenv(name, "/elsewhere")
     monkeypatch.setenv("PIP_INDEX_URL", "https://index.example")
     environment = child_environment()

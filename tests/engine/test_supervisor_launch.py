@@ -12,6 +12,7 @@ import pytest
 
 from autellix_sdk.errors import ConfigurationError
 from autellix_server.engine.command import (
+    CPU_ENVIRONMENT,
     SglangLaunch,
     check_arguments,
     check_model,
@@ -160,14 +161,22 @@ def test_the_command_ends_with_the_users_arguments_and_shows_no_secret() -> None
 
 def test_the_environment_says_what_the_plugin_needs_and_drops_what_would_mislead() -> None:
     """The caller's variables are kept but for those that would put foreign code in the engine's way."""
-    made = LAUNCH.environment({"PATH": "/bin", "PYTHONPATH": "/elsewhere", "AUTELLIX_POLICY": "fcfs"})
+    callers = {"PATH": "/bin", "PYTHONPATH": "/elsewhere", "PYTHONDONTWRITEBYTECODE": "1", "AUTELLIX_POLICY": "fcfs"}
+    made = LAUNCH.environment(callers)
     assert made["PATH"] == "/bin"
-    assert "PYTHONPATH" not in made
+    assert {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE"}.isdisjoint(made)
     assert (made["AUTELLIX_POLICY"], made["AUTELLIX_CPU"]) == ("plas", "1")
     assert bytes.fromhex(made["AUTELLIX_SECRET"]) == LAUNCH.secret
     assert (made["AUTELLIX_FIRST_BOUND_S"], made["AUTELLIX_BOUNDS_S"], made["AUTELLIX_BETA"]) == ("1.0", "", "30.0")
     on_gpu = SglangLaunch(LAUNCH.python, "m/m", "plas", "cuda", 1.0).environment({"AUTELLIX_CPU": "1"})
     assert "AUTELLIX_CPU" not in on_gpu
+
+
+def test_what_a_cpu_engine_runs_with_is_the_users_to_change() -> None:
+    """And no business of a GPU engine."""
+    assert CPU_ENVIRONMENT.items() <= LAUNCH.environment({}).items()
+    assert LAUNCH.environment({"TORCHDYNAMO_DISABLE": "0"})["TORCHDYNAMO_DISABLE"] == "0"
+    assert CPU_ENVIRONMENT.keys().isdisjoint(replace(LAUNCH, device="cuda").environment({}))
 
 
 def test_bounds_reach_the_plugin_as_they_were_given() -> None:

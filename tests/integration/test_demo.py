@@ -29,7 +29,7 @@ def test_demo_shows_programs_and_leaves_nothing_running(engine_python: Path) -> 
     shown = json.loads(output)
     assert demo.returncode == 0
     assert "starting 2 agents" in ready
-    assert len(processes) >= 6  # demo, gateway, guardian, HTTP process, scheduler, detokenizer
+    assert len(processes) >= 5  # demo, gateway, guardian, HTTP process, scheduler
     assert survivors(processes) == set()
     assert {program["name"] for program in shown["programs"]} == {"react", "mcts"}
     for program in shown["programs"]:
