@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from autellix_server.engine.command import WAIT_POLICY
+from autellix_server.engine.command import CPU_ENVIRONMENT
 from autellix_server.engine.runner import child_environment
 from autellix_server.errors import EngineFailure
 
@@ -41,7 +41,7 @@ async def measure_bandwidth(python: Path) -> Bandwidth:
     """
     reader = await asyncio.create_subprocess_exec(
         *(str(python), "-m", _READER),
-        env=child_environment(dict([WAIT_POLICY])),
+        env=child_environment(CPU_ENVIRONMENT),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

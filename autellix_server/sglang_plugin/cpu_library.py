@@ -14,7 +14,7 @@ from autellix_server.cpu_ops.build import FOLDER, library
 from autellix_server.cpu_ops.library import CpuOps
 
 SWITCH = "AUTELLIX_CPU_OPS"
-"""Variable that is ``off`` for an engine that is to compute, and to keep its KV, as SGLang is shipped: for comparison."""
+"""Variable that is ``off`` for an engine that is to compute and keep its KV as SGLang is shipped, for comparison."""
 
 logger = logging.getLogger(__name__)
 
