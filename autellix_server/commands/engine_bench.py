@@ -34,7 +34,8 @@ floor: the bytes of weights, as they are stored, by the bandwidth at which all c
 
 EPILOG = f"""\
 arms:
-  stock    SGLang as it is shipped: policy off, --attention-backend torch_native, AUTELLIX_CPU_OPS=off
+  stock    SGLang as it is shipped: policy off, --attention-backend torch_native, AUTELLIX_CPU_OPS=off, threads that
+           spin while they wait (set OMP_WAIT_POLICY=PASSIVE and they sleep in both arms)
   ours     the engine as `autellix serve` starts it on a CPU; what the plugin costs counts against it
   --server NAME=COMMAND adds any OpenAI-compatible server that takes prompts of token IDs and ignore_eos;
   {{port}} stands for the port that it is to listen on (127.0.0.1), {{model}} for the model's folder.

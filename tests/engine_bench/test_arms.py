@@ -23,6 +23,8 @@ def test_stock_has_nothing_of_ours_and_ours_is_what_is_served() -> None:
     here = {"HOME": "/root"}
     off = {"AUTELLIX_CPU_OPS": "off", "AUTELLIX_POLICY": "off", "AUTELLIX_CPU": "1", "HOME": "/root"}
     assert off.items() <= stock.launch.environment(here).items()
+    assert "OMP_WAIT_POLICY" not in stock.launch.environment(here)
+    assert stock.launch.environment(here | {"OMP_WAIT_POLICY": "PASSIVE"})["OMP_WAIT_POLICY"] == "PASSIVE"
     assert "AUTELLIX_CPU_OPS" not in ours.launch.environment(here)
     assert ours.launch.environment(here)["AUTELLIX_POLICY"] == ours.launch.policy == "auto"
     assert last(stock.launch.command(1, Path("c")), "--attention-backend") == "torch_native"
