@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autellix_sdk.errors import UsageError
-from autellix_server.engine.command import POLICY_OFF, WAIT_POLICY, SglangLaunch
+from autellix_server.engine.command import CPU_ENVIRONMENT, POLICY_OFF, SglangLaunch
 from autellix_server.engine.process import Launch
 
 STOCK = "stock"
@@ -78,10 +78,10 @@ class StockLaunch:
         return self.sglang.command(port, config)
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return the engine's environment, with all operations of ours switched off, and threads that wait as usual."""
+        """Return the engine's environment without what makes it ours: threads wait as usual, nothing is switched off."""
         ours = self.sglang.environment(environ)
-        name, _ = WAIT_POLICY
-        return {key: value for key, value in ours.items() if key != name or key in environ} | STOCK_VARIABLES
+        shipped = {name: value for name, value in ours.items() if name not in CPU_ENVIRONMENT or name in environ}
+        return shipped | STOCK_VARIABLES
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from autellix_server.engine.command import WAIT_POLICY
+from autellix_server.engine.command import CPU_ENVIRONMENT
 from autellix_server.engine.home import Home
 from autellix_server.engine.model import BundledModel
 from autellix_server.engine.runner import child_environment
@@ -106,7 +106,7 @@ def _ask(engine_python: Path, question: dict[str, Any]) -> dict[str, Any]:
     done = subprocess.run(
         [engine_python, str(Path(__file__).with_name("transformers_check.py"))],
         input=json.dumps({"model": model, **question}),
-        env=child_environment({"HF_HUB_OFFLINE": "1", **dict([WAIT_POLICY])}),
+        env=child_environment({"HF_HUB_OFFLINE": "1", **CPU_ENVIRONMENT}),
         capture_output=True,
         text=True,
         check=False,
