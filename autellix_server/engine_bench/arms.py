@@ -78,7 +78,7 @@ class StockLaunch:
         return self.sglang.command(port, config)
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return the engine's environment without what makes it ours: threads wait as usual, nothing is switched off."""
+        """Return the engine's environment without our settings: threads wait as usual, for one."""
         ours = self.sglang.environment(environ)
         shipped = {name: value for name, value in ours.items() if name not in CPU_ENVIRONMENT or name in environ}
         return shipped | STOCK_VARIABLES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -310,5 +311,6 @@ def test_a_cpu_without_bfloat16_computes_in_float32(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("autellix_server.engine.command.has_bfloat16", lambda: True)
     assert "--dtype" not in LAUNCH.command(1, Path("c"))
     monkeypatch.setattr("autellix_server.engine.command.has_bfloat16", lambda: False)
-    assert LAUNCH.command(1, Path("c"))[-4:] == ["--dtype", "float32", "--log-level", "info"]
+    command = replace(LAUNCH, arguments=("--dtype", "bfloat16")).command(1, Path("c"))
+    assert [word for before, word in pairwise(command) if before == "--dtype"] == ["float32", "bfloat16"]
     assert "--dtype" not in replace(LAUNCH, device="cuda").command(1, Path("c"))
