@@ -146,7 +146,7 @@ def _cpu_wheel_stages(torch_index: str | None) -> tuple[Stage, ...]:
         ),
         Stage(
             "libraries",
-            f"installing the {count} libraries it needs (about 460 MB to download)",
+            f"installing the {count} libraries it needs (about 425 MB to download)",
             hashlib.sha256(requirements.encode()).hexdigest(),
             lambda shop: shop.pip.run(*INSTALL, "--no-deps", "-r", str(pins.CPU_REQUIREMENTS), progress=shop.progress),
             steps=count,

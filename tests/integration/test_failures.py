@@ -47,7 +47,7 @@ def test_policy_off_leaves_responses_as_the_engine_made_them(stock: Server) -> N
     assert httpx.get(f"{stock.url}/autellix/v1/programs/p").json()["calls_completed"] == 2
 
 
-@pytest.mark.parametrize(("policy", "hooks"), [("off", 0), ("plas", 4)])
+@pytest.mark.parametrize(("policy", "hooks"), [("off", 0), ("plas", 5)])
 def test_hooks_are_registered_only_under_a_policy(engine_python: Path, policy: str, hooks: int) -> None:
     """In the engine's own environment, by the engine's own loader: with the policy off its registry stays empty."""
     count = (
