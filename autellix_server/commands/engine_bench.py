@@ -41,8 +41,8 @@ arms:
   {{port}} stands for the port that it is to listen on (127.0.0.1), {{model}} for the model's folder.
 
 how it measures:
-  Rounds of all arms in turn, A B, then B A, each arm started anew: SGLang polls while it is idle, so that two servers
-  at once would take the cores from each other. All get the same prompts of token IDs, which no cache has; the first
+  Rounds of all arms in turn, A B, then B A, each arm started anew, so that what a server does while it
+  is idle takes nothing from another. All get the same prompts of token IDs, which no cache has; the first
   batch of every size is a warm-up and is not counted. Ratios are between arms of one round.
 
 {METHOD}
@@ -118,7 +118,7 @@ def _bench(args: argparse.Namespace, load: Load, progress: Progress) -> EngineBe
     """Return the comparison, with engine environment and model in place.
 
     Raises:
-        UsageError: an arm cannot be run.
+        UsageError: an arm cannot be run, or would not be what it is called.
         ConfigurationError: there is no such model.
         RefusedFlag: an argument for SGLang cannot be used.
         EnvironmentFailure: environment or model cannot be built.
@@ -126,7 +126,7 @@ def _bench(args: argparse.Namespace, load: Load, progress: Progress) -> EngineBe
     from autellix_server.engine.command import CPU_SLOTS, check_arguments, check_model
     from autellix_server.engine.environment import EngineEnvironment
     from autellix_server.engine.model import BundledModel
-    from autellix_server.engine_bench.arms import command_arm, own_arms
+    from autellix_server.engine_bench.arms import OPERATIONS_SWITCH, command_arm, own_arms
     from autellix_server.engine_bench.bandwidth import measure_bandwidth
     from autellix_server.engine_bench.results import Results
     from autellix_server.engine_bench.run import EngineBench
@@ -139,7 +139,13 @@ def _bench(args: argparse.Namespace, load: Load, progress: Progress) -> EngineBe
     model = args.model or str(BundledModel(home).path)
     others = [command_arm(text, model) for text in args.server]
     _check_others(others)
-    python = EngineEnvironment(home, "cpu").ensure(progress)
+    environment = EngineEnvironment(home, "cpu")
+    python = environment.ensure(progress)
+    if environment.status().operations is None or os.environ.get(OPERATIONS_SWITCH):
+        raise UsageError(
+            "the engine would compute without its compiled operations, and there would be nothing to compare: "
+            f"unset {OPERATIONS_SWITCH}, and see `autellix doctor`"
+        )
     if args.model is None:
         BundledModel(home).ensure(python, progress)
     slots = max(CPU_SLOTS, *args.concurrency)

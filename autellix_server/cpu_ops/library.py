@@ -29,16 +29,6 @@ _SIGNATURES = {
 }
 
 
-MAX_NORM_WIDTH = 8192
-"""Elements that a row of `CpuOps.rms_norm` may have."""
-
-MAX_HEAD_SIZE = 256
-"""Elements that a head of `CpuOps.attention` may have."""
-
-MAX_GROUP = 64
-"""Query heads of `CpuOps.attention` that may share a KV head."""
-
-
 class CpuOps:
     """The operations for one element type.
 
@@ -46,6 +36,9 @@ class CpuOps:
         lanes: floats that the machine computes at a time; norms, activations and heads have a multiple of it.
         dot_step: elements that a dot product takes at a time; the inputs of a linear layer are a multiple of it, and
             so is a head's size.
+        max_norm_width: elements that a row of `rms_norm` may have.
+        max_head_size: elements that a head of `attention` may have.
+        max_group: query heads of `attention` that may share a KV head.
 
     Args:
         library: file that `build.build` made.
@@ -57,6 +50,9 @@ class CpuOps:
         functions = ctypes.CDLL(str(library))
         functions.autellix_threads(threads)
         self.lanes: int = functions.autellix_lanes()
+        self.max_norm_width: int = functions.autellix_max_norm_width()
+        self.max_head_size: int = functions.autellix_max_head_size()
+        self.max_group: int = functions.autellix_max_group()
         self.dot_step = self.lanes * (2 if dtype == "bfloat16" else 1)
         self._linear, self._rms_norm, self._silu_and_mul, self._rotate, self._attention = (
             _function(functions, f"autellix_{name}_{dtype}", signature) for name, signature in _SIGNATURES.items()

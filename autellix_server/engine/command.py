@@ -17,7 +17,8 @@ from autellix_server.errors import RefusedFlag
 from autellix_server.scheduling.planner import PlannerSettings
 
 POLICY_OFF = "off"
-"""Policy name that leaves the engine as SGLang ships it: no hook, no stamp, no bill."""
+"""Policy name that leaves the engine's scheduling as SGLang ships it: no hook, no stamp, no bill. A CPU engine computes
+with our operations all the same (``AUTELLIX_CPU_OPS=off`` turns those off)."""
 
 CPU_SLOTS = 16
 """Calls that a CPU engine runs at once, unless told otherwise."""

@@ -170,7 +170,7 @@ def _cuda_wheel_stages() -> tuple[Stage, ...]:
 
 
 def _operations_stage(path: Path, compiler: tuple[str, ...] | None) -> Stage:
-    """Return the stage that compiles the CPU operations; it runs again once there is a compiler, or another one.
+    """Return the stage that compiles the CPU operations; without a compiler it runs again once there is one.
 
     Checkouts and CPUs that share the environment have a library each, and this stage each, under the library's name.
     """
@@ -178,18 +178,11 @@ def _operations_stage(path: Path, compiler: tuple[str, ...] | None) -> Stage:
     return Stage(
         library.stem,
         "compiling the CPU operations" if compiler else "looking for a C++ compiler",
-        _compiler_identity(compiler) if compiler else "no compiler",
+        "compiled" if compiler or library.exists() else "no compiler",
         lambda shop: _compile_operations(shop, library, compiler),
         quick=True,
         optional=True,
     )
-
-
-def _compiler_identity(compiler: tuple[str, ...]) -> str:
-    """Return a text that changes when the compiler does, without running it."""
-    program = Path(compiler[0]).resolve()
-    file = program.stat()
-    return " ".join((str(program), *compiler[1:], str(file.st_size), str(file.st_mtime_ns)))
 
 
 def _create_environment(shop: Workshop) -> None:
@@ -232,10 +225,11 @@ def _install_package(shop: Workshop, source: PackageSource) -> None:
 
 
 def _compile_operations(shop: Workshop, library: Path, compiler: tuple[str, ...] | None) -> None:
+    if library.exists():
+        return
     if compiler is None:
-        if not library.exists():
-            cause, remedy = build.no_compiler()
-            shop.progress.say(f"{cause}: {WITHOUT_OPERATIONS.format(remedy=remedy)}")
+        cause, remedy = build.no_compiler()
+        shop.progress.say(f"{cause}: {WITHOUT_OPERATIONS.format(remedy=remedy)}")
         return
     if not build.build(compiler, library, shop.runner):
         raise EnvironmentFailure(

@@ -17,8 +17,12 @@ STOCK = "stock"
 OURS = "ours"
 
 STOCK_ARGUMENTS = ("--attention-backend", "torch_native")
-STOCK_VARIABLES = {"AUTELLIX_CPU_OPS": "off"}
-"""Together with policy `POLICY_OFF`: SGLang on a CPU without any attention, operation or hook of ours."""
+OPERATIONS_SWITCH = "AUTELLIX_CPU_OPS"
+STOCK_VARIABLES = {OPERATIONS_SWITCH: "off"}
+"""Together with policy `POLICY_OFF`: SGLang on a CPU without any attention, operation or hook of ours.
+
+What stays is how much it serves at once, in slots, KV tokens and chunks, and that it sleeps while it is idle.
+"""
 
 _NAMED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9 ._-]{0,39})=(?P<line>.+)")
 _PORT, _MODEL = "{port}", "{model}"

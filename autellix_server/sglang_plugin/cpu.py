@@ -54,10 +54,13 @@ class AutellixCpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
 
     def post_load_model(self, model: torch.nn.Module) -> None:
         """Have the model's layers compute with the compiled operations."""
+        if switched_off():
+            return
+        from autellix_server.sglang_plugin.cpu_layers import refuse_capped_attention, speed_up
+
+        refuse_capped_attention(model)
         dtype = next(model.parameters()).dtype
         if (ops := ops_for(dtype)) is not None:
-            from autellix_server.sglang_plugin.cpu_layers import speed_up
-
             speed_up(model, ops, dtype)
 
     def get_kv_pool_cls(self, *, kind: KVPoolKind) -> type | None:

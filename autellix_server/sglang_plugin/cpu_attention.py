@@ -1,6 +1,6 @@
 """Our attention backend for a CPU: one compiled operation for all sequences of a batch, prompts and decodes alike.
 
-What it does not compute, sliding windows, cross-attention, encoders, unusual heads and KV of another type, goes to
+What it does not compute, sliding windows, models with an encoder, unusual heads and KV of another type, goes to
 SGLang's own backend for a CPU, layer by layer.
 """
 
@@ -13,7 +13,7 @@ from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBack
 from sglang.srt.layers.radix_attention import AttentionType
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 
-from autellix_server.cpu_ops.library import MAX_GROUP, MAX_HEAD_SIZE, CpuOps
+from autellix_server.cpu_ops.library import CpuOps
 from autellix_server.sglang_plugin.cpu_memory import LazyKvPool
 
 
@@ -41,54 +41,56 @@ class CpuAttention(TorchNativeAttnBackend):  # type: ignore[misc]
     def init_forward_metadata(self, forward_batch: Any) -> None:
         """Take from a batch what all its layers share."""
         super().init_forward_metadata(forward_batch)
-        decode = forward_batch.forward_mode.is_decode()
+        fresh = None if forward_batch.forward_mode.is_decode() else forward_batch.extend_seq_lens
+        self._fresh = None if fresh is None else fresh.to(torch.int64)
         self._requests = forward_batch.req_pool_indices.to(torch.int64)
         self._lengths = forward_batch.seq_lens.to(torch.int64)
-        self._fresh = None if decode else forward_batch.extend_seq_lens.to(torch.int64)
+        self._slots = forward_batch.out_cache_loc.to(torch.int64)
 
     def forward_extend(
         self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True
     ) -> torch.Tensor:
         """Return what new prompt tokens read, [tokens, heads * size], having kept their KV."""
-        if self._is_served(layer, q, k):
-            return self._attend(q, k, v, layer, forward_batch, save_kv_cache)
+        if self._is_served(layer, q, k, forward_batch):
+            return self._attend(q, k, v, layer, save_kv_cache)
         return super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache)
 
     def forward_decode(
         self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True
     ) -> torch.Tensor:
         """Return what the next token of each sequence reads, [sequences, heads * size], having kept its KV."""
-        if self._is_served(layer, q, k):
-            return self._attend(q, k, v, layer, forward_batch, save_kv_cache)
+        if self._is_served(layer, q, k, forward_batch):
+            return self._attend(q, k, v, layer, save_kv_cache)
         return super().forward_decode(q, k, v, layer, forward_batch, save_kv_cache)
 
-    def _is_served(self, layer: Any, q: torch.Tensor, k: torch.Tensor | None) -> bool:
+    def _is_served(self, layer: Any, q: torch.Tensor, k: torch.Tensor | None, forward_batch: Any) -> bool:
         serves = self._serves.get(layer.layer_id)
         if serves is None:
             serves = self._serves[layer.layer_id] = self._can_serve(layer)
-        return serves and q.dtype is self._dtype and (k is None or k.dtype is self._dtype)
+        same_type = q.dtype is self._dtype and (k is None or k.dtype is self._dtype)
+        return serves and same_type and forward_batch.encoder_lens is None
 
     def _can_serve(self, layer: Any) -> bool:
         size = layer.qk_head_dim
         return (
             self._ops is not None
             and self._pool_serves
-            and size == layer.v_head_dim <= MAX_HEAD_SIZE
+            and size == layer.v_head_dim <= self._ops.max_head_size
             and size % self._ops.dot_step == 0
-            and layer.tp_q_head_num // layer.tp_k_head_num <= MAX_GROUP
+            and layer.tp_q_head_num // layer.tp_k_head_num <= self._ops.max_group
             and layer.sliding_window_size == -1
             and layer.attn_type == AttentionType.DECODER
             and not layer.is_cross_attention
         )
 
-    def _attend(self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool) -> torch.Tensor:
+    def _attend(self, q: Any, k: Any, v: Any, layer: Any, save_kv_cache: bool) -> torch.Tensor:
         ops, pool = self._ops, self.token_to_kv_pool
         assert ops is not None
         # Asking for the buffers also waits for KV that is on its way from the host.
         keys, values = pool.get_key_buffer(layer.layer_id), pool.get_value_buffer(layer.layer_id)
         if save_kv_cache and k is not None:
-            ops.scatter(_rows(k), forward_batch.out_cache_loc, keys)
-            ops.scatter(_rows(v), forward_batch.out_cache_loc, values)
+            ops.scatter(_rows(k), self._slots, keys)
+            ops.scatter(_rows(v), self._slots, values)
         return ops.attention(
             _rows(q.view(-1, layer.tp_q_head_num, layer.qk_head_dim)),
             *(keys, values),

@@ -18,7 +18,7 @@ from sglang.srt.layers.radix_attention import RadixAttention
 from sglang.srt.layers.rotary_embedding.base import RotaryEmbedding
 from torch.nn.functional import linear
 
-from autellix_server.cpu_ops.library import MAX_NORM_WIDTH, CpuOps
+from autellix_server.cpu_ops.library import CpuOps
 from autellix_server.sglang_plugin.cpu_targets import CPU_OPS_RELIED_ON
 from autellix_server.sglang_plugin.guard import check_engine, refuse
 
@@ -37,24 +37,39 @@ def speed_up(model: torch.nn.Module, ops: CpuOps, dtype: torch.dtype) -> None:
         dtype: of the model.
 
     Raises:
-        SystemExit: the model caps its attention scores, which neither our attention nor SGLang's on a CPU computes;
-            or this is not the SGLang that the operations were written for.
+        SystemExit: this is not the SGLang that the operations were written for.
     """
     check_engine(CPU_OPS_RELIED_ON)
-    faster = _Faster(ops, dtype)
-    if any(isinstance(module, RadixAttention) and module.logit_cap > 0 for module in model.modules()):
-        refuse(
-            "this model caps its attention scores (attn_logit_softcapping), which no attention backend for a CPU "
-            "computes: serve it on a GPU, or serve another model"
-        )
+    # SGLang looks at this only for an output layer whose way to compute is its own.
+    in_float32 = any(getattr(module, "use_fp32_lm_head", False) for module in model.modules())
+    faster = _Faster(ops, dtype, output_layer=not in_float32)
     served = Counter(type(module).__name__ for module in model.modules() if faster.take(module))
     logger.info("Compiled CPU operations compute %s", ", ".join(f"{count} {name}" for name, count in served.items()))
 
 
+def _is_plain_rotation(module: Any) -> bool:
+    kind = type(module)
+    return (
+        isinstance(module, RotaryEmbedding)
+        and kind.forward is RotaryEmbedding.forward
+        and kind.forward_native is RotaryEmbedding.forward_native
+    )
+
+
+def refuse_capped_attention(model: torch.nn.Module) -> None:
+    """End this process if the model caps its attention scores: SGLang's attention on a CPU would leave that out."""
+    if any(isinstance(module, RadixAttention) and (module.logit_cap or 0) > 0 for module in model.modules()):
+        refuse(
+            "this model caps its attention scores (attn_logit_softcapping), which no attention backend for a CPU "
+            "computes: serve it on a GPU, or serve another model"
+        )
+
+
 class _Faster:
-    def __init__(self, ops: CpuOps, dtype: torch.dtype) -> None:
+    def __init__(self, ops: CpuOps, dtype: torch.dtype, *, output_layer: bool) -> None:
         self._ops = ops
         self._dtype = dtype
+        self._output_layer = output_layer
         product = Product(ops, dtype)
         self._linear, self._embedding = CpuLinear(product), CpuEmbedding(product)
 
@@ -63,13 +78,13 @@ class _Faster:
         method = type(getattr(module, "quant_method", None))
         if method is UnquantizedLinearMethod and self._weight_serves(module.weight):
             module.quant_method = self._linear
-        elif method is UnquantizedEmbeddingMethod and self._weight_serves(module.weight):
+        elif method is UnquantizedEmbeddingMethod and self._output_layer and self._weight_serves(module.weight):
             module.quant_method = self._embedding
         elif self._is_plain_norm(module):
             module.forward = Norm(module, self._ops, self._dtype)
         elif type(module) is SiluAndMul:
             module.forward = Activation(module, self._ops, self._dtype)
-        elif isinstance(module, RotaryEmbedding) and type(module).forward_native is RotaryEmbedding.forward_native:
+        elif _is_plain_rotation(module):
             module.forward = Rotation(module, self._ops, self._dtype)
         else:
             return False
@@ -89,7 +104,7 @@ class _Faster:
             and module.has_weight
             and module.weight.dtype is self._dtype
             and module.hidden_size % self._ops.lanes == 0
-            and module.hidden_size <= MAX_NORM_WIDTH
+            and module.hidden_size <= self._ops.max_norm_width
             and module.variance_size_override is None
             and module.override_orig_dtype is None
             and not module.cast_x_before_out_mul
@@ -131,8 +146,8 @@ class CpuEmbedding(UnquantizedEmbeddingMethod):  # type: ignore[misc]
         self._product = product
 
     def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the product of `x` with the layer's weight."""
-        return self._product(x, layer.weight, bias)
+        """Return the product of `x` with the layer's weight, in the weight's type."""
+        return self._product(x.to(layer.weight.dtype), layer.weight, bias)
 
 
 class _Forward:
@@ -154,7 +169,8 @@ class Norm(_Forward):
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Return the norm, with a residual also the sum that it is the norm of."""
         addition = rest[0] if rest else options.get("post_residual_addition")
-        if not self._is_plain(x) or addition is not None or not (residual is None or residual.is_contiguous()):
+        plain = self._is_plain(x) and addition is None and x.shape[1] == self._module.hidden_size
+        if not plain or not (residual is None or (residual.is_contiguous() and residual.dtype is self._dtype)):
             return self._otherwise(x, residual, *rest, **options)
         module = self._module
         out = self._ops.rms_norm(x, residual, module.weight, module.variance_epsilon)

@@ -13,7 +13,7 @@ from autellix_server.cpu_ops.library import CpuOps
 class CpuSampler(Sampler):  # type: ignore[misc]
     """SGLang's sampler, but for how a token is drawn from probabilities.
 
-    Calls with a seed of their own and calls that report what they were drawn from are left to SGLang.
+    Left to SGLang: seeded draws, which it makes for deterministic inference, and calls that report what they drew from.
     """
 
     def __init__(self, ops: CpuOps) -> None:
@@ -27,4 +27,4 @@ class CpuSampler(Sampler):  # type: ignore[misc]
         if info.sampling_seed is not None or info.sampling_mask_batch_indices is not None or probs.stride(1) != 1:
             return super()._sample_from_probs(probs, info, positions, simple_sampling_case)  # type: ignore[no-any-return]
         limits = (None,) * 3 if simple_sampling_case else (info.top_ks, info.top_ps, info.min_ps)
-        return self._ops.sample(probs, torch.rand(len(probs)), *limits), None
+        return self._ops.sample(probs, torch.rand(len(probs), dtype=torch.float32), *limits), None

@@ -11,6 +11,12 @@ extern "C" {
 
 int autellix_lanes() { return LANES; }
 
+int autellix_max_norm_width() { return MAX_NORM_WIDTH; }
+
+int autellix_max_head_size() { return MAX_HEAD; }
+
+int autellix_max_group() { return MAX_ROWS; }
+
 void autellix_threads(int count) { Pool::instance().grow(count); }
 
 #define FOR(T, NAME)                                                                                                  \

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstdint>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 namespace autellix {
@@ -29,18 +30,19 @@ public:
         return *pool;
     }
 
-    // Starts workers until `threads` compute, the caller included.
+    // Starts workers until `threads` compute, the caller included, or the system allows no more.
     void grow(int threads) {
-        for (; workers_ < threads - 1; ++workers_) std::thread([this] { work(); }).detach();
+        try {
+            for (; workers_ < threads - 1; ++workers_) std::thread([this] { work(); }).detach();
+        } catch (const std::system_error&) {
+        }
     }
-
-    int threads() const { return workers_ + 1; }
 
     // Calls body(chunk) for every chunk from 0 to count - 1, at most MAX_CHUNKS, on any of the threads.
     template <class Body>
     void run(int count, const Body& body) {
         std::unique_lock<std::mutex> mine(busy_, std::defer_lock);
-        if (count <= 1 || workers_ == 0 || !mine.try_lock()) {
+        if (count <= 1 || count > MAX_CHUNKS || workers_ == 0 || !mine.try_lock()) {
             for (int chunk = 0; chunk < count; ++chunk) body(chunk);
             return;
         }
@@ -58,7 +60,7 @@ public:
 
 private:
     static constexpr int SPINS_FOR_A_CHUNK = 2000;
-    static constexpr int SPINS_FOR_A_JOB = 300;
+    static constexpr int SPINS_FOR_A_JOB = 2000;  // some 50 microseconds, what Python takes from one operation to the next
 
     // A ticket is the job's number, the chunks it has, and how many are claimed: a late worker cannot mistake the job.
     static uint64_t pack(uint32_t job, int count) { return uint64_t(job) << 32 | uint64_t(count) << 16; }

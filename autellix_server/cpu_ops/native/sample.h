@@ -103,6 +103,7 @@ inline int draw_limited(const float* probs, int count, const Limits& limits, flo
     return (end - 1)->second;
 }
 
+// Where a row's probabilities are no numbers, its token is some token: the engine has to live on.
 // tokens[row] drawn from probs[row, :], by uniforms[row] in [0, 1). Null limits are none.
 inline void sample(const float* probs, int64_t stride, const float* uniforms, const int32_t* most, const float* mass,
                    const float* least, int32_t* tokens, int rows, int count) {

@@ -169,7 +169,7 @@ inline void dot_tile(const T* const* rows, const T* const* columns, int size, fl
         }
     }
     if constexpr (C == 4 && R == 4 && LANES == 16) {
-        floats each = add_up<16>(sums[0]);
+        floats each = add_up<16>(&sums[0][0]);
         for (int r = 0; r < R; ++r) std::memcpy(out + r * stride, (float*)&each + r * C, C * sizeof(float));
     } else {
         for (int r = 0; r < R; ++r) {
