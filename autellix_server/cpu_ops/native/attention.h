@@ -18,7 +18,7 @@ namespace autellix {
 
 constexpr int KEYS = 64;         // keys at a time
 constexpr int MAX_ROWS = 64;     // queries of a chunk, counting every head
-constexpr int ROWS_WANTED = 32;  // of a chunk of a prompt
+constexpr int ROWS_WANTED = 48;  // of a chunk of a prompt
 constexpr int MAX_HEAD = 256;    // elements of a head
 
 struct Batch {
@@ -49,11 +49,56 @@ template <class T>
 struct Rows {
     int count;
     T query[MAX_ROWS][MAX_HEAD];
+    uint32_t keys[MAX_HEAD][KEYS];  // the block's keys, turned: 4 bytes of each, then the next 4 of each
     int64_t limit[MAX_ROWS];  // keys that a query sees
     float scores[MAX_ROWS][KEYS];
     float best[MAX_ROWS], sum[MAX_ROWS];
     float out[MAX_ROWS][MAX_HEAD];
 };
+
+// Turns the keys of a block; what is beyond the last one are copies of it.
+template <class T>
+inline void turn(uint32_t (*turned)[KEYS], const T* const* keys, int count, int size) {
+    constexpr int PER_WORD = sizeof(uint32_t) / sizeof(T);
+    for (int first = 0; first < count; first += LANES)
+        for (int word = 0; word < size / PER_WORD; word += LANES) {
+            words square[LANES];
+            for (int i = 0; i < LANES; ++i)
+                std::memcpy(&square[i], keys[std::min(first + i, count - 1)] + word * PER_WORD, sizeof(words));
+            transpose(square);
+            for (int i = 0; i < LANES; ++i) std::memcpy(turned[word + i] + first, &square[i], sizeof(words));
+        }
+}
+
+// scores[r][key] = scale * dot(query[r], key), for 4 vectors of keys. Each is added up from the first element on.
+template <class T, int R>
+inline void score(const T (*query)[MAX_HEAD], const uint32_t (*turned)[KEYS], int first, int size, float scale,
+                  float (*scores)[KEYS]) {
+    constexpr int PER_WORD = sizeof(uint32_t) / sizeof(T), V = 4;
+    using Side = typename Dot<T>::Side;
+    floats sums[R][V] = {};
+    for (int word = 0; word < size / PER_WORD; ++word) {
+        Side key[V];
+        for (int v = 0; v < V; ++v) std::memcpy(&key[v], turned[word] + first + v * LANES, sizeof(Side));
+        for (int r = 0; r < R; ++r) {
+            uint32_t part;
+            std::memcpy(&part, query[r] + word * PER_WORD, sizeof part);
+            Side same = (Side)(words{} + part);
+            for (int v = 0; v < V; ++v) sums[r][v] = Dot<T>::add(sums[r][v], same, key[v]);
+        }
+    }
+    for (int r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v) store(scores[r] + first + v * LANES, sums[r][v] * scale);
+}
+
+template <class T, int R = 4>
+inline void score(int r, const T (*query)[MAX_HEAD], const uint32_t (*turned)[KEYS], int first, int size, float scale,
+                  float (*scores)[KEYS]) {
+    if constexpr (R > 1) {
+        if (r < R) return score<T, R - 1>(r, query, turned, first, size, scale, scores);
+    }
+    score<T, R>(query, turned, first, size, scale, scores);
+}
 
 // sums[r] += scores[r][key] * values[key], for 4 * V elements of a head.
 template <class T, int R, int V>
@@ -133,16 +178,13 @@ void attend(const Tensors<T>& tensors, const Batch& batch, const Heads& heads, i
             key_at[key] = tensors.keys + at;
             value_at[key] = tensors.values + at;
         }
-        for (int row = 0; row < rows.count; row += 4) {
-            int some = std::min(4, rows.count - row);
-            const T* query_at[4];
-            for (int r = 0; r < some; ++r) query_at[r] = rows.query[row + r];
-            for (int key = 0; key < keys; key += 4)
-                dots<T>(some, std::min(4, keys - key), query_at, key_at + key, heads.size, rows.scores[row] + key, KEYS);
-        }
+        turn(rows.keys, key_at, keys, heads.size);
+        for (int row = 0; row < rows.count; row += 4)
+            for (int key = 0; key < keys; key += 4 * LANES)
+                score<T>(std::min(4, rows.count - row), rows.query + row, rows.keys, key, heads.size, heads.scale,
+                         rows.scores + row);
         for (int row = 0; row < rows.count; ++row) {
             int seen = int(std::clamp<int64_t>(rows.limit[row] - start, 0, keys));
-            for (int key = 0; key < seen; ++key) rows.scores[row][key] *= heads.scale;
             std::fill(rows.scores[row] + seen, rows.scores[row] + KEYS, -std::numeric_limits<float>::infinity());
             if (seen) soften(rows, row, heads.size); else std::fill_n(rows.scores[row], KEYS, 0.0f);
         }

@@ -65,10 +65,23 @@ inline floats add_up(floats* vectors) {
 
 inline float add_up(floats v) { return add_up<1>(&v)[0]; }
 
+template <int H, int... LANE>
+inline floats swap_by(floats v, std::integer_sequence<int, LANE...>) {
+#if defined(__clang__)
+    return __builtin_shufflevector(v, v, (LANE ^ H)...);
+#else
+    return __builtin_shuffle(v, integers{(LANE ^ H)...});
+#endif
+}
+
+// The highest of the lanes.
+template <int H = LANES / 2>
 inline float highest(floats v) {
-    float best = v[0];
-    for (int i = 1; i < LANES; ++i) best = v[i] > best ? v[i] : best;
-    return best;
+    if constexpr (H == 0) return v[0];
+    else {
+        floats other = swap_by<H>(v, std::make_integer_sequence<int, LANES>());
+        return highest<H / 2>(other > v ? other : v);
+    }
 }
 
 inline floats load(const float* from) {
@@ -107,6 +120,28 @@ inline float load_one(const bf16* from) {
     float value;
     std::memcpy(&value, &bits, sizeof value);
     return value;
+}
+
+template <int H, int... LANE>
+inline void exchange(words& a, words& b, std::integer_sequence<int, LANE...>) {
+    // Lanes LANES and up are b's. Half of the lanes change places: those with bit H of a, those without of b.
+#if defined(__clang__)
+    words low = __builtin_shufflevector(a, b, (LANE & H ? LANES + LANE - H : LANE)...);
+    words high = __builtin_shufflevector(a, b, (LANE & H ? LANES + LANE : LANE + H)...);
+#else
+    words low = __builtin_shuffle(a, b, words{(LANE & H ? LANES + LANE - H : LANE)...});
+    words high = __builtin_shuffle(a, b, words{(LANE & H ? LANES + LANE : LANE + H)...});
+#endif
+    a = low;
+    b = high;
+}
+
+// Lane j of square[i] becomes lane i of square[j].
+template <int H = LANES / 2>
+inline void transpose(words* square) {
+    for (int i = 0; i < LANES; ++i)
+        if (!(i & H)) exchange<H>(square[i], square[i + H], std::make_integer_sequence<int, LANES>());
+    if constexpr (H > 1) transpose<H / 2>(square);
 }
 
 // exp, within 2 units in the last place; below -87 it is 0 for what it is used for.
