@@ -64,7 +64,7 @@ def test_sync_client_gets_its_answer_and_a_bill(server: Server) -> None:
     with OpenAI(base_url=server.base_url, api_key="none") as client, autellix.program("sync") as program:
         began = time.monotonic()
         raw = client.chat.completions.with_raw_response.create(
-            **question("What is the capital of France?", temperature=0)
+            **question("What is the capital city of France? Answer in English.", temperature=0)
         )
         wall_s = time.monotonic() - began
     assert "Paris" in (raw.parse().choices[0].message.content or "")
