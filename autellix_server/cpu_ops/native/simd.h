@@ -30,24 +30,31 @@ struct bf16 {
 
 inline floats all(float value) { return value - floats{}; }
 
+using Lanes = std::make_integer_sequence<int, LANES>;
+
+// The lanes FROM of x and y together; those from LANES on are y's.
+template <int... FROM, class V>
+inline V pick(V x, V y) {
+#if defined(__clang__)
+    return __builtin_shufflevector(x, y, FROM...);
+#else
+    return __builtin_shuffle(x, y, integers{FROM...});
+#endif
+}
+
 // Of two vectors made of segments of SEGMENT lanes, each segment folded onto its first half; x's, then y's.
 template <int SEGMENT, int... LANE>
 inline floats fold(floats x, floats y, std::integer_sequence<int, LANE...>) {
     constexpr int HALF = LANES / 2;
-    auto from = [](int lane) constexpr {
+    constexpr auto from = [](int lane) {
         return lane % HALF / (SEGMENT / 2) * SEGMENT + lane % HALF % (SEGMENT / 2) + (lane < HALF ? 0 : LANES);
     };
-#if defined(__clang__)
-    return __builtin_shufflevector(x, y, from(LANE)...) + __builtin_shufflevector(x, y, (from(LANE) + SEGMENT / 2)...);
-#else
-    return __builtin_shuffle(x, y, integers{from(LANE)...}) +
-           __builtin_shuffle(x, y, integers{(from(LANE) + SEGMENT / 2)...});
-#endif
+    return pick<from(LANE)...>(x, y) + pick<(from(LANE) + SEGMENT / 2)...>(x, y);
 }
 
 template <int SEGMENT>
 inline floats fold(floats x, floats y) {
-    return fold<SEGMENT>(x, y, std::make_integer_sequence<int, LANES>());
+    return fold<SEGMENT>(x, y, Lanes());
 }
 
 // Lane i of the result is the sum of the lanes of vectors[i]; N is a power of 2, LANES at most. Overwrites `vectors`.
@@ -67,11 +74,7 @@ inline float add_up(floats v) { return add_up<1>(&v)[0]; }
 
 template <int H, int... LANE>
 inline floats swap_by(floats v, std::integer_sequence<int, LANE...>) {
-#if defined(__clang__)
-    return __builtin_shufflevector(v, v, (LANE ^ H)...);
-#else
-    return __builtin_shuffle(v, integers{(LANE ^ H)...});
-#endif
+    return pick<(LANE ^ H)...>(v, v);
 }
 
 // The highest of the lanes.
@@ -79,7 +82,7 @@ template <int H = LANES / 2>
 inline float highest(floats v) {
     if constexpr (H == 0) return v[0];
     else {
-        floats other = swap_by<H>(v, std::make_integer_sequence<int, LANES>());
+        floats other = swap_by<H>(v, Lanes());
         return highest<H / 2>(other > v ? other : v);
     }
 }
@@ -122,25 +125,19 @@ inline float load_one(const bf16* from) {
     return value;
 }
 
+// Half of the lanes change places: those with bit H of a, those without of b.
 template <int H, int... LANE>
 inline void exchange(words& a, words& b, std::integer_sequence<int, LANE...>) {
-    // Lanes LANES and up are b's. Half of the lanes change places: those with bit H of a, those without of b.
-#if defined(__clang__)
-    words low = __builtin_shufflevector(a, b, (LANE & H ? LANES + LANE - H : LANE)...);
-    words high = __builtin_shufflevector(a, b, (LANE & H ? LANES + LANE : LANE + H)...);
-#else
-    words low = __builtin_shuffle(a, b, words{(LANE & H ? LANES + LANE - H : LANE)...});
-    words high = __builtin_shuffle(a, b, words{(LANE & H ? LANES + LANE : LANE + H)...});
-#endif
+    words low = pick<(LANE & H ? LANES + LANE - H : LANE)...>(a, b);
+    b = pick<(LANE & H ? LANES + LANE : LANE + H)...>(a, b);
     a = low;
-    b = high;
 }
 
 // Lane j of square[i] becomes lane i of square[j].
 template <int H = LANES / 2>
 inline void transpose(words* square) {
     for (int i = 0; i < LANES; ++i)
-        if (!(i & H)) exchange<H>(square[i], square[i + H], std::make_integer_sequence<int, LANES>());
+        if (!(i & H)) exchange<H>(square[i], square[i + H], Lanes());
     if constexpr (H > 1) transpose<H / 2>(square);
 }
 
