@@ -123,10 +123,11 @@ def _bench(args: argparse.Namespace, load: Load, progress: Progress) -> EngineBe
         RefusedFlag: an argument for SGLang cannot be used.
         EnvironmentFailure: environment or model cannot be built.
     """
+    from autellix_server.cpu_ops.build import SWITCH
     from autellix_server.engine.command import CPU_SLOTS, check_arguments, check_model
     from autellix_server.engine.environment import EngineEnvironment
     from autellix_server.engine.model import BundledModel
-    from autellix_server.engine_bench.arms import OPERATIONS_SWITCH, command_arm, own_arms
+    from autellix_server.engine_bench.arms import command_arm, own_arms
     from autellix_server.engine_bench.bandwidth import measure_bandwidth
     from autellix_server.engine_bench.results import Results
     from autellix_server.engine_bench.run import EngineBench
@@ -141,10 +142,10 @@ def _bench(args: argparse.Namespace, load: Load, progress: Progress) -> EngineBe
     _check_others(others)
     environment = EngineEnvironment(home, "cpu")
     python = environment.ensure(progress)
-    if environment.status().operations is None or os.environ.get(OPERATIONS_SWITCH):
+    if environment.status().operations is None or os.environ.get(SWITCH):
         raise UsageError(
             "the engine would compute without its compiled operations, and there would be nothing to compare: "
-            f"unset {OPERATIONS_SWITCH}, and see `autellix doctor`"
+            f"unset {SWITCH}, and see `autellix doctor`"
         )
     if args.model is None:
         BundledModel(home).ensure(python, progress)

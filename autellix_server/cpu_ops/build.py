@@ -17,6 +17,9 @@ from pathlib import Path
 FOLDER = "autellix-cpu-ops"
 """Folder of the compiled operations in an engine environment; an engine finds its own below `sys.prefix`."""
 
+SWITCH = "AUTELLIX_CPU_OPS"
+"""Variable that is ``off`` for an engine that is to compute and keep its KV as SGLang is shipped, for comparison."""
+
 COMPILERS = ("c++", "g++", "clang++")
 """Looked for in this order where `CXX` names none."""
 

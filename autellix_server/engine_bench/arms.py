@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autellix_sdk.errors import UsageError
+from autellix_server.cpu_ops.build import SWITCH
 from autellix_server.engine.command import CPU_ENVIRONMENT, POLICY_OFF, SglangLaunch
 from autellix_server.engine.process import Launch
 
@@ -17,8 +18,7 @@ STOCK = "stock"
 OURS = "ours"
 
 STOCK_ARGUMENTS = ("--attention-backend", "torch_native")
-OPERATIONS_SWITCH = "AUTELLIX_CPU_OPS"
-STOCK_VARIABLES = {OPERATIONS_SWITCH: "off"}
+STOCK_VARIABLES = {SWITCH: "off"}
 """Together with policy `POLICY_OFF`: SGLang on a CPU without any attention, operation or hook of ours.
 
 What stays is how much it serves at once, in slots, KV tokens and chunks, and that it sleeps while it is idle.

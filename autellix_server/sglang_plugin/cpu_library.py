@@ -10,11 +10,8 @@ from pathlib import Path
 
 import torch
 
-from autellix_server.cpu_ops.build import FOLDER, library
+from autellix_server.cpu_ops.build import FOLDER, SWITCH, library
 from autellix_server.cpu_ops.library import CpuOps
-
-SWITCH = "AUTELLIX_CPU_OPS"
-"""Variable that is ``off`` for an engine that is to compute and keep its KV as SGLang is shipped, for comparison."""
 
 logger = logging.getLogger(__name__)
 
