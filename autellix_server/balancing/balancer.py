@@ -155,6 +155,9 @@ BALANCERS: dict[str, Callable[[], Balancer]] = {
 }
 """Every balancer by its name on the command line."""
 
+DEFAULT_BALANCER = "autellix"
+"""What balances where nobody names a balancer."""
+
 
 def make_balancer(name: str) -> Balancer:
     """Build the balancer called `name`.

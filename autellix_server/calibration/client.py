@@ -128,8 +128,9 @@ class HttpClient:
         info = await self._said("/server_info")
         if info:
             return EngineLimits.from_server_info(info)
-        engine = (await self._said("/health")).get("engine")
-        return EngineLimits.from_json(engine.get("limits") if isinstance(engine, dict) else None)
+        engines = (await self._said("/health")).get("engines")
+        first = next(iter(engines.values()), None) if isinstance(engines, dict) else None
+        return EngineLimits.from_json(first.get("limits") if isinstance(first, dict) else None)
 
     async def _said(self, path: str) -> Mapping[str, Any]:
         """Return the JSON object of a resource; an empty one where there is none."""

@@ -7,9 +7,11 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autellix_server.balancing.balancer import DEFAULT_BALANCER
 from autellix_server.commands.output import Subparsers, add_command, print_json, progress_display
 from autellix_server.commands.stopping import add_stdin_flag, stop_requests, stop_when_stdin_ends
 from autellix_server.engine.home import DEVICES, Device, Home
@@ -43,9 +45,10 @@ policies:
   Under all but the last three running calls make room for better ones, and go on later where they were.
 
 environment (arguments win):
-  AUTELLIX_HOST, AUTELLIX_PORT, AUTELLIX_MODEL, AUTELLIX_POLICY, AUTELLIX_DEVICE, AUTELLIX_FIRST_BOUND_S,
-  AUTELLIX_BOUNDS_S, AUTELLIX_BETA, AUTELLIX_HOLD_S, AUTELLIX_STEPS_BETWEEN_PLANS, AUTELLIX_HOST_KV_GB,
-  AUTELLIX_LEASE_S, AUTELLIX_RECORD_TRACE, AUTELLIX_MAX_BODY_BYTES,
+  AUTELLIX_HOST, AUTELLIX_PORT, AUTELLIX_MODEL, AUTELLIX_ENGINES, AUTELLIX_BALANCER, AUTELLIX_POLICY,
+  AUTELLIX_DEVICE, AUTELLIX_FIRST_BOUND_S, AUTELLIX_BOUNDS_S, AUTELLIX_BETA, AUTELLIX_HOLD_S,
+  AUTELLIX_STEPS_BETWEEN_PLANS, AUTELLIX_HOST_KV_GB, AUTELLIX_LEASE_S, AUTELLIX_RECORD_TRACE,
+  AUTELLIX_MAX_BODY_BYTES,
   AUTELLIX_ALLOWED_ORIGINS: web pages that may use the server from a browser, separated by commas;
   AUTELLIX_ALLOWED_HOSTS: names, separated by commas, that requests may carry in their Host header beside localhost
   and addresses in digits
@@ -72,6 +75,10 @@ def register(subparsers: Subparsers) -> None:
         epilog=EPILOG,
     )
     parser.add_argument("--model", metavar="PATH|ID", help="model folder or Hugging Face ID (default: bundled model)")
+    parser.add_argument("--engines", type=int, metavar="N", help="engines to start on this machine (default: 1)")
+    parser.add_argument(
+        "--balancer", help=f"what chooses among engines, see: autellix simulate --help (default: {DEFAULT_BALANCER})"
+    )
     parser.add_argument("--policy", help=f"scheduling policy (default: {DEFAULT_POLICY})")
     parser.add_argument("--device", choices=("auto", *DEVICES), help="what the engine computes on (default: auto)")
     parser.add_argument("--host", help="address the gateway listens on (default: 127.0.0.1)")
@@ -214,7 +221,7 @@ def prepare_launch(settings: ServeSettings, arguments: list[str]) -> SglangLaunc
 
 
 async def serve(settings: ServeSettings, launch: SglangLaunch, bound: socket.socket, *, as_json: bool) -> int:
-    """Run gateway and engine until a signal comes.
+    """Run gateway and engines until a signal comes.
 
     Raises:
         EngineFailure: the engine does not start, or cannot be kept alive.
@@ -222,11 +229,14 @@ async def serve(settings: ServeSettings, launch: SglangLaunch, bound: socket.soc
     from autellix_server.gateway.backend import Backend
 
     asked_to_stop = stop_requests()
-    log_path = Home.from_environment().log(f"{launch.name}-{bound.getsockname()[1]}")
-    async with Backend(settings, launch, log_path, bound=bound, on_change=show_change) as backend:
-        say(f"engine log: {log_path}")
+    home, port = Home.from_environment(), bound.getsockname()[1]
+    launches = launch.copies(settings.engines)
+    logs = {one.name: home.log(f"{one.name}-{port}") for one in launches}
+    async with Backend(settings, launches, logs.__getitem__, bound=bound, on_change=show_change) as backend:
+        for path in logs.values():
+            say(f"engine log: {path}")
         stop = asyncio.create_task(asked_to_stop.wait())
-        life = asyncio.create_task(announce_and_serve(backend, launch, log_path, as_json=as_json))
+        life = asyncio.create_task(announce_and_serve(backend, launch, logs, as_json=as_json))
         await asyncio.wait({stop, life}, return_when=asyncio.FIRST_COMPLETED)
         if life.done():
             stop.cancel()
@@ -237,25 +247,28 @@ async def serve(settings: ServeSettings, launch: SglangLaunch, bound: socket.soc
     return 0
 
 
-async def announce_and_serve(backend: Backend, launch: SglangLaunch, log_path: Path, *, as_json: bool) -> None:
-    """Say when the engine is ready, and return only by an exception.
+async def announce_and_serve(
+    backend: Backend, launch: SglangLaunch, logs: Mapping[str, Path], *, as_json: bool
+) -> None:
+    """Say when an engine is ready, and return only by an exception.
 
     Raises:
         EngineFailure: the engine does not start, or cannot be kept alive.
     """
     from autellix_server.engine.command import served_name
 
-    status = await backend.ready()
+    await backend.ready()
     model = served_name(launch.model)
     if as_json:
         print_json(
             {
                 "event": "ready",
                 "url": backend.url,
-                "engine_pid": status.pid,
+                "engines": {
+                    member.name: {"pid": member.status.pid, "log": str(logs[member.name])} for member in backend.fleet
+                },
                 "model": model,
                 "policy": launch.policy,
-                "log": str(log_path),
             }
         )
     else:
@@ -275,9 +288,10 @@ Autellix is ready
 Press Ctrl-C to stop."""
 
 
-def show_change(status: EngineStatus) -> None:
-    """Report a change of the engine's status."""
-    say(f"engine {status.state}: {status.detail}" if status.detail != status.state else f"engine {status.state}")
+def show_change(name: str, status: EngineStatus) -> None:
+    """Report a change of an engine's status."""
+    detail = "" if status.detail == status.state else f": {status.detail}"
+    say(f"engine {name} {status.state}{detail}")
 
 
 def say(text: str) -> None:

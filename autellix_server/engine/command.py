@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 from autellix_sdk.errors import ConfigurationError
 from autellix_server.cpu_ops.build import has_bfloat16
@@ -73,6 +74,8 @@ class SglangLaunch:
         host_kv_gb: gigabytes, 1e9 bytes, of host memory for KV that the device has no room for, for each rank; 0: none.
         arguments: further arguments for SGLang; they win over ours where SGLang takes the last one.
         name: name of the engine in bills.
+        engines: engines on this machine, which share its cores.
+        first_gpu: number of the first GPU of this engine.
         secret: signs the gateway's stamps for this engine; never on a command line.
     """
 
@@ -88,7 +91,14 @@ class SglangLaunch:
     host_kv_gb: int = 0
     arguments: tuple[str, ...] = ()
     name: str = "e0"
+    engines: int = 1
+    first_gpu: int = 0
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(_SECRET_BYTES), repr=False)
+
+    def copies(self, engines: int) -> list[Self]:
+        """Return launches of several engines like this one on this machine, named ``e0``, ``e1`` and so on."""
+        gpus = tensor_parallel_size(self.arguments)
+        return [replace(self, name=f"e{number}", engines=engines, first_gpu=number * gpus) for number in range(engines)]
 
     def command(self, port: int, config: Path) -> list[str]:
         """Return the command line of an engine on a loopback port; `config` is a file of `config_text`."""
@@ -114,7 +124,7 @@ class SglangLaunch:
             ours["AUTELLIX_CPU"] = "1"
             inherited = CPU_ENVIRONMENT | inherited
             ranks = tensor_parallel_size(self.arguments)
-            inherited.setdefault(THREADS, str(max(1, cores() // ranks)))
+            inherited.setdefault(THREADS, str(max(1, cores() // (ranks * self.engines))))
             if ranks > 1:
                 inherited.setdefault(THREADS_BIND, threads_bind(ranks, core_numbers()))
         return inherited | ours
@@ -196,6 +206,7 @@ def engine_command(launch: SglangLaunch, port: int, config: Path) -> list[str]:
         *("--schedule-policy", schedule_policy(launch.policy)),
         *("--log-level-http", "warning"),
         *(_cpu_defaults() if launch.device == "cpu" else ()),
+        *(("--base-gpu-id", str(launch.first_gpu)) if launch.first_gpu else ()),
         *_host_kv(launch),
         *launch.arguments,
     ]

@@ -38,7 +38,7 @@ class EngineAddress:
     Attributes:
         name: name in bills.
         url: base URL, without a path.
-        key: its API key.
+        key: its API key; empty: it wants none.
         secret: signs stamps; `None` when the engine is not ours (no plugin): it gets nothing of ours, and whatever
             looks like a bill of ours from it is not believed.
     """
@@ -60,6 +60,7 @@ class EngineStatus:
         pid: its process, `None` when there is none.
         restarts: times it was started again.
         limits: what fits into it; `None` unless it is ready.
+        models: names of the models it serves; empty: it has not said.
     """
 
     state: EngineState
@@ -68,6 +69,7 @@ class EngineStatus:
     pid: int | None = None
     restarts: int = 0
     limits: EngineLimits | None = None
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,11 @@ class Supervisor:
         self._status = EngineStatus(EngineState.STARTING, "not started yet")
 
     @property
+    def name(self) -> str:
+        """Name of the engine."""
+        return self._launch.name
+
+    @property
     def status(self) -> EngineStatus:
         """What is known about the engine now."""
         return self._status
@@ -152,13 +159,20 @@ class Supervisor:
         try:
             self._set(EngineState.STARTING, "starting", pid=engine.pid)
             try:
-                limits = await self._until_ready(engine, died)
+                server_info = await self._until_ready(engine, died)
             except EngineFailure as failure:
                 if engine.log.reason is not None or engine.exit_status in (None, _USAGE_ERROR):
                     raise
                 return None, failure
             engine.forget_config()
-            self._set(EngineState.READY, "ready", address=self._address(engine), pid=engine.pid, limits=limits)
+            self._set(
+                EngineState.READY,
+                "ready",
+                address=self._address(engine),
+                pid=engine.pid,
+                limits=EngineLimits.from_server_info(server_info),
+                models=_models(server_info),
+            )
             ready_at = asyncio.get_running_loop().time()
             status = await died
             ready_s = asyncio.get_running_loop().time() - ready_at
@@ -167,8 +181,8 @@ class Supervisor:
             died.cancel()
             await engine.stop(self._timing.grace_s)
 
-    async def _until_ready(self, engine: EngineProcess, died: asyncio.Task[int]) -> EngineLimits:
-        """Return what fits into the engine as soon as it answers and is ours.
+    async def _until_ready(self, engine: EngineProcess, died: asyncio.Task[int]) -> dict[str, Any]:
+        """Return the engine's ``/server_info`` as soon as it answers and is ours.
 
         Raises:
             EngineFailure: it exited, took too long, or is not ours. It has exited only in the first case.
@@ -193,7 +207,7 @@ class Supervisor:
         complaint = marker_complaint(server_info, self._launch.policy)
         if complaint is not None and self._launch.policy != POLICY_OFF:
             raise EngineFailure(complaint)
-        return EngineLimits.from_server_info(server_info)
+        return server_info
 
     def _address(self, engine: EngineProcess) -> EngineAddress:
         secret = None if self._launch.policy == POLICY_OFF else self._launch.secret
@@ -225,9 +239,15 @@ class Supervisor:
         address: EngineAddress | None = None,
         pid: int | None = None,
         limits: EngineLimits | None = None,
+        models: tuple[str, ...] = (),
     ) -> None:
-        self._status = EngineStatus(state, detail, address, pid, self._restarts, limits)
+        self._status = EngineStatus(state, detail, address, pid, self._restarts, limits, models)
         self._on_change(self._status)
+
+
+def _models(server_info: dict[str, Any]) -> tuple[str, ...]:
+    name = server_info.get("served_model_name")
+    return (name,) if isinstance(name, str) else ()
 
 
 async def _answers(session: aiohttp.ClientSession, poll_s: float) -> dict[str, Any]:

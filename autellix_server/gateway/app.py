@@ -7,19 +7,24 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from importlib.metadata import version
+from typing import Any
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
+from autellix_server.balancing.balancer import make_balancer
 from autellix_server.engine.command import POLICY_OFF
-from autellix_server.engine.supervisor import EngineState
 from autellix_server.gateway.calls import CallLedger
-from autellix_server.gateway.engine_view import EngineView
+from autellix_server.gateway.dispatch import Dispatcher
+from autellix_server.gateway.fleet.fleet import Fleet
+from autellix_server.gateway.fleet.member import Member
+from autellix_server.gateway.fleet.view import FleetView
 from autellix_server.gateway.guard import HostGuard, OriginGuard
 from autellix_server.gateway.programs import ProgramsApi
-from autellix_server.gateway.proxy import Engine, Proxy, drop_added_headers
+from autellix_server.gateway.proxy import Proxy, drop_added_headers
 from autellix_server.gateway.recording import Recording, open_trace
-from autellix_server.gateway.replies import RETRY_AFTER_S, error_reply
+from autellix_server.gateway.refusal import unavailable
+from autellix_server.gateway.replies import error_reply, refused_reply
 from autellix_server.gateway.settings import ServeSettings
 from autellix_server.scheduling.policies import make_policy
 from autellix_server.scheduling.table import Program, ProgramTable, TableLimits
@@ -49,18 +54,18 @@ def make_ledger(settings: ServeSettings, clock: Callable[[], float] = time.monot
     return CallLedger(ProgramTable(policy, limits, on_end), clock, recording, ended)
 
 
-def make_app(settings: ServeSettings, engine: Engine, ledger: CallLedger) -> web.Application:
+def make_app(settings: ServeSettings, fleet: Fleet, ledger: CallLedger) -> web.Application:
     """Return the application.
 
     Args:
         settings: of the gateway.
-        engine: the engine behind it.
+        fleet: the engines behind it.
         ledger: where calls are entered; the application is its only writer.
     """
     hosts, origins = HostGuard((settings.host, *settings.allowed_hosts)), OriginGuard(settings.allowed_origins)
     app = web.Application(middlewares=[_checks(hosts, origins)], client_max_size=settings.max_body_bytes)
-    view = EngineView(engine, ledger.table)
-    programs, status = ProgramsApi(ledger), _Status(engine, ledger, view)
+    view = FleetView(fleet, ledger.table)
+    programs, status = ProgramsApi(ledger), _Status(fleet, ledger)
     app.router.add_get("/health", status.health)
     app.router.add_get("/ready", status.ready)
     app.router.add_get("/metrics", view.metrics)
@@ -69,17 +74,22 @@ def make_app(settings: ServeSettings, engine: Engine, ledger: CallLedger) -> web
     app.router.add_post("/autellix/v1/programs/end", programs.end)
     app.router.add_get("/autellix/v1/programs/{id}", programs.get)
 
-    proxy = Proxy(engine, ledger)
+    proxy = Proxy(Dispatcher(fleet, ledger, make_balancer(settings.balancer)))
+
+    async def models(request: web.Request) -> web.StreamResponse:
+        return await (view.models() if fleet.mixed else proxy.handle(request))
+
+    app.router.add_get("/v1/models", models)
     app.router.add_route(hdrs.METH_ANY, "/v1/{path:.*}", proxy.handle)
     app.cleanup_ctx.extend((proxy.lifetime, view.lifetime, _upkeep(ledger)))
     app.on_response_prepare.append(drop_added_headers)
     return app
 
 
-def make_runner(settings: ServeSettings, engine: Engine, ledger: CallLedger) -> web.AppRunner:
+def make_runner(settings: ServeSettings, fleet: Fleet, ledger: CallLedger) -> web.AppRunner:
     """Return what runs the application of `make_app` (same arguments) on a socket."""
     return web.AppRunner(
-        make_app(settings, engine, ledger),
+        make_app(settings, fleet, ledger),
         handler_cancellation=True,  # A client that leaves cancels its call, which the engine then aborts.
         auto_decompress=False,  # A compressed request body goes to the engine as it came.
         access_log=None,
@@ -140,26 +150,18 @@ def _refusal(request: web.Request, hosts: HostGuard, origins: OriginGuard) -> we
 class _Status:
     """Handlers of ``/health`` and ``/ready``."""
 
-    def __init__(self, engine: Engine, ledger: CallLedger, view: EngineView) -> None:
-        self._engine = engine
+    def __init__(self, fleet: Fleet, ledger: CallLedger) -> None:
+        self._fleet = fleet
         self._ledger = ledger
-        self._view = view
 
     async def health(self, request: web.Request) -> web.Response:
-        """Say that the gateway is alive, and how its engine is. Always 200."""
-        status, recording = self._engine.status, self._ledger.recording
+        """Say that the gateway is alive, and how its engines are. Always 200."""
+        recording = self._ledger.recording
         return web.json_response(
             {
                 "status": "ok",
                 "version": version("autellix"),
-                "engine": {
-                    "state": status.state,
-                    "detail": status.detail,
-                    "pid": status.pid,
-                    "restarts": status.restarts,
-                    "limits": None if status.limits is None else status.limits.to_json(),
-                    "bounds": None if status.address is None else self._view.bounds,
-                },
+                "engines": {member.name: _shown(member) for member in self._fleet},
                 "programs": len(self._ledger.table),
                 "counters": asdict(self._ledger.counters),
                 "recording": None if recording is None else asdict(recording.counts),
@@ -168,11 +170,22 @@ class _Status:
 
     async def ready(self, request: web.Request) -> web.Response:
         """Answer 200 when calls can be served, else 503 with the reason."""
-        status = self._engine.status
-        if status.state is EngineState.READY:
+        if self._fleet.serving(None):
             return web.json_response({"ready": True})
-        return web.json_response(
-            {"ready": False, "reason": f"engine {status.state}: {status.detail}"},
-            status=503,
-            headers={"Retry-After": str(RETRY_AFTER_S)},
-        )
+        return refused_reply(unavailable(self._fleet.detail))
+
+
+def _shown(member: Member) -> dict[str, Any]:
+    """Return what people and tools are shown of an engine."""
+    status = member.status
+    return {
+        "state": status.state,
+        "detail": status.detail,
+        "pid": status.pid,
+        "restarts": status.restarts,
+        "models": status.models,
+        "limits": None if status.limits is None else status.limits.to_json(),
+        "bounds": None if status.address is None else member.bounds,
+        "calls": len(member.calls),
+        "draining": member.draining,
+    }

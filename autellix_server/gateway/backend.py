@@ -1,11 +1,12 @@
-"""Gateway and engine as one thing that is started, waited for and stopped together."""
+"""Gateway and engines as one thing that is started, waited for and stopped together."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,6 +17,8 @@ from autellix_sdk.errors import ConfigurationError
 from autellix_server.engine.process import Launch
 from autellix_server.engine.supervisor import EngineState, EngineStatus, Supervisor, Timing
 from autellix_server.gateway.app import make_ledger, make_runner
+from autellix_server.gateway.fleet.fleet import Fleet
+from autellix_server.gateway.fleet.member import Member
 from autellix_server.gateway.settings import ServeSettings
 from autellix_server.listening import BACKLOG, base_url
 
@@ -49,21 +52,21 @@ def bind(settings: ServeSettings) -> socket.socket:
 
 
 class Backend:
-    """An asynchronous context: inside it the gateway answers and the engine starts, runs and is restarted.
+    """An asynchronous context: inside it the gateway answers and the engines start, run and are restarted.
 
     ::
 
-        async with Backend(settings, launch, log_path) as backend:
+        async with Backend(settings, [launch], logs) as backend:
             await backend.ready()
             ...                         # backend.url
 
     Args:
         settings: of the gateway.
-        launch: the engine to start, see `engine.command.SglangLaunch`.
-        log_path: file for the engine's output.
+        launches: the engines to start, see `engine.command.SglangLaunch`; their names are unique.
+        logs: returns the file for an engine's output, by its name.
         bound: the gateway's port as taken by `bind`; `None` takes it on entry.
-        timing: how patient to be with the engine.
-        on_change: called on the event loop at every change of the engine's status.
+        timing: how patient to be with the engines.
+        on_change: called on the event loop with an engine's name at every change of its status.
 
     Raises:
         ConfigurationError: on entry, see `bind`.
@@ -72,48 +75,47 @@ class Backend:
     def __init__(
         self,
         settings: ServeSettings,
-        launch: Launch,
-        log_path: Path,
+        launches: Sequence[Launch],
+        logs: Callable[[str], Path],
         *,
         bound: socket.socket | None = None,
         timing: Timing | None = None,
-        on_change: Callable[[EngineStatus], None] = lambda status: None,
+        on_change: Callable[[str, EngineStatus], None] = lambda name, status: None,
     ) -> None:
         self._settings = settings
         self._bound = bound
         self._on_change = on_change
         self._became_ready = asyncio.Event()
-        self._supervisor = Supervisor(launch, log_path, timing=timing, on_change=self._changed)
+        self._supervisors = [
+            Supervisor(launch, logs(launch.name), timing=timing, on_change=partial(self._changed, launch.name))
+            for launch in launches
+        ]
+        self.fleet = Fleet(map(Member, self._supervisors))
         self.ledger = make_ledger(settings)
         self.url = ""
 
-    @property
-    def engine(self) -> EngineStatus:
-        """What is known about the engine now."""
-        return self._supervisor.status
-
     async def __aenter__(self) -> Self:
         bound = self._bound or bind(self._settings)
-        self._runner = make_runner(self._settings, self._supervisor, self.ledger)
+        self._runner = make_runner(self._settings, self.fleet, self.ledger)
         await self._runner.setup()
         await web.SockSite(self._runner, bound, backlog=BACKLOG).start()
         self.url = base_url(*bound.getsockname()[:2])
-        self._life = asyncio.create_task(self._supervisor.run())
+        self._life = asyncio.create_task(self._keep())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # The gateway first: calls in flight are cancelled at an engine that is still there to notice.
+        # The gateway first: calls in flight are cancelled at engines that are still there to notice.
         await self._runner.cleanup()
         self._life.cancel()
         await asyncio.gather(self._life, return_exceptions=True)
 
-    async def ready(self) -> EngineStatus:
-        """Wait until the engine is ready for the first time.
+    async def ready(self) -> None:
+        """Wait until an engine is ready for the first time.
 
         Raises:
-            EngineFailure: it gave up.
+            EngineFailure: all of them gave up.
         """
         became_ready = asyncio.create_task(self._became_ready.wait())
         try:
@@ -122,17 +124,31 @@ class Backend:
             became_ready.cancel()
         if self._life.done():
             self._life.result()
-        return self.engine
 
     async def failed(self) -> None:
-        """Wait for as long as the engine is kept alive.
+        """Wait for as long as some engine is kept alive.
 
         Raises:
-            EngineFailure: the supervisor gave up.
+            EngineFailure: the last one gave up.
         """
         await asyncio.shield(self._life)
 
-    def _changed(self, status: EngineStatus) -> None:
+    async def _keep(self) -> None:
+        """Keep the engines alive; one that gave up stays in the fleet as failed, for people to see.
+
+        Raises:
+            EngineFailure: all of them gave up; it is the first one's.
+        """
+        lives = [asyncio.create_task(supervisor.run()) for supervisor in self._supervisors]
+        try:
+            await asyncio.wait(lives)
+            lives[0].result()
+        finally:
+            for life in lives:
+                life.cancel()
+            await asyncio.gather(*lives, return_exceptions=True)
+
+    def _changed(self, name: str, status: EngineStatus) -> None:
         if status.state is EngineState.READY:
             self._became_ready.set()
-        self._on_change(status)
+        self._on_change(name, status)

@@ -12,7 +12,7 @@ from autellix_sdk.errors import WireError
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER, encode_call
 from autellix_server.gateway.recording import Recording
 from autellix_server.identity import identify
-from autellix_server.scheduling.table import ActiveCall, ProgramTable
+from autellix_server.scheduling.table import ActiveCall, Program, ProgramTable
 from autellix_server.stamp import ENDED_HEADER, EndedPrograms, Stamp, encode_ended
 
 _log = logging.getLogger(__name__)
@@ -110,6 +110,11 @@ class OpenCall:
         self._single_call = single_call
         self._open = True
         self._expects_bill = False
+
+    @property
+    def program(self) -> Program:
+        """The row of its program."""
+        return self._active.program
 
     def headers(self, secret: bytes) -> dict[str, str]:
         """Return the identity headers and the stamp for an engine of ours that shares `secret`."""

@@ -1,11 +1,12 @@
-"""The hot path: everything under /v1 goes to the engine and back byte for byte, apart from identity and bill."""
+"""The hot path: everything under /v1 goes to an engine and back byte for byte, apart from identity and bill."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, nullcontext
+from http import HTTPStatus
 from io import BytesIO
-from typing import Protocol
 from urllib.parse import unquote
 
 import aiohttp
@@ -14,9 +15,11 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from autellix_sdk.wire import BILL_HEADER, STAMP_HEADER
-from autellix_server.engine.supervisor import EngineAddress, EngineStatus
-from autellix_server.gateway.calls import CallLedger, OpenCall
-from autellix_server.gateway.replies import engine_unavailable, error_event, error_reply
+from autellix_server.engine.supervisor import EngineAddress
+from autellix_server.gateway.dispatch import UNANSWERED, CallRequest, Dispatcher, Ticket
+from autellix_server.gateway.fleet.interruption import Interruption
+from autellix_server.gateway.refusal import Refused, unavailable
+from autellix_server.gateway.replies import error_event, error_reply, refused_reply
 from autellix_server.gateway.sse import BillScanner
 from autellix_server.stamp import ENDED_HEADER
 
@@ -81,34 +84,24 @@ _EVENT_STREAM = "text/event-stream"
 _ORIGINAL = web.ResponseKey("original", CIMultiDictProxy[str])
 
 
-class Engine(Protocol):
-    """The engine behind the gateway, as far as the gateway cares; `engine.supervisor.Supervisor` is one."""
-
-    @property
-    def status(self) -> EngineStatus:
-        """What is known about it now."""
-
-
 class _EngineDied(Exception):
-    """The engine went away while its answer was being passed on."""
+    """The engine went away before its answer was complete."""
 
 
 class Proxy:
-    """Sends requests on to the engine. One per gateway; lives on the event loop, within `lifetime`.
+    """Sends requests on to engines. One per gateway; lives on the event loop, within `lifetime`.
 
     Args:
-        engine: the engine behind the gateway.
-        ledger: where calls are entered.
+        dispatcher: decides about calls.
     """
 
     _session: aiohttp.ClientSession
 
-    def __init__(self, engine: Engine, ledger: CallLedger) -> None:
-        self._engine = engine
-        self._ledger = ledger
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
 
     async def lifetime(self, app: web.Application) -> AsyncIterator[None]:
-        """Hold the connections to the engine while the application runs; for its `cleanup_ctx`."""
+        """Hold the connections to the engines while the application runs; for its `cleanup_ctx`."""
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_CONNECTION_S),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_LIMIT_S),
@@ -120,36 +113,79 @@ class Proxy:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer a request under /v1."""
-        arrived_s = self._ledger.clock()
+        arrived_s = self._dispatcher.ledger.clock()
         path = unquote(request.raw_path.partition("?")[0])
         # A slash at the end: the engine would redirect the client to its own, private address.
         if not path.startswith("/v1/") or path in WITHHELD_PATHS or path.endswith("/") or "/../" in f"{path}/":
             return error_reply(404, f"there is no {path!a} here", "not_found")
         body = await request.read()
-        status = self._engine.status
-        if status.address is None:
-            return engine_unavailable(status.detail)
-        if request.method != hdrs.METH_POST or path not in CALL_PATHS:
-            return await self._forward(request, body, status.address, None)
-        call = self._ledger.arrive(request.headers, arrived_s)
         try:
-            return await self._forward(request, body, status.address, call)
-        finally:
-            call.close()
+            if request.method == hdrs.METH_POST and path in CALL_PATHS:
+                return await self._call(request, CallRequest(path, request.headers, body, arrived_s))
+            return await self._resource(request, body)
+        except _EngineDied:
+            return refused_reply(unavailable(UNANSWERED))
+        except Refused as refusal:
+            return refused_reply(refusal)
 
-    async def _forward(
-        self, request: web.Request, body: bytes, address: EngineAddress, call: OpenCall | None
-    ) -> web.StreamResponse:
-        # Nothing of ours goes to, and no bill is believed from, an engine that is not ours.
-        identity = {} if call is None or address.secret is None else call.headers(address.secret)
-        headers = _forwarded(request.headers, NOT_FOR_THE_ENGINE | identity.keys())
-        headers.update(identity, Authorization=f"Bearer {address.key}")
+    async def _call(self, request: web.Request, asked: CallRequest) -> web.StreamResponse:
+        """Run a call at the engine that it is placed on; once more at another one if that does not answer."""
+        ticket = self._dispatcher.open(asked)
         try:
-            answer = await self._send(request, headers, body, address)
+            try:
+                return await self._at_engine(request, asked.body, await ticket.place(), ticket)
+            except (_EngineDied, Interruption) as failure:
+                if isinstance(failure, Interruption) and not failure.retryable:
+                    raise
+            return await self._at_engine(request, asked.body, await ticket.place(elsewhere=True), ticket)
+        except Interruption as reason:
+            return error_reply(503 if reason.retryable else 409, str(reason), reason.code, kind="server_error")
+        finally:
+            ticket.close()
+
+    async def _resource(self, request: web.Request, body: bytes) -> web.StreamResponse:
+        """Ask the engines in turn for what one of them has: a model, a stored response."""
+        *others, last = self._dispatcher.resources(body)
+        for address in others:
+            try:
+                found = await self._answer(request, body, address)
+            except _EngineDied:
+                continue
+            async with found.response:
+                if found.response.status != HTTPStatus.NOT_FOUND:
+                    return await self._relay(request, found)
+        return await self._at_engine(request, body, last)
+
+    async def _at_engine(
+        self, request: web.Request, body: bytes, address: EngineAddress, ticket: Ticket | None = None
+    ) -> web.StreamResponse:
+        """Have an engine answer, and pass its answer on.
+
+        Raises:
+            _EngineDied: it did not answer, and nothing was passed on.
+            Interruption: the call was interrupted, and nothing was passed on.
+        """
+        answer = await self._answer(request, body, address, ticket)
+        async with answer.response:
+            return await self._relay(request, answer)
+
+    async def _answer(
+        self, request: web.Request, body: bytes, address: EngineAddress, ticket: Ticket | None = None
+    ) -> _Answer:
+        """Send a request to an engine and wait for the head of its answer; raises as `_at_engine` does."""
+        # Nothing of ours goes to, and no bill is believed from, an engine that is not ours.
+        identity = {} if ticket is None else ticket.headers(address)
+        headers = _forwarded(request.headers, NOT_FOR_THE_ENGINE | identity.keys())
+        headers.update(identity)
+        if address.key:
+            headers[hdrs.AUTHORIZATION] = f"Bearer {address.key}"
+        try:
+            with _interruptible(ticket):
+                answer = await self._send(request, headers, body, address)
         except (aiohttp.ClientError, OSError) as error:
-            return self._unanswered(error)
-        async with answer:
-            return await self._relay(request, answer, call if identity else None)
+            self._failed(address, error)
+            raise _EngineDied from error
+        return _Answer(answer, address, ticket, billed=bool(identity))
 
     async def _send(
         self, request: web.Request, headers: CIMultiDict[str], body: bytes, address: EngineAddress
@@ -166,66 +202,97 @@ class Proxy:
                     raise
         raise AssertionError("unreachable")
 
-    async def _relay(
-        self, request: web.Request, answer: aiohttp.ClientResponse, call: OpenCall | None
-    ) -> web.StreamResponse:
-        """Pass the engine's answer on; `call` is `None` when no bill is expected from this engine."""
-        headers = _forwarded(answer.headers, HOP_BY_HOP)
-        if call is not None:
-            _settle_header(headers, call)
-        if answer.content_type == _EVENT_STREAM:
-            return await self._relay_stream(request, answer, headers, call)
-        if request.method != hdrs.METH_HEAD and 0 < (answer.content_length or 0) <= _SHORT_ANSWER_BYTES:
+    async def _relay(self, request: web.Request, answer: _Answer) -> web.StreamResponse:
+        """Pass the engine's answer on."""
+        original = answer.response
+        headers = _forwarded(original.headers, HOP_BY_HOP)
+        if answer.bills is not None:
+            _settle_header(headers, answer.bills)
+        if original.content_type == _EVENT_STREAM:
+            return await self._relay_stream(request, answer, headers)
+        if request.method != hdrs.METH_HEAD and 0 < (original.content_length or 0) <= _SHORT_ANSWER_BYTES:
             return await self._relay_whole(answer, headers)
-        response = _relayed(web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers), answer)
+        response = _relayed(
+            web.StreamResponse(status=original.status, reason=original.reason, headers=headers), original
+        )
         await response.prepare(request)
         try:
-            while chunk := await _next_chunk(answer):
-                await response.write(chunk)
-        except _EngineDied as death:
+            with _interruptible(answer.ticket):
+                while chunk := await answer.next_chunk():
+                    await response.write(chunk)
+        except (_EngineDied, Interruption) as death:
             # Without the promised end the client sees that the body is cut short.
-            self._count_failure(death)
+            self._failed(answer.address, death)
             _close_connection(request)
             return response
         await response.write_eof()
         return response
 
-    async def _relay_whole(self, answer: aiohttp.ClientResponse, headers: CIMultiDict[str]) -> web.StreamResponse:
+    async def _relay_whole(self, answer: _Answer, headers: CIMultiDict[str]) -> web.StreamResponse:
         """Pass on a short answer in one piece, head and body: one system call less, and all of it or nothing."""
+        original = answer.response
         try:
-            body = await answer.read()
+            with _interruptible(answer.ticket):
+                body = await original.read()
         except (aiohttp.ClientError, OSError) as error:
-            return self._unanswered(error)
-        return _relayed(web.Response(status=answer.status, reason=answer.reason, headers=headers, body=body), answer)
+            self._failed(answer.address, error)
+            raise _EngineDied from error
+        return _relayed(
+            web.Response(status=original.status, reason=original.reason, headers=headers, body=body), original
+        )
 
     async def _relay_stream(
-        self, request: web.Request, answer: aiohttp.ClientResponse, headers: CIMultiDict[str], call: OpenCall | None
+        self, request: web.Request, answer: _Answer, headers: CIMultiDict[str]
     ) -> web.StreamResponse:
         """Pass on server-sent events as they come, with the bill in their midst settled."""
-        scanner = None
-        if call is not None and hdrs.CONTENT_ENCODING not in headers:
-            scanner = BillScanner(call.settle)
+        scanner, original = None, answer.response
+        if answer.bills is not None and hdrs.CONTENT_ENCODING not in headers:
+            scanner = BillScanner(answer.bills.settle)
             headers.popall(hdrs.CONTENT_LENGTH, None)  # Our bill may be longer, or left out.
-        response = _relayed(web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers), answer)
+        response = _relayed(
+            web.StreamResponse(status=original.status, reason=original.reason, headers=headers), original
+        )
         await response.prepare(request)
         try:
-            while chunk := await _next_chunk(answer):
-                if ready := scanner.feed(chunk) if scanner else chunk:
-                    await response.write(ready)
-            rest = scanner.end() if scanner else b""
+            with _interruptible(answer.ticket):
+                while chunk := await answer.next_chunk():
+                    if ready := scanner.feed(chunk) if scanner else chunk:
+                        await response.write(ready)
+                rest = scanner.end() if scanner else b""
         except _EngineDied as death:
-            self._count_failure(death)
-            rest = error_event("the engine died before the answer was complete")
+            self._failed(answer.address, death)
+            rest = error_event("the engine died before the answer was complete", "engine_died")
+        except Interruption as reason:
+            rest = error_event(str(reason), reason.code)
         await response.write_eof(rest)
         return response
 
-    def _unanswered(self, error: Exception) -> web.Response:
-        self._count_failure(error)
-        return engine_unavailable("it did not answer the call; if it died it is being restarted")
+    def _failed(self, address: EngineAddress, error: Exception) -> None:
+        self._dispatcher.failed(address)
+        _log.warning("engine %s failed a call: %s", address.name, error)
 
-    def _count_failure(self, error: Exception) -> None:
-        self._ledger.counters.engine_failures += 1
-        _log.warning("the engine failed a call: %s", error)
+
+class _Answer:
+    """An engine's answer that has begun; `bills` is the call's ticket if a bill is expected."""
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, address: EngineAddress, ticket: Ticket | None, *, billed: bool
+    ) -> None:
+        self.response = response
+        self.address = address
+        self.ticket = ticket
+        self.bills = ticket if billed else None
+
+    async def next_chunk(self) -> bytes:
+        """Return what has come since the last time, nothing at the end."""
+        try:
+            return await self.response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise _EngineDied(error) from error
+
+
+def _interruptible(ticket: Ticket | None) -> AbstractContextManager[None]:
+    return nullcontext() if ticket is None else ticket.interruptible()
 
 
 def _relayed(response: web.StreamResponse, answer: aiohttp.ClientResponse) -> web.StreamResponse:
@@ -257,10 +324,10 @@ def _forwarded(headers: CIMultiDictProxy[str], left_out: frozenset[str] | set[st
     return kept
 
 
-def _settle_header(headers: CIMultiDict[str], call: OpenCall) -> None:
+def _settle_header(headers: CIMultiDict[str], ticket: Ticket) -> None:
     """Replace the engine's bill by the client's in the headers of an answer that is not streamed."""
     bill = headers.popall(BILL_HEADER, [])
-    settled = call.settle(bill[0].encode()) if bill else None
+    settled = ticket.settle(bill[0].encode()) if bill else None
     if settled is not None:
         headers[BILL_HEADER] = settled.decode("ascii")
 
@@ -268,13 +335,6 @@ def _settle_header(headers: CIMultiDict[str], call: OpenCall) -> None:
 def _payload(body: bytes) -> bytes | BytesIO | None:
     """Return the body in the form in which aiohttp's client sends it without blocking the loop."""
     return BytesIO(body) if len(body) > _LARGE_BODY_BYTES else body or None
-
-
-async def _next_chunk(answer: aiohttp.ClientResponse) -> bytes:
-    try:
-        return await answer.content.readany()
-    except (aiohttp.ClientError, OSError) as error:
-        raise _EngineDied(error) from error
 
 
 def _close_connection(request: web.Request) -> None:

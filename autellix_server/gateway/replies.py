@@ -7,8 +7,7 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-RETRY_AFTER_S = 2
-"""What a client is told to wait when the engine is not there: about the time of a noticed death plus back-off."""
+from autellix_server.gateway.refusal import Refused
 
 
 def error_body(message: str, kind: str, code: str) -> dict[str, object]:
@@ -28,22 +27,17 @@ def error_reply(
     return web.json_response(error_body(message, kind, code), status=status, headers=headers)
 
 
-def engine_unavailable(detail: str) -> web.Response:
-    """Return the reply to a call that no engine can take now."""
-    return error_reply(
-        503,
-        f"the engine is not available: {detail}",
-        "engine_unavailable",
-        kind="server_error",
-        headers={"Retry-After": str(RETRY_AFTER_S)},
-    )
+def refused_reply(refusal: Refused) -> web.Response:
+    """Return the reply to a call that is not served."""
+    headers = None if refusal.retry_after_s is None else {"Retry-After": str(refusal.retry_after_s)}
+    return error_reply(refusal.status, str(refusal), refusal.code, kind=refusal.kind, headers=headers)
 
 
-def error_event(message: str) -> bytes:
-    """Return the event that ends a stream whose engine died.
+def error_event(message: str, code: str) -> bytes:
+    """Return the event that ends a stream before its time.
 
     It is named ``error`` and typed, so that clients of the messages and responses APIs see it too. The blank line
     ahead of it closes an event that was cut short.
     """
-    body = {"type": "error", **error_body(message, "server_error", "engine_died")}
+    body = {"type": "error", **error_body(message, "server_error", code)}
     return b"\n\nevent: error\ndata: " + json.dumps(body).encode() + b"\n\n"

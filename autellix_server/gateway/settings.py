@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from autellix_sdk.errors import ConfigurationError
+from autellix_server.balancing.balancer import DEFAULT_BALANCER, make_balancer
 from autellix_server.engine.command import POLICY_OFF
 from autellix_server.gateway import DEFAULT_HOST, DEFAULT_PORT
 from autellix_server.scheduling.bounds import BoundSettings
@@ -34,6 +35,8 @@ class ServeSettings(BaseSettings):
         allowed_origins: web pages, as ``scheme://host[:port]``, that may use the server from a browser.
         max_body_bytes: largest request body.
         model: model folder or Hugging Face ID; `None` is the bundled model.
+        engines: engines that are started on this machine.
+        balancer: what chooses among several engines.
         policy: scheduling policy, or ``off`` for the engine as SGLang ships it.
         device: what the engine computes on; ``auto`` takes a CUDA device where there is one.
         first_bound_s: upper bound of the best priority level, in seconds of attained service; `None`, or ``auto`` where
@@ -56,6 +59,8 @@ class ServeSettings(BaseSettings):
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
     max_body_bytes: int = Field(64 * _MIB, gt=0)
     model: str | None = None
+    engines: int = Field(1, ge=0, le=64)
+    balancer: str = DEFAULT_BALANCER
     policy: str = DEFAULT_POLICY
     device: Literal["auto", "cpu", "cuda"] = "auto"
     first_bound_s: float | None = Field(None, gt=0, allow_inf_nan=False)
@@ -95,6 +100,11 @@ class ServeSettings(BaseSettings):
     @classmethod
     def _expand_user(cls, value: object) -> object:
         return os.path.expanduser(value) if isinstance(value, str) else value
+
+    @field_validator("balancer")
+    @classmethod
+    def _known_balancer(cls, value: str) -> str:
+        return make_balancer(value).name
 
     @field_validator("policy")
     @classmethod

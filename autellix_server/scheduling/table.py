@@ -41,12 +41,14 @@ class ActiveCall:
 
     Attributes:
         context: identity of the call.
+        program: its program's row.
         arrived_s: when it arrived.
         base_service_s: attained service it inherited at arrival, by the policy's rule; it is scheduled by it.
         base_wait_s: its program's waiting time at arrival.
     """
 
     context: CallContext
+    program: Program
     arrived_s: float
     base_service_s: float
     base_wait_s: float
@@ -70,6 +72,7 @@ class Program:
         ending: the end was announced; it takes effect when no call is in flight.
         ended_s: when the program ended, `None` while it lives.
         single_call: an anonymous call's own program, which ends with it and leaves nothing behind.
+        pin: name of the engine that its long calls go to, `None` before one was chosen.
     """
 
     id: ProgramId
@@ -87,6 +90,7 @@ class Program:
     ending: bool = False
     ended_s: float | None = None
     single_call: bool = False
+    pin: str | None = None
     time: TimeSplit = field(default_factory=TimeSplit)
     service_us: int = 0
     prompt_tokens: int = 0
@@ -186,7 +190,7 @@ class ProgramTable:
         """
         row = self.open(context.program, context.name, now)
         row.single_call = single_call
-        call = ActiveCall(context, now, self.policy.inherited_s(context, row.service_s), row.wait_s)
+        call = ActiveCall(context, row, now, self.policy.inherited_s(context, row.service_s), row.wait_s)
         row.calls.add(call)
         if len(row.threads) < MAX_THREADS:
             row.threads.add((context.salt, context.thread))

@@ -69,14 +69,14 @@ def test_a_gateway_says_the_limits_of_its_engine(
 ) -> None:
     """It keeps ``/server_info`` from its clients, and says them under ``/health``."""
     server.info = None
-    server.health = {"status": "ok", "engine": {"limits": EngineLimits(4, 4096, 32).to_json()}}
+    server.health = {"status": "ok", "engines": {"e0": {"limits": EngineLimits(4, 4096, 32).to_json()}}}
     assert calibrate(server, "--json", "--output", str(tmp_path / "here.json")) == 0
     model = read_model(tmp_path / "here.json")
     assert (model.slots, model.kv_tokens, model.chunk_tokens) == (4, 4096, 32)
 
 
 @pytest.mark.parametrize("info", [None, {"max_running_requests": None, "chunked_prefill_size": -1}])
-@pytest.mark.parametrize("health", [None, {"status": "ok"}, {"engine": {"state": "starting", "limits": None}}])
+@pytest.mark.parametrize("health", [None, {"status": "ok"}, {"engines": {"e0": {"state": "starting", "limits": None}}}])
 def test_limits_that_nobody_says_must_be_given(
     info: dict[str, Any] | None,
     health: dict[str, Any] | None,

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autellix_server.engine.guardian import live_processes
@@ -33,6 +33,10 @@ class ScriptLaunch:
     python: Path = Path(sys.executable)
     model: str = "owner/tiny"
     device: str = "cpu"
+
+    def copies(self, engines: int) -> list[ScriptLaunch]:
+        """Return launches of several such engines."""
+        return [replace(self, name=f"e{number}") for number in range(engines)]
 
     def command(self, port: int, config: Path) -> list[str]:
         """Return the script's command line."""

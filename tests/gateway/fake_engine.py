@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,8 @@ from autellix_sdk.wire import BILL_COMMENT, BILL_HEADER, CallContext, CallId, Pr
 from autellix_server.engine.supervisor import EngineAddress, EngineState, EngineStatus
 from autellix_server.gateway.app import make_ledger, make_runner
 from autellix_server.gateway.calls import CallLedger
-from autellix_server.gateway.proxy import Engine
+from autellix_server.gateway.fleet.fleet import Fleet
+from autellix_server.gateway.fleet.member import Engine, Member
 from autellix_server.gateway.settings import ServeSettings
 from autellix_server.stamp import Stamp, decode_stamp
 
@@ -66,6 +67,7 @@ class FakeEngine:
 
     Attributes:
         status: what the gateway is told of it.
+        name: of the engine.
         seen: requests, in order.
         service_us: service that its bills charge.
         shown: its ``/server_info``, for which the gateway asks by itself.
@@ -74,6 +76,7 @@ class FakeEngine:
     """
 
     status: EngineStatus
+    name: str = "e0"
     seen: list[Seen] = field(default_factory=list)
     service_us: int = 5000
     shown: dict[str, Any] = field(default_factory=dict)
@@ -149,21 +152,23 @@ def event(word: str) -> bytes:
     return b"data: " + json.dumps({**head, "choices": [{"index": 0, "delta": {"content": word}}]}).encode() + b"\n\n"
 
 
-def ready(url: str, secret: bytes | None = SECRET) -> EngineStatus:
+def ready(url: str, secret: bytes | None = SECRET, name: str = "e0", models: tuple[str, ...] = ()) -> EngineStatus:
     """Return the status of an engine that is reached at `url`."""
-    return EngineStatus(EngineState.READY, "ready", EngineAddress("e0", url, KEY, secret), pid=1)
+    return EngineStatus(EngineState.READY, "ready", EngineAddress(name, url, KEY, secret), pid=1, models=models)
 
 
 @asynccontextmanager
-async def running_engine(secret: bytes | None = SECRET) -> AsyncIterator[FakeEngine]:
+async def running_engine(
+    secret: bytes | None = SECRET, name: str = "e0", models: tuple[str, ...] = ()
+) -> AsyncIterator[FakeEngine]:
     """Run a fake engine; `secret` is `None` for one that is not ours."""
-    engine = FakeEngine(ready("http://127.0.0.1:0", secret))
+    engine = FakeEngine(ready("http://127.0.0.1:0", secret), name)
     server = web.Server(engine.handle, handler_cancellation=True, auto_decompress=False)  # type: ignore[arg-type]
     runner = web.ServerRunner(server, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    engine.status = ready(f"http://127.0.0.1:{runner.addresses[0][1]}", secret)
+    engine.status = ready(f"http://127.0.0.1:{runner.addresses[0][1]}", secret, name, models)
     try:
         yield engine
     finally:
@@ -188,6 +193,7 @@ class Gateway:
     """A running gateway and a client for it."""
 
     url: str
+    fleet: Fleet
     ledger: CallLedger
     client: aiohttp.ClientSession
     clock: Clock
@@ -203,17 +209,21 @@ class Gateway:
 
 
 @asynccontextmanager
-async def running_gateway(engine: Engine, clock: Clock | None = None, **settings: Any) -> AsyncIterator[Gateway]:
-    """Run a gateway in front of `engine` with the settings given."""
+async def running_gateway(
+    engine: Engine | Sequence[Engine], clock: Clock | None = None, **settings: Any
+) -> AsyncIterator[Gateway]:
+    """Run a gateway in front of one or more engines with the settings given."""
+    engines = engine if isinstance(engine, Sequence) else [engine]
     options = ServeSettings(**settings)
     clock = clock or Clock()
     ledger = make_ledger(options, clock)
-    runner = make_runner(options, engine, ledger)
+    fleet = Fleet(map(Member, engines))
+    runner = make_runner(options, fleet, ledger)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
         async with aiohttp.ClientSession(auto_decompress=False) as client:
-            yield Gateway(f"http://127.0.0.1:{runner.addresses[0][1]}", ledger, client, clock)
+            yield Gateway(f"http://127.0.0.1:{runner.addresses[0][1]}", fleet, ledger, client, clock)
     finally:
         await runner.cleanup()
 

@@ -25,24 +25,33 @@ from autellix_server.scheduling.bounds import BoundSettings
 ANYWHERE = ServeSettings(port=0)
 
 
+def status(backend: Backend, name: str = "e0") -> EngineStatus:
+    """Return what is known about an engine of a backend."""
+    member = backend.fleet.get(name)
+    assert member is not None
+    return member.status
+
+
 async def test_a_backend_serves_from_entry_to_exit(tmp_path: Path) -> None:
     """Health at once, calls when the engine is ready, and nothing left at the end."""
-    launch, seen = ScriptLaunch(tmp_path), list[EngineStatus]()
+    launch, seen = ScriptLaunch(tmp_path), list[tuple[str, EngineStatus]]()
     async with (
-        Backend(ANYWHERE, launch, tmp_path / "e0.log", timing=QUICK, on_change=seen.append) as backend,
+        Backend(
+            ANYWHERE, [launch], tmp_path.joinpath, timing=QUICK, on_change=lambda *change: seen.append(change)
+        ) as backend,
         aiohttp.ClientSession(backend.url) as client,
     ):
         assert (await client.get("/health")).status == 200
         early = await client.post("/v1/chat/completions", json=CHAT)
         assert early.status == 503
-        status = await backend.ready()
-        assert status.pid in launch.family()
+        await backend.ready()
+        assert status(backend).pid in launch.family()
         assert (await client.get("/ready")).status == 200
         assert (await client.get("/v1/models")).status == 200
         assert (await client.get("/server_info")).status == 404
         url = backend.url
     assert survivors(launch.family()) == set()
-    assert seen[-1].state is EngineState.STOPPED
+    assert (seen[-1][0], seen[-1][1].state) == ("e0", EngineState.STOPPED)
     async with aiohttp.ClientSession() as client:
         with pytest.raises(aiohttp.ClientConnectorError):
             await client.get(url + "/health")
@@ -52,13 +61,13 @@ async def test_the_engines_limits_are_told_while_it_is_ready(tmp_path: Path) -> 
     """For `autellix calibrate`; an engine that has not said them yet has none."""
     launch = ScriptLaunch(tmp_path)
     async with (
-        Backend(ANYWHERE, launch, tmp_path / "e0.log", timing=QUICK) as backend,
+        Backend(ANYWHERE, [launch], tmp_path.joinpath, timing=QUICK) as backend,
         aiohttp.ClientSession(backend.url) as client,
     ):
 
         async def limits() -> object:
             async with client.get("/health") as reply:
-                return (await reply.json())["engine"]["limits"]
+                return (await reply.json())["engines"]["e0"]["limits"]
 
         assert await limits() is None
         await backend.ready()
@@ -76,7 +85,7 @@ async def test_hundreds_of_clients_can_connect_at_once(tmp_path: Path) -> None:
 
     with bind(ANYWHERE) as bound:
         connect_all(f"http://127.0.0.1:{bound.getsockname()[1]}")
-        async with Backend(ANYWHERE, ScriptLaunch(tmp_path), tmp_path / "e0.log", bound=bound, timing=QUICK) as backend:
+        async with Backend(ANYWHERE, [ScriptLaunch(tmp_path)], tmp_path.joinpath, bound=bound, timing=QUICK) as backend:
             connect_all(backend.url)
 
 
@@ -84,33 +93,34 @@ async def test_an_engine_killed_under_the_gateway_comes_back(tmp_path: Path) -> 
     """Calls in between are told to wait."""
     launch = ScriptLaunch(tmp_path)
     async with (
-        Backend(ANYWHERE, launch, tmp_path / "e0.log", timing=QUICK) as backend,
+        Backend(ANYWHERE, [launch], tmp_path.joinpath, timing=QUICK) as backend,
         aiohttp.ClientSession(backend.url) as client,
     ):
-        pid = (await backend.ready()).pid
+        await backend.ready()
+        pid = status(backend).pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        await until(lambda: backend.engine.state is not EngineState.READY)
+        await until(lambda: status(backend).state is not EngineState.READY)
         assert (await client.get("/v1/models")).status == 503
-        await until(lambda: backend.engine.state is EngineState.READY)
+        await until(lambda: status(backend).state is EngineState.READY)
         assert (await client.get("/v1/models")).status == 200
-        assert backend.engine.restarts == 1
+        assert status(backend).restarts == 1
 
 
 async def test_an_engine_that_cannot_start_ends_the_wait(tmp_path: Path) -> None:
     """The reason is the error; leaving the context works as ever."""
     launch = ScriptLaunch(tmp_path, mode="refuse")
     with pytest.raises(EngineFailure, match="refused flag --enable-mixed-chunk"):
-        async with Backend(ANYWHERE, launch, tmp_path / "e0.log", timing=QUICK) as backend:
+        async with Backend(ANYWHERE, [launch], tmp_path.joinpath, timing=QUICK) as backend:
             await backend.ready()
 
 
 async def test_leaving_while_the_engine_starts_stops_it(tmp_path: Path) -> None:
     """Ctrl-C does not have to wait for the weights."""
     launch = ScriptLaunch(tmp_path, mode="silent")
-    async with Backend(ANYWHERE, launch, tmp_path / "e0.log", timing=QUICK) as backend:
+    async with Backend(ANYWHERE, [launch], tmp_path.joinpath, timing=QUICK) as backend:
         await until(launch.family)
-        assert backend.engine.state is EngineState.STARTING
+        assert status(backend).state is EngineState.STARTING
         waiting = asyncio.create_task(backend.ready())
     await asyncio.gather(waiting, return_exceptions=True)
     assert waiting.cancelled()

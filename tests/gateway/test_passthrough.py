@@ -22,6 +22,7 @@ class RawEngine:
 
     reply: bytes
     request: bytes = b""
+    name: str = "e0"
     status: EngineStatus = field(init=False)
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

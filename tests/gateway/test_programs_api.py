@@ -122,16 +122,20 @@ async def test_health_is_the_gateways_and_ready_is_the_engines(gateway: Gateway,
     await call(gateway, "a")
     engine.status = EngineStatus(EngineState.RESTARTING, "exited with status 137", restarts=1)
     status, reply = await gateway.json("GET", "/ready")
-    assert (status, reply) == (503, {"ready": False, "reason": "engine restarting: exited with status 137"})
+    assert (status, reply["error"]["code"]) == (503, "engine_unavailable")
+    assert "exited with status 137" in reply["error"]["message"]
     status, reply = await gateway.json("GET", "/health")
     assert (status, reply["status"], reply["programs"], reply["counters"]["calls"]) == (200, "ok", 1, 1)
-    assert reply["engine"] == {
+    assert reply["engines"]["e0"] == {
         "state": "restarting",
         "detail": "exited with status 137",
         "pid": None,
         "restarts": 1,
+        "models": [],
         "limits": None,
         "bounds": None,
+        "calls": 0,
+        "draining": False,
     }
 
 

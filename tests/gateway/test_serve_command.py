@@ -54,15 +54,15 @@ async def test_it_says_when_it_is_ready_and_stops_cleanly(tmp_path: Path, number
         assert process.stdout is not None
         ready = json.loads(process.stdout.readline())
         assert ready["event"] == "ready"
-        assert ready["engine_pid"] in launch.family()
-        assert Path(ready["log"]).read_text().startswith("Load weight begin")
+        assert ready["engines"]["e0"]["pid"] in launch.family()
+        assert Path(ready["engines"]["e0"]["log"]).read_text().startswith("Load weight begin")
         with urllib.request.urlopen(f"{ready['url']}/ready", timeout=10) as reply:
             assert json.load(reply) == {"ready": True}
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (0, "")
     assert "Traceback" not in err
-    assert "engine stopped" in err
+    assert "engine e0 stopped" in err
     assert survivors(launch.family()) == set()
 
 
@@ -89,7 +89,7 @@ def test_it_stops_when_its_standard_input_ends(tmp_path: Path) -> None:
         process.stdout.readline()
         _, err = process.communicate("not the end\n", timeout=30)
     assert process.returncode == 0
-    assert err.endswith("engine stopped\n")
+    assert err.endswith("engine e0 stopped\n")
     assert survivors(launch.family()) == set()
 
 
@@ -101,7 +101,7 @@ def test_standard_input_that_goes_on_does_not_disturb_the_stop(tmp_path: Path) -
         process.stdout.readline()
         process.terminate()
         assert process.wait(timeout=30) == 0
-        assert process.stderr.read().endswith("engine stopped\n")
+        assert process.stderr.read().endswith("engine e0 stopped\n")
 
 
 def test_without_standard_input_there_is_no_end_to_wait_for(

@@ -42,12 +42,12 @@ class Server:
     @property
     def engine_pid(self) -> int:
         """The engine's HTTP process as of now."""
-        pid: int = httpx.get(f"{self.url}/health").json()["engine"]["pid"]
+        pid: int = httpx.get(f"{self.url}/health").json()["engines"]["e0"]["pid"]
         return pid
 
     def engine_log(self) -> str:
         """All that the engine printed."""
-        return Path(self.ready["log"]).read_text(errors="replace")
+        return Path(self.ready["engines"]["e0"]["log"]).read_text(errors="replace")
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def test_demo_that_is_killed_takes_its_server_with_it(engine_python: Path) -> No
     """Even SIGKILL, while the engine starts."""
     with subprocess.Popen(DEMO, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as demo:
         assert demo.stderr is not None
-        next(line for line in demo.stderr if "engine starting" in line)
+        next(line for line in demo.stderr if "engine e0 starting" in line)
         processes = session_tree(demo.pid)
         os.kill(demo.pid, signal.SIGKILL)
     deadline = time.monotonic() + 30

@@ -172,7 +172,7 @@ def test_stream_ends_with_an_error_event_when_the_engine_dies_and_the_engine_com
     wait_for_ready(stock, 503, limit_s=30)
     wait_for_ready(stock, 200, limit_s=START_LIMIT_S)
     assert httpx.post(f"{stock.base_url}/chat/completions", json=ASK, timeout=60).status_code == 200
-    assert httpx.get(f"{stock.url}/health").json()["engine"]["restarts"] == 1
+    assert httpx.get(f"{stock.url}/health").json()["engines"]["e0"]["restarts"] == 1
 
 
 def wait_for_ready(server: Server, status: int, limit_s: float) -> None:

@@ -199,7 +199,7 @@ async def until_active(http: httpx.AsyncClient, server: Server, calls: int) -> N
 
 def test_health_has_the_limits_of_the_engine(server: Server) -> None:
     """As the engine itself has chosen them; `autellix calibrate` needs no flags."""
-    limits = httpx.get(f"{server.url}/health").json()["engine"]["limits"]
+    limits = httpx.get(f"{server.url}/health").json()["engines"]["e0"]["limits"]
     assert limits == {"slots": SLOTS, "kv_tokens": 32768, "chunk_tokens": 512}
 
 
@@ -214,7 +214,7 @@ def test_bounds_follow_the_calls_and_are_shown(server: Server) -> None:
     asked_s = time.monotonic()
     # The gateway looks at the engine every two seconds, and its metrics are those of the moment.
     while True:
-        bounds = httpx.get(f"{server.url}/health").json()["engine"]["bounds"]
+        bounds = httpx.get(f"{server.url}/health").json()["engines"]["e0"]["bounds"]
         metrics = httpx.get(f"{server.url}/metrics").text
         shown = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if line.startswith("autellix_"))
         if bounds["median_service_s"] and float(shown[FIRST_BOUND]) == bounds["first_bound_s"]:

@@ -23,7 +23,7 @@ async def test_levels_are_those_of_the_engines_bounds() -> None:
             await gateway.json("POST", "/v1/chat/completions", json=CHAT, headers=identity("p1"))
             await until(lambda: gateway.ledger.table.policy.promotion_s == 0.001)
             assert (await gateway.json("GET", "/autellix/v1/programs/p1"))[1]["level"] == 3
-            assert (await gateway.json("GET", "/health"))[1]["engine"]["bounds"] == BOUNDS
+            assert (await gateway.json("GET", "/health"))[1]["engines"]["e0"]["bounds"] == BOUNDS
 
 
 async def test_an_engine_that_shows_no_bounds_has_none() -> None:
@@ -33,7 +33,7 @@ async def test_an_engine_that_shows_no_bounds_has_none() -> None:
             engine.shown = shown
             async with running_gateway(engine) as gateway:
                 await until(lambda engine=engine: engine.looks > 0)  # type: ignore[misc]
-                assert (await gateway.json("GET", "/health"))[1]["engine"]["bounds"] is None
+                assert (await gateway.json("GET", "/health"))[1]["engines"]["e0"]["bounds"] is None
                 assert gateway.ledger.table.policy.promotion_s == 1.0
 
 
@@ -43,7 +43,7 @@ async def test_an_engine_that_is_not_ours_is_not_asked() -> None:
         engine.shown = {"internal_states": [{"autellix": {"bounds": BOUNDS}}]}
         async with running_gateway(engine) as gateway:
             await gateway.json("GET", "/v1/models")
-            assert (engine.looks, (await gateway.json("GET", "/health"))[1]["engine"]["bounds"]) == (0, None)
+            assert (engine.looks, (await gateway.json("GET", "/health"))[1]["engines"]["e0"]["bounds"]) == (0, None)
 
 
 async def test_metrics_are_the_engines(gateway: Gateway, engine: FakeEngine) -> None:

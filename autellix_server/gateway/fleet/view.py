@@ -1,0 +1,119 @@
+"""What engines show of themselves, through the gateway: their metrics, and the bounds of their levels."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from math import inf
+from statistics import median_low
+from typing import Any
+
+import aiohttp
+from aiohttp import hdrs, web
+
+from autellix_server.engine.supervisor import EngineAddress
+from autellix_server.gateway.fleet.fleet import Fleet
+from autellix_server.gateway.fleet.member import Member
+from autellix_server.gateway.refusal import unavailable
+from autellix_server.gateway.replies import error_reply, refused_reply
+from autellix_server.scheduling.table import ProgramTable
+
+_log = logging.getLogger(__name__)
+
+_LOOK_PERIOD_S = 2.0
+_ANSWER_LIMIT_S = 5.0
+
+
+class FleetView:
+    """Asks the engines. One per gateway; lives on the event loop, within `lifetime`.
+
+    Args:
+        fleet: the engines behind the gateway; what they show is kept in their members.
+        table: told of the engines' bounds, so that the levels it names are theirs.
+    """
+
+    _session: aiohttp.ClientSession
+
+    def __init__(self, fleet: Fleet, table: ProgramTable) -> None:
+        self._fleet = fleet
+        self._table = table
+
+    async def lifetime(self, app: web.Application) -> AsyncIterator[None]:
+        """Look at the engines again and again while the application runs; for its `cleanup_ctx`."""
+        timeout = aiohttp.ClientTimeout(total=_ANSWER_LIMIT_S)
+        async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as self._session:
+            watch = asyncio.create_task(self._watch())
+            yield
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Pass the engine's Prometheus metrics on, ours among them."""
+        member = next((member for member in self._fleet if member.address is not None), None)
+        if member is None or member.address is None:
+            return refused_reply(unavailable(self._fleet.detail))
+        try:
+            async with self._session.get(f"{member.address.url}/metrics") as reply:
+                if reply.status == 404:
+                    return error_reply(
+                        404, "the engine keeps no metrics; start it with: serve -- --enable-metrics", "no_metrics"
+                    )
+                body = await reply.read()
+                return web.Response(
+                    body=body, status=reply.status, headers={hdrs.CONTENT_TYPE: reply.headers[hdrs.CONTENT_TYPE]}
+                )
+        except (aiohttp.ClientError, TimeoutError) as error:
+            return refused_reply(unavailable(f"no metrics from it: {error or 'it does not answer'}"))
+
+    async def models(self) -> web.Response:
+        """Return what the engines list under ``/v1/models`` as one list, each model once."""
+        lists = await asyncio.gather(*(self._models(member.address) for member in self._fleet if member.address))
+        rows = {str(row.get("id")): row for listed in lists for row in reversed(listed)}
+        return web.json_response({"object": "list", "data": list(rows.values())})
+
+    async def _models(self, address: EngineAddress) -> list[dict[str, Any]]:
+        try:
+            async with self._ask(address, "/v1/models") as reply:
+                return [row for row in (await reply.json())["data"] if isinstance(row, dict)]
+        except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError) as error:
+            _log.warning("engine %s does not list its models: %s", address.name, error)
+            return []
+
+    def _ask(self, address: EngineAddress, path: str) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        headers = {hdrs.AUTHORIZATION: f"Bearer {address.key}"} if address.key else {}
+        return self._session.get(address.url + path, headers=headers, raise_for_status=True)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.gather(*map(self._look, self._fleet))
+            firsts = [member.bounds["first_bound_s"] for member in self._fleet if member.bounds is not None]
+            if good := [first for first in firsts if isinstance(first, float) and 0 < first < inf]:
+                self._table.policy.rescale(median_low(good))
+            await asyncio.sleep(_LOOK_PERIOD_S)
+
+    async def _look(self, member: Member) -> None:
+        address = member.address
+        # An engine that is not ours has no levels.
+        if address is not None and address.secret is not None:
+            member.bounds = await self._bounds(address)
+
+    async def _bounds(self, address: EngineAddress) -> Mapping[str, Any] | None:
+        try:
+            async with self._ask(address, "/server_info") as reply:
+                return _bounds(await reply.json())
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            _log.debug("engine %s does not show its bounds: %s", address.name, error)
+            return None
+
+
+def _bounds(server_info: object) -> Mapping[str, Any] | None:
+    """Return what our plugin shows of its levels in ``/server_info``, `None` where it shows nothing."""
+    shown: Any = server_info
+    for step in ("internal_states", 0, "autellix", "bounds"):
+        try:
+            shown = shown[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return shown if isinstance(shown, Mapping) and "first_bound_s" in shown else None
