@@ -104,13 +104,24 @@ def read_secret(environ: Mapping[str, str]) -> bytes | None:
         ConfigurationError: it is not hexadecimal, or too short.
     """
     text = environ.get("AUTELLIX_SECRET")
-    if not text:
-        return None
+    return parse_secret(text, "AUTELLIX_SECRET") if text else None
+
+
+def parse_secret(text: str, variable: str) -> bytes:
+    """Return a secret shared by gateway and engine.
+
+    Args:
+        text: hexadecimal digits.
+        variable: where they were found, for the error.
+
+    Raises:
+        ConfigurationError: it is not hexadecimal, or too short.
+    """
     with suppress(ValueError):
         secret = bytes.fromhex(text)
         if len(secret) >= _MIN_SECRET_BYTES:
             return secret
-    raise ConfigurationError(f"AUTELLIX_SECRET must be at least {2 * _MIN_SECRET_BYTES} hexadecimal digits")
+    raise ConfigurationError(f"{variable} must be at least {2 * _MIN_SECRET_BYTES} hexadecimal digits")
 
 
 class EndedProgram(NamedTuple):

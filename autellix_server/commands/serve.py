@@ -1,4 +1,4 @@
-"""`autellix serve`: one engine and the gateway in front of it."""
+"""`autellix serve`: engines, and the gateway in front of them."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ policies:
   Under all but the last three running calls make room for better ones, and go on later where they were.
 
 environment (arguments win):
-  AUTELLIX_HOST, AUTELLIX_PORT, AUTELLIX_MODEL, AUTELLIX_ENGINES, AUTELLIX_BALANCER, AUTELLIX_POLICY,
-  AUTELLIX_DEVICE, AUTELLIX_FIRST_BOUND_S, AUTELLIX_BOUNDS_S, AUTELLIX_BETA, AUTELLIX_HOLD_S,
-  AUTELLIX_STEPS_BETWEEN_PLANS, AUTELLIX_HOST_KV_GB, AUTELLIX_LEASE_S, AUTELLIX_RECORD_TRACE,
-  AUTELLIX_MAX_BODY_BYTES,
+  AUTELLIX_HOST, AUTELLIX_PORT, AUTELLIX_MODEL, AUTELLIX_ENGINES, AUTELLIX_ENGINE_URL (separated by commas),
+  AUTELLIX_ENGINES_FILE, AUTELLIX_HANG_LIMIT_S, AUTELLIX_BALANCER, AUTELLIX_POLICY, AUTELLIX_DEVICE,
+  AUTELLIX_FIRST_BOUND_S, AUTELLIX_BOUNDS_S, AUTELLIX_BETA, AUTELLIX_HOLD_S, AUTELLIX_STEPS_BETWEEN_PLANS,
+  AUTELLIX_HOST_KV_GB, AUTELLIX_LEASE_S, AUTELLIX_RECORD_TRACE, AUTELLIX_MAX_BODY_BYTES,
   AUTELLIX_ALLOWED_ORIGINS: web pages that may use the server from a browser, separated by commas;
   AUTELLIX_ALLOWED_HOSTS: names, separated by commas, that requests may carry in their Host header beside localhost
   and addresses in digits
@@ -57,6 +57,8 @@ examples:
   autellix serve
   autellix serve --model ~/models/Qwen3-8B --device cuda
   autellix serve --policy fcfs --port 9000
+  autellix serve --engines 2                      two engines on this machine, one address
+  autellix serve --engine-url http://10.0.0.5:30000 --engine-url http://10.0.0.6:8000
   autellix serve -- --max-running-requests 16     everything after -- goes to SGLang
   autellix serve --record-trace today.jsonl       then: autellix simulate --trace today.jsonl
   autellix serve --json                           one JSON line when ready, for scripts
@@ -70,12 +72,30 @@ def register(subparsers: Subparsers) -> None:
     parser = add_command(
         subparsers,
         "serve",
-        summary="start the program-aware server: one engine and the gateway in front of it",
+        summary="start the program-aware server: engines, and the gateway in front of them",
         description="Start an OpenAI-compatible server that schedules whole programs, not single calls.",
         epilog=EPILOG,
     )
     parser.add_argument("--model", metavar="PATH|ID", help="model folder or Hugging Face ID (default: bundled model)")
-    parser.add_argument("--engines", type=int, metavar="N", help="engines to start on this machine (default: 1)")
+    parser.add_argument(
+        "--engines", type=int, metavar="N", help="engines to start on this machine (default: 1; 0 with attached ones)"
+    )
+    parser.add_argument(
+        "--engine-url",
+        action="append",
+        metavar="URL",
+        help="attach a running engine, as http://host:port; repeatable: ours, SGLang, vLLM, llama.cpp's server, any "
+        "other with OpenAI's API",
+    )
+    parser.add_argument(
+        "--engines-file", metavar="FILE", help="attach the running engines of a TOML file, followed while serving"
+    )
+    parser.add_argument(
+        "--hang-limit-s",
+        type=float,
+        metavar="S",
+        help="an engine without a sign of life for so long is lost and started again (default: 60, inf: never)",
+    )
     parser.add_argument(
         "--balancer", help=f"what chooses among engines, see: autellix simulate --help (default: {DEFAULT_BALANCER})"
     )
@@ -136,8 +156,8 @@ def run(args: argparse.Namespace) -> int:
     refuse_early(settings, args.passthrough)
     with bind(settings) as bound:
         warn_if_open(settings)
-        launch = prepare_launch(settings, args.passthrough)
-        return asyncio.run(serve(settings, launch, bound, as_json=args.json))
+        launches = prepare_launches(settings, args.passthrough)
+        return asyncio.run(serve(settings, launches, bound, as_json=args.json))
 
 
 def set_up_logging() -> None:
@@ -162,9 +182,15 @@ def refuse_early(settings: ServeSettings, arguments: list[str]) -> None:
     """
     from autellix_sdk.errors import ConfigurationError
     from autellix_server.engine.command import POLICY_OFF, check_arguments, check_host_kv, check_model
+    from autellix_server.errors import RefusedFlag
     from autellix_server.gateway.recording import open_trace
 
-    check_arguments(arguments, os.environ, settings.policy)
+    if settings.started_engines:
+        check_arguments(arguments, os.environ, settings.policy)
+    elif not settings.engine_url and settings.engines_file is None:
+        raise ConfigurationError("--engines is 0: give engines to attach with --engine-url or --engines-file")
+    elif arguments:
+        raise RefusedFlag(f"{arguments[0]} is for an engine that is started here; attached engines have their own")
     if settings.host_kv_gb:
         check_host_kv(settings.host_kv_gb, arguments, settings.policy, chosen_device(settings))
     if settings.model is not None:
@@ -188,6 +214,13 @@ def warn_if_open(settings: ServeSettings) -> None:
 
     if not is_loopback(settings.host):
         say(f"warning: {settings.host} can be reached from other machines and there is no authentication yet")
+
+
+def prepare_launches(settings: ServeSettings, arguments: list[str]) -> list[SglangLaunch]:
+    """Return what starts the engines of this machine, which takes `prepare_launch` if there are any."""
+    if not settings.started_engines:
+        return []
+    return prepare_launch(settings, arguments).copies(settings.started_engines)
 
 
 def prepare_launch(settings: ServeSettings, arguments: list[str]) -> SglangLaunch:
@@ -220,7 +253,7 @@ def prepare_launch(settings: ServeSettings, arguments: list[str]) -> SglangLaunc
     )
 
 
-async def serve(settings: ServeSettings, launch: SglangLaunch, bound: socket.socket, *, as_json: bool) -> int:
+async def serve(settings: ServeSettings, launches: list[SglangLaunch], bound: socket.socket, *, as_json: bool) -> int:
     """Run gateway and engines until a signal comes.
 
     Raises:
@@ -230,13 +263,12 @@ async def serve(settings: ServeSettings, launch: SglangLaunch, bound: socket.soc
 
     asked_to_stop = stop_requests()
     home, port = Home.from_environment(), bound.getsockname()[1]
-    launches = launch.copies(settings.engines)
     logs = {one.name: home.log(f"{one.name}-{port}") for one in launches}
     async with Backend(settings, launches, logs.__getitem__, bound=bound, on_change=show_change) as backend:
         for path in logs.values():
             say(f"engine log: {path}")
         stop = asyncio.create_task(asked_to_stop.wait())
-        life = asyncio.create_task(announce_and_serve(backend, launch, logs, as_json=as_json))
+        life = asyncio.create_task(announce_and_serve(backend, settings, logs, as_json=as_json))
         await asyncio.wait({stop, life}, return_when=asyncio.FIRST_COMPLETED)
         if life.done():
             stop.cancel()
@@ -248,38 +280,43 @@ async def serve(settings: ServeSettings, launch: SglangLaunch, bound: socket.soc
 
 
 async def announce_and_serve(
-    backend: Backend, launch: SglangLaunch, logs: Mapping[str, Path], *, as_json: bool
+    backend: Backend, settings: ServeSettings, logs: Mapping[str, Path], *, as_json: bool
 ) -> None:
     """Say when an engine is ready, and return only by an exception.
 
     Raises:
-        EngineFailure: the engine does not start, or cannot be kept alive.
+        EngineFailure: no engine starts, or can be kept alive.
     """
-    from autellix_server.engine.command import served_name
-
     await backend.ready()
-    model = served_name(launch.model)
+    members = list(backend.fleet)
     if as_json:
         print_json(
             {
                 "event": "ready",
                 "url": backend.url,
                 "engines": {
-                    member.name: {"pid": member.status.pid, "log": str(logs[member.name])} for member in backend.fleet
+                    member.name: {
+                        "state": member.status.state,
+                        "pid": member.status.pid,
+                        "log": str(logs[member.name]) if member.name in logs else None,
+                    }
+                    for member in members
                 },
-                "model": model,
-                "policy": launch.policy,
+                "models": backend.fleet.models,
+                "policy": settings.policy,
             }
         )
     else:
-        print(READY.format(url=backend.url, model=model, policy=launch.policy, device=launch.device), flush=True)
+        models = ", ".join(backend.fleet.models) or "not said"
+        print(READY.format(url=backend.url, model=models, engines=len(members), policy=settings.policy), flush=True)
     await backend.failed()
 
 
 READY = """
 Autellix is ready
   url      {url}/v1
-  model    {model} on {device}
+  model    {model}
+  engines  {engines}
   policy   {policy}
 
   from openai import OpenAI; client = OpenAI(base_url="{url}/v1", api_key="none")

@@ -26,6 +26,7 @@ class EngineState(StrEnum):
 
     STARTING = "starting"
     READY = "ready"
+    UNREACHABLE = "unreachable"
     RESTARTING = "restarting"
     FAILED = "failed"
     STOPPED = "stopped"
@@ -118,6 +119,7 @@ class Supervisor:
         self._timing = timing or Timing()
         self._on_change = on_change
         self._restarts = 0
+        self._condemned: asyncio.Future[str] | None = None
         self._status = EngineStatus(EngineState.STARTING, "not started yet")
 
     @property
@@ -129,6 +131,11 @@ class Supervisor:
     def status(self) -> EngineStatus:
         """What is known about the engine now."""
         return self._status
+
+    def condemn(self, reason: str) -> None:
+        """Have the engine stopped and started again; of no effect unless it is ready."""
+        if self._condemned is not None and not self._condemned.done():
+            self._condemned.set_result(reason)
 
     async def run(self) -> None:
         """Keep the engine alive until cancelled; it is stopped, with all its processes, before this returns.
@@ -174,12 +181,22 @@ class Supervisor:
                 models=_models(server_info),
             )
             ready_at = asyncio.get_running_loop().time()
-            status = await died
+            end = await self._end(died)
             ready_s = asyncio.get_running_loop().time() - ready_at
-            return ready_s, EngineFailure(f"the engine exited with status {status}; see {self.log_path}")
+            return ready_s, EngineFailure(f"the engine {end}; see {self.log_path}")
         finally:
             died.cancel()
             await engine.stop(self._timing.grace_s)
+
+    async def _end(self, died: asyncio.Task[int]) -> str:
+        """Wait until a ready engine dies or is condemned; return what it did."""
+        self._condemned = condemned = asyncio.get_running_loop().create_future()
+        ends: set[asyncio.Future[Any]] = {died, condemned}
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            return f"exited with status {died.result()}" if died.done() else condemned.result()
+        finally:
+            condemned.cancel()
 
     async def _until_ready(self, engine: EngineProcess, died: asyncio.Task[int]) -> dict[str, Any]:
         """Return the engine's ``/server_info`` as soon as it answers and is ours.

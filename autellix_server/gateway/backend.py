@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,7 +19,9 @@ from autellix_server.engine.process import Launch
 from autellix_server.engine.supervisor import EngineState, EngineStatus, Supervisor, Timing
 from autellix_server.gateway.app import make_ledger, make_runner
 from autellix_server.gateway.fleet.fleet import Fleet
-from autellix_server.gateway.fleet.member import Member
+from autellix_server.gateway.fleet.keeper import Keeper
+from autellix_server.gateway.fleet.prober import Prober
+from autellix_server.gateway.fleet.specs import spec_of_url
 from autellix_server.gateway.settings import ServeSettings
 from autellix_server.listening import BACKLOG, base_url
 
@@ -69,7 +72,7 @@ class Backend:
         on_change: called on the event loop with an engine's name at every change of its status.
 
     Raises:
-        ConfigurationError: on entry, see `bind`.
+        ConfigurationError: engines to attach cannot be, see `Keeper`; on entry, see `bind`.
     """
 
     def __init__(
@@ -86,11 +89,19 @@ class Backend:
         self._bound = bound
         self._on_change = on_change
         self._became_ready = asyncio.Event()
-        self._supervisors = [
-            Supervisor(launch, logs(launch.name), timing=timing, on_change=partial(self._changed, launch.name))
-            for launch in launches
-        ]
-        self.fleet = Fleet(map(Member, self._supervisors))
+        self.fleet = Fleet()
+        self._keeper = Keeper(
+            self.fleet,
+            [
+                Supervisor(launch, logs(launch.name), timing=timing, on_change=partial(self._changed, launch.name))
+                for launch in launches
+            ],
+            [spec_of_url(url) for url in settings.engine_url],
+            file=settings.engines_file,
+            environ=os.environ,
+            on_change=self._changed,
+        )
+        self._prober = Prober(self.fleet, settings.hang_limit_s)
         self.ledger = make_ledger(settings)
         self.url = ""
 
@@ -100,7 +111,8 @@ class Backend:
         await self._runner.setup()
         await web.SockSite(self._runner, bound, backlog=BACKLOG).start()
         self.url = base_url(*bound.getsockname()[:2])
-        self._life = asyncio.create_task(self._keep())
+        self._life = asyncio.create_task(self._keeper.run())
+        self._probing = asyncio.create_task(self._prober.run())
         return self
 
     async def __aexit__(
@@ -108,8 +120,9 @@ class Backend:
     ) -> None:
         # The gateway first: calls in flight are cancelled at engines that are still there to notice.
         await self._runner.cleanup()
-        self._life.cancel()
-        await asyncio.gather(self._life, return_exceptions=True)
+        for task in (self._probing, self._life):
+            task.cancel()
+        await asyncio.gather(self._probing, self._life, return_exceptions=True)
 
     async def ready(self) -> None:
         """Wait until an engine is ready for the first time.
@@ -132,21 +145,6 @@ class Backend:
             EngineFailure: the last one gave up.
         """
         await asyncio.shield(self._life)
-
-    async def _keep(self) -> None:
-        """Keep the engines alive; one that gave up stays in the fleet as failed, for people to see.
-
-        Raises:
-            EngineFailure: all of them gave up; it is the first one's.
-        """
-        lives = [asyncio.create_task(supervisor.run()) for supervisor in self._supervisors]
-        try:
-            await asyncio.wait(lives)
-            lives[0].result()
-        finally:
-            for life in lives:
-                life.cancel()
-            await asyncio.gather(*lives, return_exceptions=True)
 
     def _changed(self, name: str, status: EngineStatus) -> None:
         if status.state is EngineState.READY:

@@ -35,7 +35,10 @@ class ServeSettings(BaseSettings):
         allowed_origins: web pages, as ``scheme://host[:port]``, that may use the server from a browser.
         max_body_bytes: largest request body.
         model: model folder or Hugging Face ID; `None` is the bundled model.
-        engines: engines that are started on this machine.
+        engines: engines that are started on this machine; `None`: one, or none where others are attached.
+        engine_url: base URLs of running engines to attach; separated by commas in the environment.
+        engines_file: TOML file of running engines to attach, followed while serving; see `fleet.specs`.
+        hang_limit_s: an engine that gives no sign of life for so long is lost, and started again; ``inf``: never.
         balancer: what chooses among several engines.
         policy: scheduling policy, or ``off`` for the engine as SGLang ships it.
         device: what the engine computes on; ``auto`` takes a CUDA device where there is one.
@@ -59,7 +62,10 @@ class ServeSettings(BaseSettings):
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
     max_body_bytes: int = Field(64 * _MIB, gt=0)
     model: str | None = None
-    engines: int = Field(1, ge=0, le=64)
+    engines: int | None = Field(None, ge=0, le=64)
+    engine_url: Annotated[tuple[str, ...], NoDecode] = ()
+    engines_file: Path | None = None
+    hang_limit_s: float = Field(60.0, gt=0)
     balancer: str = DEFAULT_BALANCER
     policy: str = DEFAULT_POLICY
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -71,6 +77,13 @@ class ServeSettings(BaseSettings):
     host_kv_gb: int = Field(0, ge=0)
     lease_s: float = Field(TableLimits().lease_s, gt=0, allow_inf_nan=False)
     record_trace: Path | None = None
+
+    @property
+    def started_engines(self) -> int:
+        """Number of engines that are started on this machine."""
+        if self.engines is None:
+            return 0 if self.engine_url or self.engines_file is not None else 1
+        return self.engines
 
     @property
     def bounds(self) -> BoundSettings:
@@ -91,12 +104,12 @@ class ServeSettings(BaseSettings):
         except ConfigurationError as error:
             raise ValueError(str(error)) from error
 
-    @field_validator("allowed_hosts", "allowed_origins", mode="before")
+    @field_validator("allowed_hosts", "allowed_origins", "engine_url", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
-    @field_validator("model", "record_trace", mode="before")
+    @field_validator("model", "record_trace", "engines_file", mode="before")
     @classmethod
     def _expand_user(cls, value: object) -> object:
         return os.path.expanduser(value) if isinstance(value, str) else value

@@ -31,7 +31,8 @@ def serve(port: int, key: str, policy: str | None) -> None:
     """Answer ``/health``, ``/server_info`` and everything else on a loopback port, for ever."""
     marker = {"version": code_version(), "policy": policy, "name": "e0", "http": True}
     limits = {"max_running_requests": 16, "max_total_num_tokens": 32768, "chunked_prefill_size": 512}
-    server_info = {**limits, "autellix": marker} if policy else limits
+    shown = {"served_model_name": "tiny", **limits}
+    server_info = {**shown, "autellix": marker} if policy else shown
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

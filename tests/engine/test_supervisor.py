@@ -128,6 +128,18 @@ async def test_an_engine_that_never_answers_fails_after_the_start_limit(tmp_path
     assert "was not ready after 1 s" in str(failure)
 
 
+async def test_an_engine_that_is_condemned_is_started_again(tmp_path: Path) -> None:
+    """It is stopped first, with all its processes; the reason is announced."""
+    launch = ScriptLaunch(tmp_path)
+    async with running(launch) as watched:
+        first, family = watched.supervisor.status.address, launch.family()
+        watched.supervisor.condemn("gave no sign of life for 60 s")
+        await until(lambda: watched.supervisor.status.address not in (None, first))
+        assert survivors(family) == set()
+        assert watched.supervisor.status.restarts == 1
+    assert any("the engine gave no sign of life for 60 s" in status.detail for status in watched.seen)
+
+
 async def test_an_engine_that_dies_is_started_again(tmp_path: Path) -> None:
     """With a new port and a new key, after a wait that is announced."""
     launch = ScriptLaunch(tmp_path)

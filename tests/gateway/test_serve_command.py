@@ -70,12 +70,12 @@ def test_people_get_a_block_that_shows_what_to_do(tmp_path: Path) -> None:
     """URL, model, policy, and code to paste; progress and log are on standard error."""
     with serving(tmp_path, "ok", "--port", "0", "--policy", "plas") as process:
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(9)]
+        lines = [process.stdout.readline() for _ in range(10)]
         process.terminate()
         _, err = process.communicate(timeout=30)
     block = "".join(lines)
     assert "http://127.0.0.1:" in block
-    assert "owner/tiny on cpu" in block
+    assert "model    tiny" in block
     assert "policy   plas" in block
     assert "import autellix_sdk" in block
     assert str(tmp_path / "logs") in err

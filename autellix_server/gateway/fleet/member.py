@@ -21,6 +21,9 @@ class Engine(Protocol):
     def status(self) -> EngineStatus:
         """What is known about it now."""
 
+    def condemn(self, reason: str) -> None:
+        """Take it for dead, although it has not ended: it is started again, or left alone until it answers."""
+
 
 @dataclass(eq=False, slots=True)
 class Member:
@@ -31,6 +34,7 @@ class Member:
         calls: calls that this gateway has in it.
         foreign_calls: calls in it that are not this gateway's, as it last said.
         draining: it gets no new calls.
+        alive_s: when it last gave a sign of life, on the event loop's clock; 0: not yet.
         bounds: bounds of its levels as it last showed them; `None` until then, and if it has none.
     """
 
@@ -38,6 +42,7 @@ class Member:
     calls: set[Interruptible] = field(default_factory=set)
     foreign_calls: int = 0
     draining: bool = False
+    alive_s: float = 0.0
     bounds: Mapping[str, Any] | None = None
 
     @property

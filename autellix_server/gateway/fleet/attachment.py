@@ -1,0 +1,136 @@
+"""An engine that somebody else runs, attached by URL: whether it is there, and what it serves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+from aiohttp import hdrs
+
+from autellix_server.engine.limits import EngineLimits
+from autellix_server.engine.supervisor import EngineAddress, EngineState, EngineStatus
+from autellix_server.errors import EngineFailure
+from autellix_server.gateway.fleet.specs import EngineSpec
+
+_LOOK_PERIOD_S = 1.0
+_BACKOFF_LIMIT_S = 15.0
+_ANSWER_LIMIT_S = 5.0
+
+
+class Attachment:
+    """Watches one attached engine. Run it as a task; cancel the task to let go of the engine, which goes on.
+
+    Args:
+        spec: what was said of the engine.
+        key: its API key; empty: it wants none.
+        secret: that it shares; `None`: it gets no stamps.
+        on_change: called on the event loop at every change of `status`.
+    """
+
+    def __init__(
+        self,
+        spec: EngineSpec,
+        key: str,
+        secret: bytes | None,
+        *,
+        on_change: Callable[[EngineStatus], None] = lambda status: None,
+    ) -> None:
+        self.spec = spec
+        self._address = EngineAddress(spec.label, spec.url, key, secret)
+        self._on_change = on_change
+        self._reached = 0
+        self._status = EngineStatus(EngineState.STARTING, f"asking {spec.url}")
+
+    @property
+    def name(self) -> str:
+        """Name of the engine."""
+        return self._address.name
+
+    @property
+    def status(self) -> EngineStatus:
+        """What is known about the engine now."""
+        return self._status
+
+    def condemn(self, reason: str) -> None:
+        """Take the engine for gone until it answers again; it cannot be started anew from here."""
+        self._set(EngineStatus(EngineState.UNREACHABLE, reason, restarts=self._restarts))
+
+    async def run(self) -> None:
+        """Ask the engine again and again, more rarely the longer it does not answer, until cancelled."""
+        wait_s = _LOOK_PERIOD_S
+        async with self._asking() as session:
+            while True:
+                try:
+                    self._set(await self._look(session))
+                    wait_s = _LOOK_PERIOD_S
+                except (aiohttp.ClientError, TimeoutError, EngineFailure) as error:
+                    reason = str(error) or "it does not answer"
+                    self._set(EngineStatus(EngineState.UNREACHABLE, reason, restarts=self._restarts))
+                    wait_s = min(2 * wait_s, _BACKOFF_LIMIT_S)
+                await asyncio.sleep(wait_s)
+
+    @property
+    def _restarts(self) -> int:
+        """Times it came back."""
+        return max(0, self._reached - 1)
+
+    @asynccontextmanager
+    async def _asking(self) -> AsyncIterator[aiohttp.ClientSession]:
+        headers = {hdrs.AUTHORIZATION: f"Bearer {self._address.key}"} if self._address.key else {}
+        timeout = aiohttp.ClientTimeout(total=_ANSWER_LIMIT_S)
+        async with aiohttp.ClientSession(
+            headers=headers, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()
+        ) as session:
+            yield session
+
+    async def _look(self, session: aiohttp.ClientSession) -> EngineStatus:
+        """Return the status of an engine that answers.
+
+        Raises:
+            EngineFailure: what answers is no engine that can be used.
+        """
+        listed = await self._json(session, "/v1/models")
+        if not isinstance(listed, dict) or not isinstance(rows := listed.get("data"), list):
+            raise EngineFailure(f"{self.spec.url} lists no models under /v1/models: is it an OpenAI server?")
+        models = tuple(str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row)
+        limits = self._status.limits
+        if self._status.state is not EngineState.READY:
+            limits = await self._limits(session)
+            self._reached += 1
+        return EngineStatus(
+            EngineState.READY, "ready", self._address, restarts=self._restarts, limits=limits, models=models
+        )
+
+    async def _limits(self, session: aiohttp.ClientSession) -> EngineLimits:
+        """Return what fits into the engine.
+
+        Raises:
+            EngineFailure: it is to have our plugin, and has not.
+        """
+        try:
+            info = await self._json(session, "/server_info")
+        except (aiohttp.ClientError, EngineFailure):
+            info = None
+        said = info if isinstance(info, dict) else {}
+        if self._address.secret is not None and "autellix" not in said:
+            raise EngineFailure("a secret is set for it, but our plugin is not at work there")
+        return EngineLimits.from_server_info(said)
+
+    async def _json(self, session: aiohttp.ClientSession, path: str) -> Any:
+        async with session.get(self.spec.url + path) as reply:
+            if reply.status in {401, 403}:
+                raise EngineFailure(f"it refuses the API key (key_env): {path} answers {reply.status}")
+            if reply.status != 200:
+                raise EngineFailure(f"{path} answers {reply.status}")
+            try:
+                return await reply.json(content_type=None)
+            except ValueError:
+                return None
+
+    def _set(self, status: EngineStatus) -> None:
+        if status != self._status:
+            self._status = status
+            self._on_change(status)

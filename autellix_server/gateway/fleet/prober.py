@@ -1,0 +1,61 @@
+"""Finds engines that hang: they are there, accept connections, and answer nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import aiohttp
+
+from autellix_server.gateway.fleet.fleet import Fleet
+from autellix_server.gateway.fleet.interruption import Interruption
+from autellix_server.gateway.fleet.member import Member
+
+_log = logging.getLogger(__name__)
+
+_PERIOD_S = 2.0
+_ANSWER_LIMIT_S = 5.0
+
+
+class Prober:
+    """Asks every engine for its health. Run it as a task, for as long as the fleet is served.
+
+    Any answer is a sign of life, and so is every piece of an answer to a call: an engine that is only busy is not taken
+    for dead.
+
+    Args:
+        fleet: the engines.
+        hang_limit_s: an engine that gives no sign of life for so long is lost: its calls go elsewhere or end with an
+            error, and it is started again if it was started here; ``inf``: none is.
+    """
+
+    def __init__(self, fleet: Fleet, hang_limit_s: float) -> None:
+        self._fleet = fleet
+        self._hang_limit_s = hang_limit_s
+
+    async def run(self) -> None:
+        """Ask until cancelled."""
+        timeout = aiohttp.ClientTimeout(total=_ANSWER_LIMIT_S)
+        async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session:
+            while True:
+                await asyncio.gather(*(self._probe(session, member) for member in self._fleet))
+                await asyncio.sleep(_PERIOD_S)
+
+    async def _probe(self, session: aiohttp.ClientSession, member: Member) -> None:
+        address, clock = member.address, asyncio.get_running_loop().time
+        if address is None:
+            member.alive_s = 0.0
+            return
+        member.alive_s = member.alive_s or clock()
+        try:
+            async with session.get(f"{address.url}/health"):
+                member.alive_s = clock()
+        except (aiohttp.ClientError, TimeoutError):
+            silent_s = clock() - member.alive_s
+            if silent_s > self._hang_limit_s and member.address is address:
+                self._lose(member, f"gave no sign of life for {silent_s:.0f} s")
+
+    def _lose(self, member: Member, reason: str) -> None:
+        _log.warning("engine %s %s", member.name, reason)
+        member.lose_calls(Interruption(f"the engine {reason}", "engine_lost", retryable=True))
+        member.engine.condemn(reason)

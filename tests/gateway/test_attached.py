@@ -1,0 +1,220 @@
+"""Engines that somebody else runs: found, lost and found again, named in a file that changes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from fake_engine import KEY, SECRET, FakeEngine, running_engine
+from script_launch import until
+
+from autellix_sdk.errors import ConfigurationError
+from autellix_server.engine.limits import EngineLimits
+from autellix_server.engine.supervisor import EngineState
+from autellix_server.gateway.fleet.attachment import Attachment
+from autellix_server.gateway.fleet.fleet import Fleet
+from autellix_server.gateway.fleet.interruption import Interruption
+from autellix_server.gateway.fleet.keeper import Keeper
+from autellix_server.gateway.fleet.member import Member
+from autellix_server.gateway.fleet.prober import Prober
+from autellix_server.gateway.fleet.specs import FILE_EXAMPLE, EngineSpec, read_specs, spec_of_url
+
+INFO = {"max_running_requests": 4, "autellix": {"policy": "plas"}}
+
+
+def spec(url: str, **more: Any) -> EngineSpec:
+    """Return what is said of an engine."""
+    return EngineSpec.model_validate({"url": url, **more})
+
+
+def url_of(engine: FakeEngine) -> str:
+    """Return where a fake engine is."""
+    assert engine.status.address is not None
+    return engine.status.address.url
+
+
+@asynccontextmanager
+async def living(run: Any) -> AsyncIterator[None]:
+    """Run a task for as long as the context lasts."""
+    task = asyncio.create_task(run)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_an_attached_engine_is_ready_when_it_lists_its_models() -> None:
+    """With its key, its models and its limits."""
+    async with running_engine() as engine:
+        engine.shown = INFO
+        attachment = Attachment(spec(url_of(engine), name="far"), KEY, SECRET)
+        async with living(attachment.run()):
+            await until(lambda: attachment.status.state is EngineState.READY)
+        status = attachment.status
+        assert (status.models, status.limits) == (("tiny",), EngineLimits(slots=4))
+        assert status.address is not None
+        assert (status.address.name, status.address.key, status.address.secret) == ("far", KEY, SECRET)
+
+
+async def test_an_engine_that_is_to_be_ours_and_is_not_is_not_used() -> None:
+    """The secret would sign stamps that it does not understand, and bills be believed that anybody could write."""
+    async with running_engine() as engine:
+        attachment = Attachment(spec(url_of(engine)), KEY, SECRET)
+        async with living(attachment.run()):
+            await until(lambda: attachment.status.state is EngineState.UNREACHABLE)
+        assert attachment.status.detail == "a secret is set for it, but our plugin is not at work there"
+        assert attachment.status.address is None
+
+
+async def test_an_engine_that_refuses_the_key_says_so() -> None:
+    """The remedy is named."""
+
+    async def refuse(request: web.Request, seen: object) -> web.Response:
+        return web.Response(status=401)
+
+    async with running_engine() as engine:
+        engine.behave = refuse  # type: ignore[assignment]
+        attachment = Attachment(spec(url_of(engine)), "wrong", None)
+        async with living(attachment.run()):
+            await until(lambda: attachment.status.state is EngineState.UNREACHABLE)
+        assert attachment.status.detail == "it refuses the API key (key_env): /v1/models answers 401"
+
+
+async def test_an_attached_engine_that_comes_back_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the times it did are counted."""
+    monkeypatch.setattr("autellix_server.gateway.fleet.attachment._LOOK_PERIOD_S", 0.02)
+    there = True
+
+    async def behave(request: web.Request, seen: object) -> web.Response:
+        return web.json_response({"data": [{"id": "tiny"}]}) if there else web.Response(status=502)
+
+    async with running_engine(secret=None) as engine:
+        engine.behave = behave  # type: ignore[assignment]
+        attachment = Attachment(spec(url_of(engine)), KEY, None)
+        async with living(attachment.run()):
+            await until(lambda: attachment.status.state is EngineState.READY)
+            there = False
+            await until(lambda: attachment.status.state is EngineState.UNREACHABLE)
+            assert attachment.status.detail == "/v1/models answers 502"
+            there = True
+            await until(lambda: attachment.status.state is EngineState.READY)
+        assert attachment.status.restarts == 1
+
+
+async def test_a_file_of_engines_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Engines join and leave as it changes, those with calls when they have ended; a wrong file changes nothing."""
+    monkeypatch.setattr("autellix_server.gateway.fleet.keeper._LOOK_PERIOD_S", 0.02)
+    file, fleet = tmp_path / "engines.toml", Fleet()
+
+    def write(*names: str) -> None:
+        file.write_text("".join(f'[[engine]]\nurl = "http://127.0.0.1:9"\nname = "{name}"\n' for name in names))
+
+    def names() -> list[str]:
+        return [member.name for member in fleet]
+
+    class Work:
+        def interrupt(self, reason: Interruption) -> None:
+            raise AssertionError("nobody interrupts it")
+
+    write("a", "b")
+    keeper = Keeper(fleet, [], [spec("http://127.0.0.1:9", name="fixed")], file=file, environ={})
+    assert names() == ["fixed", "a", "b"]
+    async with living(keeper.run()):
+        first = fleet.get("a")
+        assert first is not None
+        work = Work()
+        first.calls.add(work)
+        write("b", "c")
+        await until(lambda: names() == ["fixed", "a", "b", "c"])
+        assert first.draining
+        first.calls.clear()
+        await until(lambda: names() == ["fixed", "b", "c"])
+        file.write_text("[[engine]]\nurl = 3\n")
+        await until(lambda: "url: Input should be a valid string" in caplog.text)
+        assert names() == ["fixed", "b", "c"]
+        write("c", "fixed")
+        await until(lambda: "two engines are called fixed" in caplog.text)
+        assert names() == ["fixed", "b", "c"]
+        write()
+        await until(lambda: names() == ["fixed"])
+
+
+async def test_an_engine_that_hangs_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its calls are interrupted and it is condemned, once it has given no sign of life for the limit; not before."""
+    monkeypatch.setattr("autellix_server.gateway.fleet.prober._PERIOD_S", 0.02)
+    monkeypatch.setattr("autellix_server.gateway.fleet.prober._ANSWER_LIMIT_S", 0.05)
+    reasons: list[str] = []
+    hung = asyncio.Event()
+
+    class Work:
+        def interrupt(self, reason: Interruption) -> None:
+            reasons.append(reason.code)
+
+    async def health(request: web.Request, seen: object) -> web.Response:
+        if hung.is_set():
+            await asyncio.sleep(60)
+        return web.Response(status=503)
+
+    async with running_engine() as engine:
+        engine.behave = health  # type: ignore[assignment]
+        engine.condemn = reasons.append  # type: ignore[attr-defined]
+        member = Member(engine)  # type: ignore[arg-type]
+        member.calls.add(Work())
+        async with living(Prober(Fleet([member]), 0.3).run()):
+            await until(lambda: len(engine.seen) > 3)
+            assert reasons == []
+            hung.set()
+            await until(lambda: len(reasons) >= 2)
+    assert reasons[0] == "engine_lost"
+    assert reasons[1].startswith("gave no sign of life for ")
+
+
+def test_the_example_of_a_file_is_right(tmp_path: Path) -> None:
+    """What the documentation shows can be read."""
+    file = tmp_path / "engines.toml"
+    file.write_text(FILE_EXAMPLE)
+    (engine,) = read_specs(file)
+    assert (engine.label, engine.window) == ("gpu0", 32)
+    assert engine.credentials({"GPU0_KEY": "k", "GPU0_SECRET": "00" * 16}) == ("k", bytes(16))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[[engine", "it is no TOML"),
+        ("engines = 3", "engines: Extra inputs are not permitted"),
+        ("[[engine]]\nname = 'a'", "engine.0.url: Field required"),
+        ("[[engine]]\nurl = 'ftp://x'", "engine.0.url: give http://host:port"),
+        ("[[engine]]\nurl = 'http://x'\nwindow = 0", "engine.0.window: Input should be greater than or equal to 1"),
+        ("[[engine]]\nurl = 'http://x'\n[[engine]]\nurl = 'http://x/v1'", "two engines are called x:80"),
+    ],
+)
+def test_a_file_that_is_wrong_is_explained(tmp_path: Path, text: str, complaint: str) -> None:
+    """The key is named."""
+    file = tmp_path / "engines.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=complaint.replace("(", r"\(")):
+        read_specs(file)
+
+
+def test_a_missing_file_or_key_is_explained(tmp_path: Path) -> None:
+    """Before anything starts."""
+    with pytest.raises(ConfigurationError, match="No such file"):
+        read_specs(tmp_path / "none.toml")
+    with pytest.raises(ConfigurationError, match="key_env of engine x:80 is MISSING"):
+        Keeper(Fleet(), [], [spec("http://x", key_env="MISSING")], environ={})
+    with pytest.raises(ConfigurationError, match="is 'x': give http://host:port"):
+        spec_of_url("x")
+
+
+def test_a_base_url_may_end_with_v1() -> None:
+    """As people know it from clients."""
+    assert spec_of_url("http://127.0.0.1:8000/v1/").url == "http://127.0.0.1:8000"
