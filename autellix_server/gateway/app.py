@@ -65,7 +65,8 @@ def make_app(settings: ServeSettings, fleet: Fleet, ledger: CallLedger) -> web.A
     hosts, origins = HostGuard((settings.host, *settings.allowed_hosts)), OriginGuard(settings.allowed_origins)
     app = web.Application(middlewares=[_checks(hosts, origins)], client_max_size=settings.max_body_bytes)
     view = FleetView(fleet, ledger.table)
-    programs, status = ProgramsApi(ledger), _Status(fleet, ledger)
+    dispatcher = Dispatcher(fleet, ledger, make_balancer(settings.balancer))
+    programs, status = ProgramsApi(dispatcher), _Status(fleet, ledger)
     app.router.add_get("/health", status.health)
     app.router.add_get("/ready", status.ready)
     app.router.add_get("/metrics", view.metrics)
@@ -73,8 +74,12 @@ def make_app(settings: ServeSettings, fleet: Fleet, ledger: CallLedger) -> web.A
     app.router.add_get("/autellix/v1/programs", programs.list)
     app.router.add_post("/autellix/v1/programs/end", programs.end)
     app.router.add_get("/autellix/v1/programs/{id}", programs.get)
+    app.router.add_post("/autellix/v1/programs/{id}/pause", programs.pause)
+    app.router.add_post("/autellix/v1/programs/{id}/resume", programs.resume)
+    app.router.add_post("/autellix/v1/programs/{id}/boost", programs.boost)
+    app.router.add_post("/autellix/v1/programs/{id}/cancel", programs.cancel)
 
-    proxy = Proxy(Dispatcher(fleet, ledger, make_balancer(settings.balancer)))
+    proxy = Proxy(dispatcher)
 
     async def models(request: web.Request) -> web.StreamResponse:
         return await (view.models() if fleet.mixed else proxy.handle(request))

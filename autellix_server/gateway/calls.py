@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 from autellix_sdk.bill import CallBill, decode_bill
 from autellix_sdk.errors import WireError
-from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER, encode_call
+from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER, ProgramId, encode_call
 from autellix_server.gateway.recording import Recording
+from autellix_server.gateway.refusal import Refused
 from autellix_server.identity import identify
 from autellix_server.scheduling.table import ActiveCall, Program, ProgramTable
 from autellix_server.stamp import ENDED_HEADER, EndedPrograms, Stamp, encode_ended
@@ -73,11 +74,17 @@ class CallLedger:
         Args:
             headers: request headers, in a mapping that ignores case.
             arrived_s: when the request began, on this ledger's clock.
+
+        Raises:
+            Refused: its program was cancelled.
         """
         found = identify(headers, new_id)
         if found.error is not None:
             self.counters.malformed_identity += 1
             _log.warning("a call runs as its own program: %s", found.error)
+        row = self.table.get(found.context.program)
+        if row is not None and row.cancelled:
+            raise Refused(409, "the program was cancelled; open it again to go on", "program_cancelled")
         self.counters.calls += 1
         active = self.table.arrive(found.context, self.clock(), single_call=found.single_call)
         if self.recording is not None:
@@ -89,6 +96,10 @@ class CallLedger:
         if self.recording is not None and bill is not None:
             self.recording.completed(call.context, bill, now)
         self.table.complete(call, bill, now)
+
+    def end(self, program: ProgramId) -> Program | None:
+        """End a program, see `ProgramTable.end`."""
+        return self.table.end(program, self.clock())
 
     def expire(self) -> None:
         """End programs whose lease is over and forget old ones; to be called about once a second."""
@@ -121,6 +132,8 @@ class OpenCall:
         self._expects_bill = True
         program, call = self._active.context.program, encode_call(self._active.context)
         base_service_us, base_wait_us = round(self._active.base_service_s * _US), round(self._active.base_wait_s * _US)
+        if self.program.boosted:
+            base_service_us = 0
         stamp = Stamp(base_service_us, base_wait_us, single_call=self._single_call)
         headers = {PROGRAM_HEADER: program, CALL_HEADER: call, STAMP_HEADER: stamp.encode(secret, program, call)}
         ended = self._ledger.ended.take()

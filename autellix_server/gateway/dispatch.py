@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from autellix_sdk.wire import ProgramId
 from autellix_server.balancing.balancer import BalancedCall, Balancer, EngineLoad
 from autellix_server.engine.supervisor import EngineAddress
 from autellix_server.gateway.calls import CallLedger, OpenCall
@@ -18,8 +19,11 @@ from autellix_server.gateway.fleet.fleet import Fleet
 from autellix_server.gateway.fleet.interruption import Interruption
 from autellix_server.gateway.fleet.member import Member
 from autellix_server.gateway.refusal import Refused, unavailable
+from autellix_server.scheduling.table import Program
 
 UNANSWERED = "it did not answer the call; if it died it is being restarted"
+
+CANCELLED = "program_cancelled"
 
 _BYTES_PER_TOKEN = 4
 
@@ -54,6 +58,7 @@ class Dispatcher:
         self.fleet = fleet
         self.ledger = ledger
         self._balancer = balancer
+        self._tickets: dict[ProgramId, set[Ticket]] = {}
 
     def open(self, request: CallRequest) -> Ticket:
         """Take a call in; the ticket must be closed.
@@ -63,7 +68,33 @@ class Dispatcher:
         """
         model = self._model(request.body)
         self._serving(model)
-        return Ticket(self, self.ledger.arrive(request.headers, request.arrived_s), request, model)
+        ticket = Ticket(self, self.ledger.arrive(request.headers, request.arrived_s), request, model)
+        self._tickets.setdefault(ticket.program.id, set()).add(ticket)
+        return ticket
+
+    def closed(self, ticket: Ticket) -> None:
+        """Forget a ticket; it calls this itself."""
+        tickets = self._tickets[ticket.program.id]
+        tickets.remove(ticket)
+        if not tickets:
+            del self._tickets[ticket.program.id]
+
+    def pause(self, program: Program) -> None:
+        """Hold a program's calls back from now on; those at engines go on."""
+        program.paused = True
+
+    def resume(self, program: Program) -> None:
+        """Let a program's calls go on."""
+        program.paused = False
+        for ticket in self._tickets.get(program.id, ()):
+            ticket.resume()
+
+    def cancel(self, program: Program) -> None:
+        """End a program and everything it has in flight; its calls are refused until it is opened again."""
+        program.cancelled, program.paused = True, False
+        for ticket in tuple(self._tickets.get(program.id, ())):
+            ticket.interrupt(Interruption("the program was cancelled", CANCELLED, retryable=False))
+        self.ledger.end(program.id)
 
     def resources(self, body: bytes) -> list[EngineAddress]:
         """Return the engines that may have what a request that runs no model asks for, the least used first.
@@ -140,8 +171,14 @@ class Ticket:
         self._model = model
         self._prompt_bytes = len(request.body)
         self._task = asyncio.current_task()
+        self._resumed = asyncio.Event()
         self._interruption: Interruption | None = None
         self._member: Member | None = None
+
+    @property
+    def program(self) -> Program:
+        """The row of the call's program."""
+        return self._call.program
 
     async def place(self, *, elsewhere: bool = False) -> EngineAddress:
         """Choose an engine, and wait until it may have the call.
@@ -156,6 +193,10 @@ class Ticket:
         before, self._member = self._member, None
         if before is not None:
             before.calls.discard(self)
+        while self.program.paused:
+            self._resumed.clear()
+            with self.interruptible():
+                await self._resumed.wait()
         member = self._dispatcher.choose(
             self._call, self._prompt_bytes, self._model, without=before if elsewhere else None
         )
@@ -172,6 +213,10 @@ class Ticket:
     def settle(self, text: bytes) -> bytes | None:
         """Charge the engine's bill, see `OpenCall.settle`."""
         return self._call.settle(text)
+
+    def resume(self) -> None:
+        """Look again whether the program is paused."""
+        self._resumed.set()
 
     def interrupt(self, reason: Interruption) -> None:
         """Cancel the work on the call; `interruptible` turns the cancellation into `reason`."""
@@ -198,4 +243,5 @@ class Ticket:
         """Take the call out, uncharged unless it was settled."""
         if self._member is not None:
             self._member.calls.discard(self)
+        self._dispatcher.closed(self)
         self._call.close()

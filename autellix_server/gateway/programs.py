@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from autellix_sdk.errors import WireError
 from autellix_sdk.wire import ProgramId, check_program_id, encode_name
-from autellix_server.gateway.calls import CallLedger, new_id
+from autellix_server.gateway.calls import new_id
+from autellix_server.gateway.dispatch import Dispatcher
 from autellix_server.gateway.replies import error_reply
 from autellix_server.scheduling.table import Program
 
@@ -30,6 +31,12 @@ class OpenProgram(BaseModel):
 
     id: str | None = None
     name: str | None = None
+
+
+class Boost(BaseModel):
+    """Body of ``POST /autellix/v1/programs/{id}/boost``; false takes it back."""
+
+    boosted: bool = True
 
 
 class EndProgram(BaseModel):
@@ -60,7 +67,10 @@ class EndResults(BaseModel):
 
 
 class ProgramRow(BaseModel):
-    """One program. Times in seconds; `level` is where its next call would start, 0 the best."""
+    """One program. Times in seconds; `level` is where its next call would start, 0 the best.
+
+    `engines` ran its calls, and `pin` is the one that its long calls go to. The last three are what was asked of it.
+    """
 
     id: str
     name: str | None
@@ -73,6 +83,10 @@ class ProgramRow(BaseModel):
     calls_completed: int
     threads: int
     engines: list[str]
+    pin: str | None
+    paused: bool
+    boosted: bool
+    cancelled: bool
     bill: dict[str, Any]
 
 
@@ -87,11 +101,12 @@ class ProgramsApi:
     """Handlers of the programs API.
 
     Args:
-        ledger: holds the program table.
+        dispatcher: has the calls in flight, and the ledger with the program table.
     """
 
-    def __init__(self, ledger: CallLedger) -> None:
-        self._ledger = ledger
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._ledger = dispatcher.ledger
 
     async def open(self, request: web.Request) -> web.Response:
         """Start a program explicitly, as its first call would, or renew the lease of one that is known."""
@@ -102,6 +117,7 @@ class ProgramsApi:
         except WireError as error:
             return error_reply(400, str(error), "invalid_program")
         row = self._ledger.table.open(program, body.name, self._ledger.clock())
+        row.cancelled = False
         return _json(self._row(row), status=201)
 
     async def list(self, request: web.Request) -> web.Response:
@@ -115,9 +131,30 @@ class ProgramsApi:
 
     async def get(self, request: web.Request) -> web.Response:
         """Return one program, live or still remembered."""
-        row = self._ledger.table.get(ProgramId(request.match_info["id"]))
-        if row is None:
-            return error_reply(404, "there is no such program, or it is forgotten", "unknown_program")
+        return _json(self._row(self._named(request)))
+
+    async def pause(self, request: web.Request) -> web.Response:
+        """Hold a program's calls back until it is resumed; those at engines go on."""
+        row = self._named(request)
+        self._dispatcher.pause(row)
+        return _json(self._row(row))
+
+    async def resume(self, request: web.Request) -> web.Response:
+        """Let the calls of a paused program go on."""
+        row = self._named(request)
+        self._dispatcher.resume(row)
+        return _json(self._row(row))
+
+    async def boost(self, request: web.Request) -> web.Response:
+        """Have a program's calls scheduled as if it had attained nothing, from the next one on."""
+        row = self._named(request)
+        row.boosted = (await _read(request, Boost)).boosted
+        return _json(self._row(row))
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """End a program: its calls in flight end with an error, and further ones are refused until it is opened."""
+        row = self._named(request)
+        self._dispatcher.cancel(row)
         return _json(self._row(row))
 
     async def end(self, request: web.Request) -> web.Response:
@@ -126,6 +163,13 @@ class ProgramsApi:
         if len(body.programs) > MAX_BATCH:
             return error_reply(413, f"{len(body.programs)} programs in one batch; the limit is {MAX_BATCH}", "too_many")
         return _json(EndResults(results=list(self._ended(body.programs))))
+
+    def _named(self, request: web.Request) -> Program:
+        """Return the program in a request's path, live or still remembered, or end the request with a 404."""
+        row = self._ledger.table.get(ProgramId(request.match_info["id"]))
+        if row is None:
+            raise web.HTTPNotFound(text="there is no such program, or it is forgotten")
+        return row
 
     def _ended(self, programs: Iterable[EndProgram]) -> Iterable[EndResult]:
         now = self._ledger.clock()
@@ -148,6 +192,10 @@ class ProgramsApi:
             calls_completed=row.completed,
             threads=len(row.threads),
             engines=sorted(row.engines),
+            pin=row.pin,
+            paused=row.paused,
+            boosted=row.boosted,
+            cancelled=row.cancelled,
             bill=bill.to_json(),
         )
 

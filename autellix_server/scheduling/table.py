@@ -73,6 +73,9 @@ class Program:
         ended_s: when the program ended, `None` while it lives.
         single_call: an anonymous call's own program, which ends with it and leaves nothing behind.
         pin: name of the engine that its long calls go to, `None` before one was chosen.
+        paused: an operator holds its calls back.
+        boosted: an operator has its calls scheduled as if it had attained nothing.
+        cancelled: an operator ended it; its calls are refused until it is opened again.
     """
 
     id: ProgramId
@@ -91,6 +94,9 @@ class Program:
     ended_s: float | None = None
     single_call: bool = False
     pin: str | None = None
+    paused: bool = False
+    boosted: bool = False
+    cancelled: bool = False
     time: TimeSplit = field(default_factory=TimeSplit)
     service_us: int = 0
     prompt_tokens: int = 0

@@ -60,6 +60,10 @@ async def test_a_row_shows_what_a_program_has_used(gateway: Gateway, engine: Fak
         "calls_completed": 1,
         "threads": 1,
         "engines": ["e0"],
+        "pin": None,
+        "paused": False,
+        "boosted": False,
+        "cancelled": False,
     }
     assert (bill.calls, bill.output_tokens, bill.tool_us) == (1, 4, 10_000_000)
 
