@@ -7,6 +7,7 @@ BACKLOG = 2048
 tries again after a second, then two, then four. Linux caps it at ``net.core.somaxconn``, usually 4096."""
 
 
-def base_url(host: str, port: int) -> str:
+def base_url(host: str, port: int, *, secure: bool = False) -> str:
     """Return the URL, without a path, of a server at an address as `socket.getsockname` gives it."""
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -45,7 +45,8 @@ policies:
   Under all but the last three running calls make room for better ones, and go on later where they were.
 
 environment (arguments win):
-  AUTELLIX_HOST, AUTELLIX_PORT, AUTELLIX_MODEL, AUTELLIX_ENGINES, AUTELLIX_ENGINE_URL (separated by commas),
+  AUTELLIX_HOST, AUTELLIX_PORT, AUTELLIX_ADMIN_HOST, AUTELLIX_ADMIN_PORT, AUTELLIX_TLS_CERT, AUTELLIX_TLS_KEY,
+  AUTELLIX_MODEL, AUTELLIX_ENGINES, AUTELLIX_ENGINE_URL (separated by commas),
   AUTELLIX_ENGINES_FILE, AUTELLIX_HANG_LIMIT_S, AUTELLIX_BALANCER, AUTELLIX_POLICY, AUTELLIX_DEVICE,
   AUTELLIX_FIRST_BOUND_S, AUTELLIX_BOUNDS_S, AUTELLIX_BETA, AUTELLIX_HOLD_S, AUTELLIX_STEPS_BETWEEN_PLANS,
   AUTELLIX_HOST_KV_GB, AUTELLIX_LEASE_S, AUTELLIX_RECORD_TRACE, AUTELLIX_MAX_BODY_BYTES,
@@ -134,6 +135,15 @@ def register(subparsers: Subparsers) -> None:
         metavar="GB",
         help="host memory for KV of calls that made room for others, and of histories (default: 0, they compute again)",
     )
+    parser.add_argument("--admin-host", help="address for operators' endpoints, with --admin-port (default: 127.0.0.1)")
+    parser.add_argument(
+        "--admin-port",
+        type=int,
+        help="port for operators' endpoints (/metrics, /autellix/v1/engines), 0 for a free one (default: on --port as "
+        "long as only this machine can reach that)",
+    )
+    parser.add_argument("--tls-cert", metavar="FILE", help="serve https with this PEM certificate chain")
+    parser.add_argument("--tls-key", metavar="FILE", help="its private key, where it is not in the same file")
     parser.add_argument("--lease-s", type=float, metavar="S", help="idle time after which a program ends")
     parser.add_argument(
         "--record-trace",
@@ -146,15 +156,15 @@ def register(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; exit status 0 then."""
-    from autellix_server.gateway.backend import bind
     from autellix_server.gateway.settings import ServeSettings, read_settings
+    from autellix_server.gateway.sockets import bind
 
     set_up_logging()
     if args.until_stdin_ends:
         stop_when_stdin_ends()
     settings = read_settings({name: getattr(args, name, None) for name in ServeSettings.model_fields})
     refuse_early(settings, args.passthrough)
-    with bind(settings) as bound:
+    with bind(settings.host, settings.port) as bound:
         warn_if_open(settings)
         launches = prepare_launches(settings, args.passthrough)
         return asyncio.run(serve(settings, launches, bound, as_json=args.json))
@@ -184,7 +194,9 @@ def refuse_early(settings: ServeSettings, arguments: list[str]) -> None:
     from autellix_server.engine.command import POLICY_OFF, check_arguments, check_host_kv, check_model
     from autellix_server.errors import RefusedFlag
     from autellix_server.gateway.recording import open_trace
+    from autellix_server.gateway.sockets import tls_context
 
+    tls_context(settings)
     if settings.started_engines:
         check_arguments(arguments, os.environ, settings.policy)
     elif not settings.engine_url and settings.engines_file is None:
@@ -294,6 +306,7 @@ async def announce_and_serve(
             {
                 "event": "ready",
                 "url": backend.url,
+                "admin_url": backend.admin_url or None,
                 "engines": {
                     member.name: {
                         "state": member.status.state,

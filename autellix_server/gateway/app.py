@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -16,10 +15,10 @@ from autellix_server.balancing.balancer import make_balancer
 from autellix_server.engine.command import POLICY_OFF
 from autellix_server.gateway.calls import CallLedger
 from autellix_server.gateway.dispatch import Dispatcher
+from autellix_server.gateway.engines import EnginesApi, shown_fleet
 from autellix_server.gateway.fleet.fleet import Fleet
-from autellix_server.gateway.fleet.member import Member
 from autellix_server.gateway.fleet.view import FleetView
-from autellix_server.gateway.guard import HostGuard, OriginGuard
+from autellix_server.gateway.guard import HostGuard, OriginGuard, is_loopback
 from autellix_server.gateway.programs import ProgramsApi
 from autellix_server.gateway.proxy import Proxy, drop_added_headers
 from autellix_server.gateway.recording import Recording, open_trace
@@ -54,47 +53,79 @@ def make_ledger(settings: ServeSettings, clock: Callable[[], float] = time.monot
     return CallLedger(ProgramTable(policy, limits, on_end), clock, recording, ended)
 
 
-def make_app(settings: ServeSettings, fleet: Fleet, ledger: CallLedger) -> web.Application:
-    """Return the application.
+@dataclass(frozen=True, slots=True)
+class Apps:
+    """The applications of one gateway.
+
+    Attributes:
+        main: what clients use; started first and stopped last, since it holds what both need.
+        admin: what operators use, `None` where `main` has that as well.
+    """
+
+    main: web.Application
+    admin: web.Application | None
+
+
+def make_apps(settings: ServeSettings, fleet: Fleet, ledger: CallLedger) -> Apps:
+    """Return the applications.
 
     Args:
         settings: of the gateway.
         fleet: the engines behind it.
-        ledger: where calls are entered; the application is its only writer.
+        ledger: where calls are entered; the applications are its only writers.
     """
-    hosts, origins = HostGuard((settings.host, *settings.allowed_hosts)), OriginGuard(settings.allowed_origins)
-    app = web.Application(middlewares=[_checks(hosts, origins)], client_max_size=settings.max_body_bytes)
     view = FleetView(fleet, ledger.table)
     dispatcher = Dispatcher(fleet, ledger, make_balancer(settings.balancer))
-    programs, status = ProgramsApi(dispatcher), _Status(fleet, ledger)
-    app.router.add_get("/health", status.health)
-    app.router.add_get("/ready", status.ready)
-    app.router.add_get("/metrics", view.metrics)
-    app.router.add_post("/autellix/v1/programs", programs.open)
-    app.router.add_get("/autellix/v1/programs", programs.list)
-    app.router.add_post("/autellix/v1/programs/end", programs.end)
-    app.router.add_get("/autellix/v1/programs/{id}", programs.get)
-    app.router.add_post("/autellix/v1/programs/{id}/pause", programs.pause)
-    app.router.add_post("/autellix/v1/programs/{id}/resume", programs.resume)
-    app.router.add_post("/autellix/v1/programs/{id}/boost", programs.boost)
-    app.router.add_post("/autellix/v1/programs/{id}/cancel", programs.cancel)
-
     proxy = Proxy(dispatcher)
+    programs, engines, status = ProgramsApi(dispatcher), EnginesApi(fleet), _Status(fleet, ledger)
 
     async def models(request: web.Request) -> web.StreamResponse:
         return await (view.models() if fleet.mixed else proxy.handle(request))
 
-    app.router.add_get("/v1/models", models)
-    app.router.add_route(hdrs.METH_ANY, "/v1/{path:.*}", proxy.handle)
-    app.cleanup_ctx.extend((proxy.lifetime, view.lifetime, _upkeep(ledger)))
-    app.on_response_prepare.append(drop_added_headers)
-    return app
+    for_all = (
+        web.get("/health", status.health),
+        web.get("/ready", status.ready),
+        web.post("/autellix/v1/programs", programs.open),
+        web.get("/autellix/v1/programs", programs.list),
+        web.post("/autellix/v1/programs/end", programs.end),
+        web.get("/autellix/v1/programs/{id}", programs.get),
+        web.post("/autellix/v1/programs/{id}/pause", programs.pause),
+        web.post("/autellix/v1/programs/{id}/resume", programs.resume),
+        web.post("/autellix/v1/programs/{id}/boost", programs.boost),
+        web.post("/autellix/v1/programs/{id}/cancel", programs.cancel),
+    )
+    for_clients = (
+        web.get("/v1/models", models),
+        web.route(hdrs.METH_ANY, "/v1/{path:.*}", proxy.handle),
+    )
+    for_operators = (
+        web.get("/metrics", view.metrics),
+        web.get("/autellix/v1/engines", engines.list),
+        web.post("/autellix/v1/engines/{name}/drain", engines.drain),
+        web.post("/autellix/v1/engines/{name}/restore", engines.restore),
+    )
+    main, admin = _bare_app(settings), None
+    main.add_routes((*for_all, *for_clients))
+    if settings.admin_port is not None:
+        admin = _bare_app(settings)
+        admin.add_routes((*for_all, *for_operators))
+    elif is_loopback(settings.host):
+        main.add_routes(for_operators)
+    main.cleanup_ctx.extend((proxy.lifetime, view.lifetime, _upkeep(ledger)))
+    main.on_response_prepare.append(drop_added_headers)
+    return Apps(main, admin)
 
 
-def make_runner(settings: ServeSettings, fleet: Fleet, ledger: CallLedger) -> web.AppRunner:
-    """Return what runs the application of `make_app` (same arguments) on a socket."""
+def _bare_app(settings: ServeSettings) -> web.Application:
+    hosts = HostGuard((settings.host, settings.admin_host, *settings.allowed_hosts))
+    checks = _checks(hosts, OriginGuard(settings.allowed_origins))
+    return web.Application(middlewares=[checks], client_max_size=settings.max_body_bytes)
+
+
+def make_runner(app: web.Application) -> web.AppRunner:
+    """Return what runs one of the applications of `make_apps` on a socket."""
     return web.AppRunner(
-        make_app(settings, fleet, ledger),
+        app,
         handler_cancellation=True,  # A client that leaves cancels its call, which the engine then aborts.
         auto_decompress=False,  # A compressed request body goes to the engine as it came.
         access_log=None,
@@ -166,7 +197,7 @@ class _Status:
             {
                 "status": "ok",
                 "version": version("autellix"),
-                "engines": {member.name: _shown(member) for member in self._fleet},
+                "engines": shown_fleet(self._fleet),
                 "programs": len(self._ledger.table),
                 "counters": asdict(self._ledger.counters),
                 "recording": None if recording is None else asdict(recording.counts),
@@ -178,19 +209,3 @@ class _Status:
         if self._fleet.serving(None):
             return web.json_response({"ready": True})
         return refused_reply(unavailable(self._fleet.detail))
-
-
-def _shown(member: Member) -> dict[str, Any]:
-    """Return what people and tools are shown of an engine."""
-    status = member.status
-    return {
-        "state": status.state,
-        "detail": status.detail,
-        "pid": status.pid,
-        "restarts": status.restarts,
-        "models": status.models,
-        "limits": None if status.limits is None else status.limits.to_json(),
-        "bounds": None if status.address is None else member.bounds,
-        "calls": len(member.calls),
-        "draining": member.draining,
-    }

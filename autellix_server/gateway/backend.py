@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -14,44 +14,16 @@ from typing import Self
 
 from aiohttp import web
 
-from autellix_sdk.errors import ConfigurationError
 from autellix_server.engine.process import Launch
 from autellix_server.engine.supervisor import EngineState, EngineStatus, Supervisor, Timing
-from autellix_server.gateway.app import make_ledger, make_runner
+from autellix_server.gateway.app import make_apps, make_ledger, make_runner
 from autellix_server.gateway.fleet.fleet import Fleet
 from autellix_server.gateway.fleet.keeper import Keeper
 from autellix_server.gateway.fleet.prober import Prober
 from autellix_server.gateway.fleet.specs import spec_of_url
 from autellix_server.gateway.settings import ServeSettings
+from autellix_server.gateway.sockets import bind, tls_context
 from autellix_server.listening import BACKLOG, base_url
-
-
-def bind(settings: ServeSettings) -> socket.socket:
-    """Take the gateway's port and listen on it, so that a port in use is known before anything is started.
-
-    Connections made before the gateway serves wait in the backlog.
-
-    Raises:
-        ConfigurationError: the port is in use or the address is not this machine's; says what to do.
-    """
-    host, port = settings.host, settings.port
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind, protocol)
-        try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(address)
-            bound.listen(BACKLOG)  # two sockets that do not listen yet could share the port
-        except OSError:
-            bound.close()
-            raise
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigurationError(
-                f"port {port} on {host} is in use; stop what uses it or choose another port with --port"
-            ) from error
-        raise ConfigurationError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
-    return bound
 
 
 class Backend:
@@ -67,12 +39,12 @@ class Backend:
         settings: of the gateway.
         launches: the engines to start, see `engine.command.SglangLaunch`; their names are unique.
         logs: returns the file for an engine's output, by its name.
-        bound: the gateway's port as taken by `bind`; `None` takes it on entry.
+        bound: the gateway's port as taken by `sockets.bind`; `None` takes it on entry.
         timing: how patient to be with the engines.
         on_change: called on the event loop with an engine's name at every change of its status.
 
     Raises:
-        ConfigurationError: engines to attach cannot be, see `Keeper`; on entry, see `bind`.
+        ConfigurationError: of engines to attach, see `Keeper`, or of TLS, see `sockets`; on entry, of the ports.
     """
 
     def __init__(
@@ -103,14 +75,20 @@ class Backend:
         )
         self._prober = Prober(self.fleet, settings.hang_limit_s)
         self.ledger = make_ledger(settings)
-        self.url = ""
+        self._tls = tls_context(settings)
+        self._exit = AsyncExitStack()
+        self.url = self.admin_url = ""
 
     async def __aenter__(self) -> Self:
-        bound = self._bound or bind(self._settings)
-        self._runner = make_runner(self._settings, self.fleet, self.ledger)
-        await self._runner.setup()
-        await web.SockSite(self._runner, bound, backlog=BACKLOG).start()
-        self.url = base_url(*bound.getsockname()[:2])
+        settings, apps = self._settings, make_apps(self._settings, self.fleet, self.ledger)
+        try:
+            self.url = await self._serve(apps.main, self._bound or bind(settings.host, settings.port))
+            if apps.admin is not None and settings.admin_port is not None:
+                bound = bind(settings.admin_host, settings.admin_port, "--admin-port")
+                self.admin_url = await self._serve(apps.admin, bound)
+        except BaseException:
+            await self._exit.aclose()
+            raise
         self._life = asyncio.create_task(self._keeper.run())
         self._probing = asyncio.create_task(self._prober.run())
         return self
@@ -119,10 +97,18 @@ class Backend:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         # The gateway first: calls in flight are cancelled at engines that are still there to notice.
-        await self._runner.cleanup()
+        await self._exit.aclose()
         for task in (self._probing, self._life):
             task.cancel()
         await asyncio.gather(self._probing, self._life, return_exceptions=True)
+
+    async def _serve(self, app: web.Application, bound: socket.socket) -> str:
+        """Serve an application until the exit, and return its URL."""
+        runner = make_runner(app)
+        self._exit.push_async_callback(runner.cleanup)
+        await runner.setup()
+        await web.SockSite(runner, bound, backlog=BACKLOG, ssl_context=self._tls).start()
+        return base_url(*bound.getsockname()[:2], secure=self._tls is not None)
 
     async def ready(self) -> None:
         """Wait until an engine is ready for the first time.

@@ -31,6 +31,11 @@ class ServeSettings(BaseSettings):
     Attributes:
         host: address the gateway listens on.
         port: port the gateway listens on; 0 takes a free one.
+        admin_host: address that operators' endpoints are served on, with `admin_port`.
+        admin_port: port for operators' endpoints; 0 takes a free one; `None`: they are served with all others where
+            only this machine can reach them, and nowhere else.
+        tls_cert: PEM file of the certificate chain; with it clients and operators use https.
+        tls_key: PEM file of its private key; `None`: it is in `tls_cert`.
         allowed_hosts: further names that requests may carry in ``Host``; separated by commas in the environment.
         allowed_origins: web pages, as ``scheme://host[:port]``, that may use the server from a browser.
         max_body_bytes: largest request body.
@@ -58,6 +63,10 @@ class ServeSettings(BaseSettings):
 
     host: str = Field(DEFAULT_HOST, min_length=1)
     port: int = Field(DEFAULT_PORT, ge=0, le=65535)
+    admin_host: str = Field(DEFAULT_HOST, min_length=1)
+    admin_port: int | None = Field(None, ge=0, le=65535)
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
     max_body_bytes: int = Field(64 * _MIB, gt=0)
@@ -109,7 +118,7 @@ class ServeSettings(BaseSettings):
     def _split_names(cls, value: object) -> object:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
-    @field_validator("model", "record_trace", "engines_file", mode="before")
+    @field_validator("model", "record_trace", "engines_file", "tls_cert", "tls_key", mode="before")
     @classmethod
     def _expand_user(cls, value: object) -> object:
         return os.path.expanduser(value) if isinstance(value, str) else value

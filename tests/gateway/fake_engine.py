@@ -15,7 +15,7 @@ from aiohttp import web
 from autellix_sdk.bill import CallBill, TimeSplit
 from autellix_sdk.wire import BILL_COMMENT, BILL_HEADER, CallContext, CallId, ProgramId, decode_call
 from autellix_server.engine.supervisor import EngineAddress, EngineState, EngineStatus
-from autellix_server.gateway.app import make_ledger, make_runner
+from autellix_server.gateway.app import make_apps, make_ledger, make_runner
 from autellix_server.gateway.calls import CallLedger
 from autellix_server.gateway.fleet.fleet import Fleet
 from autellix_server.gateway.fleet.member import Engine, Member
@@ -218,7 +218,7 @@ async def running_gateway(
     clock = clock or Clock()
     ledger = make_ledger(options, clock)
     fleet = Fleet(map(Member, engines))
-    runner = make_runner(options, fleet, ledger)
+    runner = make_runner(make_apps(options, fleet, ledger).main)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:

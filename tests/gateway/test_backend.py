@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
+import ipaddress
 import os
 import signal
 import socket
+import ssl
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from fake_engine import CHAT
 from script_launch import QUICK, ScriptLaunch, survivors, until
 
 from autellix_sdk.errors import ConfigurationError
 from autellix_server.engine.supervisor import EngineState, EngineStatus
 from autellix_server.errors import EngineFailure
-from autellix_server.gateway.backend import Backend, bind
+from autellix_server.gateway.backend import Backend
 from autellix_server.gateway.settings import ServeSettings, read_settings
+from autellix_server.gateway.sockets import bind, tls_context
 from autellix_server.scheduling.bounds import BoundSettings
 
 ANYWHERE = ServeSettings(port=0)
@@ -83,7 +91,7 @@ async def test_hundreds_of_clients_can_connect_at_once(tmp_path: Path) -> None:
             for _ in range(300):
                 clients.enter_context(socket.create_connection(address, timeout=0.5))
 
-    with bind(ANYWHERE) as bound:
+    with bind("127.0.0.1", 0) as bound:
         connect_all(f"http://127.0.0.1:{bound.getsockname()[1]}")
         async with Backend(ANYWHERE, [ScriptLaunch(tmp_path)], tmp_path.joinpath, bound=bound, timing=QUICK) as backend:
             connect_all(backend.url)
@@ -132,14 +140,14 @@ def test_a_port_in_use_is_one_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigurationError, match=f"^port {port} on 127.0.0.1 is in use; .* --port$"):
-            bind(ServeSettings(port=port))
+            bind("127.0.0.1", port)
 
 
 def test_an_address_that_is_not_ours_is_one_sentence() -> None:
     """Whether it is another machine's or nobody's."""
     for host in ("192.0.2.1", "no-such-host.invalid"):
         with pytest.raises(ConfigurationError, match=f"^cannot listen on {host} port 0: "):
-            bind(ServeSettings(host=host, port=0))
+            bind(host, 0)
 
 
 def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,3 +191,71 @@ def test_a_wrong_setting_is_named_with_its_value(name: str, value: object) -> No
     with pytest.raises(ConfigurationError) as caught:
         read_settings({name: value})
     assert f"--{name.replace('_', '-')} (or AUTELLIX_{name.upper()}) is {value!r}: " in str(caught.value)
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A PEM file with a key and a certificate of 127.0.0.1, signed by itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    plain = serialization.NoEncryption()
+    file = tmp_path / "cert.pem"
+    file.write_bytes(
+        made.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    )
+    return file
+
+
+async def test_with_a_certificate_clients_and_operators_use_https(tmp_path: Path, certificate: Path) -> None:
+    """Operators' endpoints have a port of their own, and are not on the clients'."""
+    settings = ServeSettings(port=0, admin_port=0, tls_cert=certificate)
+    trust = ssl.create_default_context(cafile=str(certificate))
+    async with (
+        Backend(settings, [ScriptLaunch(tmp_path)], tmp_path.joinpath, timing=QUICK) as backend,
+        aiohttp.ClientSession() as client,
+    ):
+        assert backend.url.startswith("https://")
+        assert backend.admin_url.startswith("https://")
+        await backend.ready()
+        for url, path, status in (
+            (backend.url, "/v1/models", 200),
+            (backend.url, "/autellix/v1/engines", 404),
+            (backend.url, "/metrics", 404),
+            (backend.admin_url, "/autellix/v1/engines", 200),
+            (backend.admin_url, "/v1/models", 404),
+        ):
+            assert (await client.get(url + path, ssl=trust)).status == status, (url, path)
+
+
+def test_a_certificate_that_cannot_be_used_is_explained(tmp_path: Path) -> None:
+    """Before anything starts; the setting is named."""
+    with pytest.raises(ConfigurationError, match=r"--tls-cert .* cannot be used"):
+        tls_context(ServeSettings(tls_cert=tmp_path / "none.pem"))
+    with pytest.raises(ConfigurationError, match=r"--tls-key .* needs --tls-cert"):
+        tls_context(ServeSettings(tls_key=tmp_path / "key.pem"))
+    assert tls_context(ServeSettings()) is None
+
+
+async def test_who_listens_for_others_keeps_operators_endpoints_to_itself(tmp_path: Path) -> None:
+    """Without a port of their own they are served to this machine alone, or not at all."""
+    settings = ServeSettings(host="0.0.0.0", port=0)
+    async with (
+        Backend(settings, [ScriptLaunch(tmp_path)], tmp_path.joinpath, timing=QUICK) as backend,
+        aiohttp.ClientSession() as client,
+    ):
+        url = backend.url.replace("0.0.0.0", "127.0.0.1")
+        assert (await client.get(url + "/autellix/v1/engines")).status == 404
+        assert (await client.get(url + "/health")).status == 200

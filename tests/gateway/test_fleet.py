@@ -148,6 +148,21 @@ async def test_a_drained_engine_gets_no_new_calls(gateway: Gateway, engines: lis
     assert (status, reply["error"]["code"]) == (503, "engine_unavailable")
 
 
+async def test_an_operator_drains_an_engine_and_restores_it(gateway: Gateway, engines: list[FakeEngine]) -> None:
+    """By its name; the list shows it."""
+    path = "/autellix/v1/engines"
+    assert (await gateway.json("POST", f"{path}/e0/drain", json={}))[1]["draining"] is True
+    await chat(gateway)
+    assert [len(engine.seen) for engine in engines] == [0, 1]
+    _, listed = await gateway.json("GET", path)
+    assert {name: row["draining"] for name, row in listed["engines"].items()} == {"e0": True, "e1": False}
+    assert (await gateway.json("POST", f"{path}/e0/restore", json={}))[1]["draining"] is False
+    await chat(gateway)
+    assert [len(engine.seen) for engine in engines] == [1, 1]
+    status, reply = await gateway.json("POST", f"{path}/e7/drain", json={})
+    assert (status, reply["error"]["message"]) == (404, "there is no such engine; there are: e0, e1")
+
+
 async def test_an_engine_that_starts_again_gets_no_calls_meanwhile(gateway: Gateway, engines: list[FakeEngine]) -> None:
     """The fleet is ready as long as one of them is."""
     engines[0].status = EngineStatus(EngineState.RESTARTING, "exited with status 137")
