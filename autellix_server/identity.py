@@ -1,12 +1,13 @@
-"""Which program a call belongs to, read from its request headers. Pure; gateway and engine plugin share it.
+"""Which program a call belongs to, read from its request. Pure; gateway and engine plugin share it.
 
 In order: the two headers of `autellix_sdk.wire`; the program header alone, which is enough for a client that has no
-SDK; the session headers that other tools send; else the call is a program of its own.
+SDK; the session headers that other tools send; ``session_id`` in the body; else the call is a program of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -32,6 +33,9 @@ SESSION_HEADERS = (
 )
 """Headers by which other clients name a session, the first one present wins. Lower case."""
 
+SESSION_FIELD = "session_id"
+"""Field of a JSON body by which other clients name a session, where no header does."""
+
 NO_PROGRAM = "none"
 """`Identified.source` of a call that nothing identifies, or whose identity headers are malformed."""
 
@@ -45,7 +49,7 @@ class Identified:
 
     Attributes:
         context: who the call is; always complete, whatever the headers say.
-        source: name of the header that decided, or `NO_PROGRAM`.
+        source: name of the header or field that decided, or `NO_PROGRAM`.
         error: what is wrong with our headers, or `None`. The call then runs as its own program.
     """
 
@@ -59,11 +63,12 @@ class Identified:
         return self.source == NO_PROGRAM
 
 
-def identify(headers: Mapping[str, str], new_id: Callable[[], str]) -> Identified:
-    """Find out which program a call belongs to. Never raises: headers are untrusted input.
+def identify(headers: Mapping[str, str], new_id: Callable[[], str], body: bytes = b"") -> Identified:
+    """Find out which program a call belongs to. Never raises: requests are untrusted input.
 
     Args:
         headers: request headers; names in lower case, or a mapping that ignores case.
+        body: of the request, in JSON; looked at only where no header says anything.
         new_id: returns a fresh random ID of at least 20 lower-case hexadecimal digits, at most 64.
     """
     program, call = headers.get(PROGRAM_HEADER), headers.get(CALL_HEADER)
@@ -78,7 +83,21 @@ def identify(headers: Mapping[str, str], new_id: Callable[[], str]) -> Identifie
         session = headers.get(header)
         if session:
             return Identified(_call_without_sdk(_program_of_session(session), new_id), header)
+    if session := _session_in(body):
+        return Identified(_call_without_sdk(_program_of_session(session), new_id), SESSION_FIELD)
     return Identified(_own_program(new_id), NO_PROGRAM)
+
+
+def _session_in(body: bytes) -> str | None:
+    # Most bodies have no such field, and finding that out must not cost a parse.
+    if b'"session_id"' not in body:
+        return None
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    session = parsed.get(SESSION_FIELD) if isinstance(parsed, dict) else None
+    return session if isinstance(session, str) else None
 
 
 def _own_program(new_id: Callable[[], str]) -> CallContext:

@@ -35,7 +35,7 @@ class CallRequest:
     Attributes:
         path: decoded path, such as ``/v1/chat/completions``.
         headers: request headers, in a mapping that ignores case.
-        body: as it came; read only where engines serve different models.
+        body: as it came; read only where engines serve different models, or no header names a program.
         arrived_s: when the request began, on the ledger's clock.
     """
 
@@ -68,7 +68,7 @@ class Dispatcher:
         """
         model = self._model(request.body)
         self._serving(model)
-        ticket = Ticket(self, self.ledger.arrive(request.headers, request.arrived_s), request, model)
+        ticket = Ticket(self, self.ledger.arrive(request.headers, request.body, request.arrived_s), request, model)
         self._tickets.setdefault(ticket.program.id, set()).add(ticket)
         return ticket
 

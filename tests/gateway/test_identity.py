@@ -13,10 +13,10 @@ from autellix_sdk.wire import CallId, check_program_id, decode_call, encode_call
 from autellix_server.identity import NO_PROGRAM, SESSION_HEADERS, Identified, identify
 
 
-def found(headers: dict[str, str]) -> Identified:
+def found(headers: dict[str, str], body: bytes = b"") -> Identified:
     """Identify with IDs that can be told apart."""
     numbers: Iterator[int] = count(1)
-    return identify(headers, lambda: f"{next(numbers):032x}")
+    return identify(headers, lambda: f"{next(numbers):032x}", body)
 
 
 def test_our_two_headers_win() -> None:
@@ -68,6 +68,16 @@ def test_the_first_session_header_in_the_list_decides() -> None:
     """And an empty one is none."""
     assert found({"helicone-session-id": "b", "x-session-id": "a"}).context.program == "a"
     assert found({"helicone-session-id": "b", "x-session-id": ""}).context.program == "b"
+
+
+def test_a_session_in_the_body_counts_where_no_header_says_anything() -> None:
+    """As a string at the top; elsewhere the word means nothing."""
+    body = b'{"model": "m", "session_id": "s7"}'
+    named = found({}, body)
+    assert (named.context.program, named.source, named.single_call) == ("s7", "session_id", False)
+    assert found({"x-session-id": "h"}, body).context.program == "h"
+    for other in (b'{"session_id": 7}', b'{"messages": ["\\"session_id\\""]}', b'["session_id"]', b'{"session_id": "s'):
+        assert found({}, other).source == "none"
 
 
 def test_without_any_sign_a_call_is_its_own_program() -> None:
