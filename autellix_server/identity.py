@@ -63,13 +63,13 @@ class Identified:
         return self.source == NO_PROGRAM
 
 
-def identify(headers: Mapping[str, str], new_id: Callable[[], str], body: bytes = b"") -> Identified:
+def identify(headers: Mapping[str, str], new_id: Callable[[], str], session: str | None = None) -> Identified:
     """Find out which program a call belongs to. Never raises: requests are untrusted input.
 
     Args:
         headers: request headers; names in lower case, or a mapping that ignores case.
-        body: of the request, in JSON; looked at only where no header says anything.
         new_id: returns a fresh random ID of at least 20 lower-case hexadecimal digits, at most 64.
+        session: what `session_in` found in the body; it counts where no header says anything.
     """
     program, call = headers.get(PROGRAM_HEADER), headers.get(CALL_HEADER)
     if program is not None or call is not None:
@@ -80,15 +80,15 @@ def identify(headers: Mapping[str, str], new_id: Callable[[], str], body: bytes 
         except WireError as error:
             return Identified(_own_program(new_id), NO_PROGRAM, str(error))
     for header in SESSION_HEADERS:
-        session = headers.get(header)
-        if session:
-            return Identified(_call_without_sdk(_program_of_session(session), new_id), header)
-    if session := _session_in(body):
+        if named := headers.get(header):
+            return Identified(_call_without_sdk(_program_of_session(named), new_id), header)
+    if session:
         return Identified(_call_without_sdk(_program_of_session(session), new_id), SESSION_FIELD)
     return Identified(_own_program(new_id), NO_PROGRAM)
 
 
-def _session_in(body: bytes) -> str | None:
+def session_in(body: bytes) -> str | None:
+    """Return the session that a JSON body names, `None` if it names none or is no JSON object."""
     # Most bodies have no such field, and finding that out must not cost a parse.
     if b'"session_id"' not in body:
         return None

@@ -68,18 +68,18 @@ class CallLedger:
         self.recording = recording
         self.counters = Counters()
 
-    def arrive(self, headers: Mapping[str, str], body: bytes, arrived_s: float) -> OpenCall:
+    def arrive(self, headers: Mapping[str, str], session: str | None, arrived_s: float) -> OpenCall:
         """Enter a call.
 
         Args:
             headers: request headers, in a mapping that ignores case.
-            body: of the request; it may name a session where no header does.
+            session: that the body names, see `identity.session_in`.
             arrived_s: when the request began, on this ledger's clock.
 
         Raises:
             Refused: its program was cancelled.
         """
-        found = identify(headers, new_id, body)
+        found = identify(headers, new_id, session)
         if found.error is not None:
             self.counters.malformed_identity += 1
             _log.warning("a call runs as its own program: %s", found.error)

@@ -6,43 +6,21 @@ One event loop decides for all calls, so that the program table and the engines'
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from autellix_sdk.wire import ProgramId
 from autellix_server.balancing.balancer import BalancedCall, Balancer, EngineLoad
 from autellix_server.engine.supervisor import EngineAddress
 from autellix_server.gateway.calls import CallLedger, OpenCall
+from autellix_server.gateway.desk import CANCELLED, UNANSWERED, CallRequest
 from autellix_server.gateway.fleet.fleet import Fleet
 from autellix_server.gateway.fleet.interruption import Interruption
 from autellix_server.gateway.fleet.member import Member
 from autellix_server.gateway.refusal import Refused, unavailable
 from autellix_server.scheduling.table import Program
 
-UNANSWERED = "it did not answer the call; if it died it is being restarted"
-
-CANCELLED = "program_cancelled"
-
 _BYTES_PER_TOKEN = 4
-
-
-@dataclass(frozen=True, slots=True)
-class CallRequest:
-    """A request that runs a model, as far as decisions need it.
-
-    Attributes:
-        path: decoded path, such as ``/v1/chat/completions``.
-        headers: request headers, in a mapping that ignores case.
-        body: as it came; read only where engines serve different models, or no header names a program.
-        arrived_s: when the request began, on the ledger's clock.
-    """
-
-    path: str
-    headers: Mapping[str, str]
-    body: bytes
-    arrived_s: float
 
 
 class Dispatcher:
@@ -60,16 +38,32 @@ class Dispatcher:
         self._balancer = balancer
         self._tickets: dict[ProgramId, set[Ticket]] = {}
 
-    def open(self, request: CallRequest) -> Ticket:
-        """Take a call in; the ticket must be closed.
+    @property
+    def reads_models(self) -> bool:
+        """Whether it must be told what model a request names."""
+        return self.fleet.mixed
+
+    def clock(self) -> float:
+        """Return the time on the ledger's clock."""
+        return self.ledger.clock()
+
+    async def admit(self, request: CallRequest) -> Ticket:
+        """Take a call in and wait until it has an engine; the ticket must be closed, by the task that got it.
 
         Raises:
             Refused: it cannot be served now.
+            Interruption: it was interrupted while it waited.
         """
-        model = self._model(request.body)
-        self._serving(model)
-        ticket = Ticket(self, self.ledger.arrive(request.headers, request.body, request.arrived_s), request, model)
+        self._check_model(request.model)
+        self._serving(request.model)
+        call = self.ledger.arrive(request.headers, request.session, request.arrived_s)
+        ticket = Ticket(self, call, request)
         self._tickets.setdefault(ticket.program.id, set()).add(ticket)
+        try:
+            await ticket.place()
+        except BaseException:
+            ticket.close()
+            raise
         return ticket
 
     def closed(self, ticket: Ticket) -> None:
@@ -96,31 +90,30 @@ class Dispatcher:
             ticket.interrupt(Interruption("the program was cancelled", CANCELLED, retryable=False))
         self.ledger.end(program.id)
 
-    def resources(self, body: bytes) -> list[EngineAddress]:
+    async def resources(self, model: str | None) -> list[EngineAddress]:
         """Return the engines that may have what a request that runs no model asks for, the least used first.
 
         Raises:
             Refused: there is none.
         """
-        members = self._serving(self._named_model(body) if self.fleet.mixed else None)
+        members = self._serving(model)
         return [member.address for member in sorted(members, key=lambda member: member.load) if member.address]
 
-    def choose(self, call: OpenCall, prompt_bytes: int, model: str | None, without: Member | None) -> Member:
+    def choose(self, call: OpenCall, request: CallRequest, without: Member | None) -> Member:
         """Return the engine for a call.
 
         Args:
             call: the call.
-            prompt_bytes: length of its body.
-            model: that it names, if that matters.
+            request: what it asks for.
             without: an engine that has failed the call.
 
         Raises:
             Refused: there is none.
         """
-        serving = {member.name: member for member in self._serving(model) if member is not without}
+        serving = {member.name: member for member in self._serving(request.model) if member is not without}
         if not serving:
             raise unavailable(UNANSWERED)
-        balanced = BalancedCall(call.program.id, prompt_bytes // _BYTES_PER_TOKEN)
+        balanced = BalancedCall(call.program.id, request.body_bytes // _BYTES_PER_TOKEN)
         loads = [EngineLoad(member.name, member.load) for member in serving.values()]
         name = self._balancer.choose(balanced, loads, call.program.pin).name
         if self._balancer.pins(balanced):
@@ -140,36 +133,24 @@ class Dispatcher:
             raise Refused(404, f"no engine serves the model {model!a}; there are: {names}", "model_not_found")
         raise unavailable(self.fleet.detail)
 
-    def _model(self, body: bytes) -> str | None:
-        """Return the model that a call names, where engines differ."""
-        if not self.fleet.mixed:
-            return None
-        model = self._named_model(body)
-        if model is None:
+    def _check_model(self, model: str | None) -> None:
+        if model is None and self.fleet.mixed:
             names = ", ".join(self.fleet.models)
             raise Refused(400, f"the body must be a JSON object that names a model, one of: {names}", "model_required")
-        return model
-
-    @staticmethod
-    def _named_model(body: bytes) -> str | None:
-        try:
-            model = json.loads(body)["model"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return None
-        return model if isinstance(model, str) else None
 
 
 class Ticket:
-    """One call between its admission and its end. Made by `Dispatcher.open`; must be closed.
+    """One call between its admission and its end, at an engine; satisfies `desk.Ticket`. Made by `Dispatcher.admit`.
 
-    Belongs to the task that opened it, which `interrupt` cancels.
+    Belongs to the task that was admitted, which `interrupt` cancels.
     """
 
-    def __init__(self, dispatcher: Dispatcher, call: OpenCall, request: CallRequest, model: str | None) -> None:
+    address: EngineAddress
+
+    def __init__(self, dispatcher: Dispatcher, call: OpenCall, request: CallRequest) -> None:
         self._dispatcher = dispatcher
         self._call = call
-        self._model = model
-        self._prompt_bytes = len(request.body)
+        self._request = request
         self._task = asyncio.current_task()
         self._resumed = asyncio.Event()
         self._interruption: Interruption | None = None
@@ -180,11 +161,13 @@ class Ticket:
         """The row of the call's program."""
         return self._call.program
 
-    async def place(self, *, elsewhere: bool = False) -> EngineAddress:
-        """Choose an engine, and wait until it may have the call.
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the engine is told of the call: nothing if it is not ours."""
+        return {} if self.address.secret is None else self._call.headers(self.address.secret)
 
-        Args:
-            elsewhere: not where it was, which has failed the call.
+    async def place(self) -> None:
+        """Choose an engine, and wait until it may have the call; not the engine where it was, which has failed it.
 
         Raises:
             Refused: there is none.
@@ -197,20 +180,12 @@ class Ticket:
             self._resumed.clear()
             with self.interruptible():
                 await self._resumed.wait()
-        member = self._dispatcher.choose(
-            self._call, self._prompt_bytes, self._model, without=before if elsewhere else None
-        )
+        member = self._dispatcher.choose(self._call, self._request, without=before)
+        assert member.address is not None
         member.calls.add(self)
-        self._member = member
-        address = member.address
-        assert address is not None
-        return address
+        self._member, self.address = member, member.address
 
-    def headers(self, address: EngineAddress) -> dict[str, str]:
-        """Return what the engine is told of the call: nothing if it is not ours."""
-        return {} if address.secret is None else self._call.headers(address.secret)
-
-    def settle(self, text: bytes) -> bytes | None:
+    async def settle(self, text: bytes) -> bytes | None:
         """Charge the engine's bill, see `OpenCall.settle`."""
         return self._call.settle(text)
 

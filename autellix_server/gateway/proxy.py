@@ -16,11 +16,12 @@ from yarl import URL
 
 from autellix_sdk.wire import BILL_HEADER, STAMP_HEADER
 from autellix_server.engine.supervisor import EngineAddress
-from autellix_server.gateway.dispatch import UNANSWERED, CallRequest, Dispatcher, Ticket
+from autellix_server.gateway.desk import UNANSWERED, CallRequest, Desk, Ticket, model_in
 from autellix_server.gateway.fleet.interruption import Interruption
 from autellix_server.gateway.refusal import Refused, unavailable
 from autellix_server.gateway.replies import error_event, error_reply, refused_reply
 from autellix_server.gateway.sse import BillScanner
+from autellix_server.identity import session_in
 from autellix_server.stamp import ENDED_HEADER
 
 _log = logging.getLogger(__name__)
@@ -92,13 +93,13 @@ class Proxy:
     """Sends requests on to engines. One per gateway; lives on the event loop, within `lifetime`.
 
     Args:
-        dispatcher: decides about calls.
+        desk: decides about calls.
     """
 
     _session: aiohttp.ClientSession
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
 
     async def lifetime(self, app: web.Application) -> AsyncIterator[None]:
         """Hold the connections to the engines while the application runs; for its `cleanup_ctx`."""
@@ -113,39 +114,42 @@ class Proxy:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer a request under /v1."""
-        arrived_s = self._dispatcher.ledger.clock()
+        arrived_s = self._desk.clock()
         path = unquote(request.raw_path.partition("?")[0])
         # A slash at the end: the engine would redirect the client to its own, private address.
         if not path.startswith("/v1/") or path in WITHHELD_PATHS or path.endswith("/") or "/../" in f"{path}/":
             return error_reply(404, f"there is no {path!a} here", "not_found")
         body = await request.read()
+        model = model_in(body) if self._desk.reads_models else None
         try:
             if request.method == hdrs.METH_POST and path in CALL_PATHS:
-                return await self._call(request, CallRequest(path, request.headers, body, arrived_s))
-            return await self._resource(request, body)
+                asked = CallRequest(path, request.headers, len(body), model, session_in(body), arrived_s)
+                return await self._call(request, body, asked)
+            return await self._resource(request, body, await self._desk.resources(model))
         except _EngineDied:
             return refused_reply(unavailable(UNANSWERED))
+        except Interruption as reason:
+            return error_reply(503 if reason.retryable else 409, str(reason), reason.code, kind="server_error")
         except Refused as refusal:
             return refused_reply(refusal)
 
-    async def _call(self, request: web.Request, asked: CallRequest) -> web.StreamResponse:
-        """Run a call at the engine that it is placed on; once more at another one if that does not answer."""
-        ticket = self._dispatcher.open(asked)
+    async def _call(self, request: web.Request, body: bytes, asked: CallRequest) -> web.StreamResponse:
+        """Run a call at the engine that it is given; once more at another one if that does not answer."""
+        ticket = await self._desk.admit(asked)
         try:
             try:
-                return await self._at_engine(request, asked.body, await ticket.place(), ticket)
+                return await self._at_engine(request, body, ticket.address, ticket)
             except (_EngineDied, Interruption) as failure:
                 if isinstance(failure, Interruption) and not failure.retryable:
                     raise
-            return await self._at_engine(request, asked.body, await ticket.place(elsewhere=True), ticket)
-        except Interruption as reason:
-            return error_reply(503 if reason.retryable else 409, str(reason), reason.code, kind="server_error")
+            await ticket.place()
+            return await self._at_engine(request, body, ticket.address, ticket)
         finally:
             ticket.close()
 
-    async def _resource(self, request: web.Request, body: bytes) -> web.StreamResponse:
-        """Ask the engines in turn for what one of them has: a model, a stored response."""
-        *others, last = self._dispatcher.resources(body)
+    async def _resource(self, request: web.Request, body: bytes, engines: list[EngineAddress]) -> web.StreamResponse:
+        """Ask engines in turn for what one of them has: a model, a stored response."""
+        *others, last = engines
         for address in others:
             try:
                 found = await self._answer(request, body, address)
@@ -174,7 +178,7 @@ class Proxy:
     ) -> _Answer:
         """Send a request to an engine and wait for the head of its answer; raises as `_at_engine` does."""
         # Nothing of ours goes to, and no bill is believed from, an engine that is not ours.
-        identity = {} if ticket is None else ticket.headers(address)
+        identity = {} if ticket is None else ticket.headers
         headers = _forwarded(request.headers, NOT_FOR_THE_ENGINE | identity.keys())
         headers.update(identity)
         if address.key:
@@ -207,7 +211,7 @@ class Proxy:
         original = answer.response
         headers = _forwarded(original.headers, HOP_BY_HOP)
         if answer.bills is not None:
-            _settle_header(headers, answer.bills)
+            await _settle_header(headers, answer.bills)
         if original.content_type == _EVENT_STREAM:
             return await self._relay_stream(request, answer, headers)
         if request.method != hdrs.METH_HEAD and 0 < (original.content_length or 0) <= _SHORT_ANSWER_BYTES:
@@ -256,7 +260,7 @@ class Proxy:
         try:
             with _interruptible(answer.ticket):
                 while chunk := await answer.next_chunk():
-                    if ready := scanner.feed(chunk) if scanner else chunk:
+                    if ready := await scanner.feed(chunk) if scanner else chunk:
                         await response.write(ready)
                 rest = scanner.end() if scanner else b""
         except _EngineDied as death:
@@ -268,7 +272,7 @@ class Proxy:
         return response
 
     def _failed(self, address: EngineAddress, error: Exception) -> None:
-        self._dispatcher.failed(address)
+        self._desk.failed(address)
         _log.warning("engine %s failed a call: %s", address.name, error)
 
 
@@ -324,10 +328,10 @@ def _forwarded(headers: CIMultiDictProxy[str], left_out: frozenset[str] | set[st
     return kept
 
 
-def _settle_header(headers: CIMultiDict[str], ticket: Ticket) -> None:
+async def _settle_header(headers: CIMultiDict[str], ticket: Ticket) -> None:
     """Replace the engine's bill by the client's in the headers of an answer that is not streamed."""
     bill = headers.popall(BILL_HEADER, [])
-    settled = ticket.settle(bill[0].encode()) if bill else None
+    settled = await ticket.settle(bill[0].encode()) if bill else None
     if settled is not None:
         headers[BILL_HEADER] = settled.decode("ascii")
 

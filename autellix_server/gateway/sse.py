@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from autellix_sdk.wire import BILL_COMMENT
 
@@ -20,17 +20,20 @@ class BillScanner:
         settle: gets the bill's JSON and returns what the client is to see instead, or `None` for nothing.
     """
 
-    def __init__(self, settle: Callable[[bytes], bytes | None]) -> None:
+    def __init__(self, settle: Callable[[bytes], Awaitable[bytes | None]]) -> None:
         self._settle = settle
         self._held = b""
         self._within_line = False
 
-    def feed(self, chunk: bytes) -> bytes:
+    async def feed(self, chunk: bytes) -> bytes:
         """Take the next chunk and return what is to be passed on now, possibly nothing."""
+        if not self._held and chunk.endswith(b"\n") and BILL_COMMENT not in chunk:
+            self._within_line = False
+            return chunk
         *lines, rest = (self._held + chunk).split(b"\n")
         ready = []
         for line in lines:
-            ready.append(line + b"\n" if self._within_line else self._line(line))
+            ready.append(line + b"\n" if self._within_line else await self._line(line))
             self._within_line = False
         if rest and (self._within_line or not _may_become_bill(rest)):
             ready.append(rest)
@@ -43,10 +46,10 @@ class BillScanner:
         held, self._held = self._held, b""
         return held
 
-    def _line(self, line: bytes) -> bytes:
+    async def _line(self, line: bytes) -> bytes:
         if not line.startswith(BILL_COMMENT) or len(line) > MAX_COMMENT_BYTES:
             return line + b"\n"
-        bill = self._settle(line[len(BILL_COMMENT) :].rstrip(b"\r"))
+        bill = await self._settle(line[len(BILL_COMMENT) :].rstrip(b"\r"))
         return b"" if bill is None else BILL_COMMENT + bill + (b"\r\n" if line.endswith(b"\r") else b"\n")
 
 

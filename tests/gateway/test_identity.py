@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autellix_sdk.wire import CallId, check_program_id, decode_call, encode_call
-from autellix_server.identity import NO_PROGRAM, SESSION_HEADERS, Identified, identify
+from autellix_server.identity import NO_PROGRAM, SESSION_HEADERS, Identified, identify, session_in
 
 
 def found(headers: dict[str, str], body: bytes = b"") -> Identified:
     """Identify with IDs that can be told apart."""
     numbers: Iterator[int] = count(1)
-    return identify(headers, lambda: f"{next(numbers):032x}", body)
+    return identify(headers, lambda: f"{next(numbers):032x}", session_in(body))
 
 
 def test_our_two_headers_win() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from itertools import pairwise
 
 import pytest
@@ -18,10 +19,20 @@ LINES = st.lists(
 )
 
 
+def done(work: Coroutine[None, None, bytes]) -> bytes:
+    """Return the result of a coroutine that waits for nothing."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        result: bytes = end.value
+        return result
+    raise AssertionError("it waits")
+
+
 def upper(bills: list[bytes]) -> BillScanner:
     """A scanner that notes every bill and passes it on in capitals."""
 
-    def settle(bill: bytes) -> bytes:
+    async def settle(bill: bytes) -> bytes:
         bills.append(bill)
         return bill.upper()
 
@@ -32,7 +43,7 @@ def scan(chunks: list[bytes]) -> tuple[bytes, list[bytes]]:
     """Return what a scanner makes of a whole stream, and the bills in it."""
     bills: list[bytes] = []
     scanner = upper(bills)
-    return b"".join([*map(scanner.feed, chunks), scanner.end()]), bills
+    return b"".join([*(done(scanner.feed(chunk)) for chunk in chunks), scanner.end()]), bills
 
 
 @given(before=LINES, after=LINES, cuts=st.lists(st.integers(0, 400)), ending=st.sampled_from([b"\n", b"\r\n"]))
@@ -61,7 +72,7 @@ def test_a_stream_without_a_bill_is_unchanged(cuts: list[int]) -> None:
 @given(chunk=st.binary(max_size=40))
 def test_nothing_is_held_back_but_the_beginning_of_a_bill(chunk: bytes) -> None:
     """What may become our comment is the last line, and only if it begins like it."""
-    passed_on = upper([]).feed(chunk)
+    passed_on = done(upper([]).feed(chunk))
     held = chunk[len(passed_on) :]
     assert b"\n" not in held
     assert BILL_COMMENT.startswith(held) or held.startswith(BILL_COMMENT)
@@ -76,8 +87,12 @@ def test_each_of_two_bills_is_settled() -> None:
 
 def test_a_bill_that_is_not_believed_is_left_out() -> None:
     """The events around it stay whole."""
-    scanner = BillScanner(lambda bill: None)
-    assert scanner.feed(b"data: 1\n\n" + BILL_COMMENT + b"x\n\ndata: [DONE]\n\n") == b"data: 1\n\n\ndata: [DONE]\n\n"
+
+    async def disbelieve(bill: bytes) -> None:
+        return None
+
+    events = b"data: 1\n\n" + BILL_COMMENT + b"x\n\ndata: [DONE]\n\n"
+    assert done(BillScanner(disbelieve).feed(events)) == b"data: 1\n\n\ndata: [DONE]\n\n"
 
 
 @pytest.mark.parametrize("split", [True, False])

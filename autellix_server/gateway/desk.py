@@ -1,0 +1,108 @@
+"""The seam between moving bytes and deciding: what the proxy asks for each request, and what it is told.
+
+The proxy may run in several processes; who decides is one. Nothing of a body but its length, and what is read from it
+here, crosses the seam.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from autellix_server.engine.supervisor import EngineAddress
+
+UNANSWERED = "it did not answer the call; if it died it is being restarted"
+"""Detail of a refusal: the engine, or both that were tried, went away."""
+
+CANCELLED = "program_cancelled"
+"""Code of the errors that calls of a cancelled program end with."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallRequest:
+    """A request that runs a model, as far as decisions need it.
+
+    Attributes:
+        path: decoded path, such as ``/v1/chat/completions``.
+        headers: request headers, in a mapping that ignores case.
+        body_bytes: length of its body.
+        model: that it names, where `Desk.reads_models`; `None`: it names none.
+        session: that its body names, see `identity.session_in`.
+        arrived_s: when the request began, on the desk's clock.
+    """
+
+    path: str
+    headers: Mapping[str, str]
+    body_bytes: int
+    model: str | None
+    session: str | None
+    arrived_s: float
+
+
+class Ticket(Protocol):
+    """One call between its admission and its end, at an engine. Belongs to the task that was admitted."""
+
+    address: EngineAddress
+    """Where it goes."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What the engine is told of the call: nothing if it is not ours. Asked for once for each engine."""
+
+    async def place(self) -> None:
+        """Move to another engine, since this one has failed the call.
+
+        Raises:
+            Refused: there is none.
+            Interruption: the call was interrupted while it waited.
+        """
+
+    async def settle(self, text: bytes) -> bytes | None:
+        """Charge the engine's bill; return the one that the client gets, `None` for a bill that is not believed."""
+
+    def interruptible(self) -> AbstractContextManager[None]:
+        """Return a context to work on the call in; raises `Interruption` when it was interrupted."""
+
+    def close(self) -> None:
+        """Take the call out; to be called once, whatever happened."""
+
+
+class Desk(Protocol):
+    """Who decides about calls. One event loop."""
+
+    @property
+    def reads_models(self) -> bool:
+        """Whether it must be told what model a request names."""
+
+    def clock(self) -> float:
+        """Return the time in seconds, never going back."""
+
+    async def admit(self, request: CallRequest) -> Ticket:
+        """Take a call in and wait until it has an engine; the ticket must be closed.
+
+        Raises:
+            Refused: it cannot be served now.
+            Interruption: it was interrupted while it waited.
+        """
+
+    async def resources(self, model: str | None) -> list[EngineAddress]:
+        """Return the engines that may have what a request that runs no model asks for, best first.
+
+        Raises:
+            Refused: there is none.
+        """
+
+    def failed(self, address: EngineAddress) -> None:
+        """Note that an engine did not answer a request, or not to the end."""
+
+
+def model_in(body: bytes) -> str | None:
+    """Return the model that a JSON body names, `None` if it names none or is no JSON object."""
+    try:
+        model = json.loads(body)["model"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return model if isinstance(model, str) else None
