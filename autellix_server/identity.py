@@ -33,6 +33,9 @@ SESSION_HEADERS = (
 )
 """Headers by which other clients name a session, the first one present wins. Lower case."""
 
+IDENTITY_HEADERS = (PROGRAM_HEADER, CALL_HEADER, *SESSION_HEADERS)
+"""Every header that `identify` looks at. Lower case."""
+
 SESSION_FIELD = "session_id"
 """Field of a JSON body by which other clients name a session, where no header does."""
 

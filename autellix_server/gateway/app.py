@@ -34,7 +34,7 @@ _DRAIN_S = 2.0
 """What calls in flight get to finish when the gateway stops; then they are cancelled."""
 
 
-def make_ledger(settings: ServeSettings, clock: Callable[[], float] = time.monotonic) -> CallLedger:
+def make_ledger(settings: ServeSettings, clock: Callable[[], float]) -> CallLedger:
     """Return an empty ledger; with the policy off the table still counts calls.
 
     Raises:
@@ -53,6 +53,15 @@ def make_ledger(settings: ServeSettings, clock: Callable[[], float] = time.monot
     return CallLedger(ProgramTable(policy, limits, on_end), clock, recording, ended)
 
 
+def make_dispatcher(settings: ServeSettings, fleet: Fleet, clock: Callable[[], float] = time.monotonic) -> Dispatcher:
+    """Return what decides for a fleet, with an empty ledger.
+
+    Raises:
+        ConfigurationError: the trace to record cannot be written, see `open_trace`.
+    """
+    return Dispatcher(fleet, make_ledger(settings, clock), make_balancer(settings.balancer))
+
+
 @dataclass(frozen=True, slots=True)
 class Apps:
     """The applications of one gateway.
@@ -66,16 +75,15 @@ class Apps:
     admin: web.Application | None
 
 
-def make_apps(settings: ServeSettings, fleet: Fleet, ledger: CallLedger) -> Apps:
+def make_apps(settings: ServeSettings, dispatcher: Dispatcher) -> Apps:
     """Return the applications.
 
     Args:
         settings: of the gateway.
-        fleet: the engines behind it.
-        ledger: where calls are entered; the applications are its only writers.
+        dispatcher: has the engines and the program table; the applications are its only writers.
     """
+    fleet, ledger = dispatcher.fleet, dispatcher.ledger
     view = FleetView(fleet, ledger.table)
-    dispatcher = Dispatcher(fleet, ledger, make_balancer(settings.balancer))
     proxy = Proxy(dispatcher)
     programs, engines, status = ProgramsApi(dispatcher), EnginesApi(fleet), _Status(fleet, ledger)
 
@@ -104,10 +112,10 @@ def make_apps(settings: ServeSettings, fleet: Fleet, ledger: CallLedger) -> Apps
         web.post("/autellix/v1/engines/{name}/drain", engines.drain),
         web.post("/autellix/v1/engines/{name}/restore", engines.restore),
     )
-    main, admin = _bare_app(settings), None
+    main, admin = bare_app(settings), None
     main.add_routes((*for_all, *for_clients))
     if settings.admin_port is not None:
-        admin = _bare_app(settings)
+        admin = bare_app(settings)
         admin.add_routes((*for_all, *for_operators))
     elif is_loopback(settings.host):
         main.add_routes(for_operators)
@@ -116,7 +124,8 @@ def make_apps(settings: ServeSettings, fleet: Fleet, ledger: CallLedger) -> Apps
     return Apps(main, admin)
 
 
-def _bare_app(settings: ServeSettings) -> web.Application:
+def bare_app(settings: ServeSettings) -> web.Application:
+    """Return an application without routes, which checks who asks."""
     hosts = HostGuard((settings.host, settings.admin_host, *settings.allowed_hosts))
     checks = _checks(hosts, OriginGuard(settings.allowed_origins))
     return web.Application(middlewares=[checks], client_max_size=settings.max_body_bytes)

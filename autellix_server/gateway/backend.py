@@ -9,20 +9,22 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from aiohttp import web
 
 from autellix_server.engine.process import Launch
 from autellix_server.engine.supervisor import EngineState, EngineStatus, Supervisor, Timing
-from autellix_server.gateway.app import make_apps, make_ledger, make_runner
+from autellix_server.gateway.app import make_apps, make_dispatcher, make_runner
 from autellix_server.gateway.fleet.fleet import Fleet
 from autellix_server.gateway.fleet.keeper import Keeper
 from autellix_server.gateway.fleet.prober import Prober
 from autellix_server.gateway.fleet.specs import spec_of_url
 from autellix_server.gateway.settings import ServeSettings
 from autellix_server.gateway.sockets import bind, tls_context
+from autellix_server.gateway.workers.crew import Crew
 from autellix_server.listening import BACKLOG, base_url
 
 
@@ -74,18 +76,24 @@ class Backend:
             on_change=self._changed,
         )
         self._prober = Prober(self.fleet, settings.hang_limit_s)
-        self.ledger = make_ledger(settings)
+        self.dispatcher = make_dispatcher(settings, self.fleet)
         self._tls = tls_context(settings)
         self._exit = AsyncExitStack()
         self.url = self.admin_url = ""
 
     async def __aenter__(self) -> Self:
-        settings, apps = self._settings, make_apps(self._settings, self.fleet, self.ledger)
+        settings, apps = self._settings, make_apps(self._settings, self.dispatcher)
         try:
-            self.url = await self._serve(apps.main, self._bound or bind(settings.host, settings.port))
+            bound = self._bound or bind(settings.host, settings.port)
+            if settings.workers:
+                await self._serve_by_workers(apps.main, bound)
+            else:
+                await self._serve(apps.main, web.SockSite, bound, ssl_context=self._tls)
+            self.url = self._url(bound)
             if apps.admin is not None and settings.admin_port is not None:
                 bound = bind(settings.admin_host, settings.admin_port, "--admin-port")
-                self.admin_url = await self._serve(apps.admin, bound)
+                await self._serve(apps.admin, web.SockSite, bound, ssl_context=self._tls)
+                self.admin_url = self._url(bound)
         except BaseException:
             await self._exit.aclose()
             raise
@@ -102,12 +110,20 @@ class Backend:
             task.cancel()
         await asyncio.gather(self._probing, self._life, return_exceptions=True)
 
-    async def _serve(self, app: web.Application, bound: socket.socket) -> str:
-        """Serve an application until the exit, and return its URL."""
+    async def _serve(self, app: web.Application, site: Callable[..., web.BaseSite], *where: Any, **how: Any) -> None:
+        """Serve an application until the exit."""
         runner = make_runner(app)
         self._exit.push_async_callback(runner.cleanup)
         await runner.setup()
-        await web.SockSite(runner, bound, backlog=BACKLOG, ssl_context=self._tls).start()
+        await site(runner, *where, backlog=BACKLOG, **how).start()
+
+    async def _serve_by_workers(self, app: web.Application, bound: socket.socket) -> None:
+        """Have workers accept clients, and serve them what is not theirs, until the exit."""
+        path = str(Path(self._exit.enter_context(TemporaryDirectory(prefix="autellix-"))) / "api")
+        await self._serve(app, web.UnixSite, path)
+        await self._exit.enter_async_context(Crew(self._settings, self.dispatcher, bound, path))
+
+    def _url(self, bound: socket.socket) -> str:
         return base_url(*bound.getsockname()[:2], secure=self._tls is not None)
 
     async def ready(self) -> None:

@@ -14,15 +14,15 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from autellix_sdk.wire import BILL_HEADER, STAMP_HEADER
+from autellix_sdk.wire import BILL_HEADER
 from autellix_server.engine.supervisor import EngineAddress
 from autellix_server.gateway.desk import UNANSWERED, CallRequest, Desk, Ticket, model_in
 from autellix_server.gateway.fleet.interruption import Interruption
+from autellix_server.gateway.headers import HOP_BY_HOP, NEVER_ADDED, NOT_FOR_THE_ENGINE, forwarded
 from autellix_server.gateway.refusal import Refused, unavailable
 from autellix_server.gateway.replies import error_event, error_reply, refused_reply
 from autellix_server.gateway.sse import BillScanner
 from autellix_server.identity import session_in
-from autellix_server.stamp import ENDED_HEADER
 
 _log = logging.getLogger(__name__)
 
@@ -46,34 +46,6 @@ CALL_PATHS = frozenset(
 
 WITHHELD_PATHS = frozenset({"/v1/loads"})
 """Engine endpoints under /v1 that tell about all tenants' load."""
-
-HOP_BY_HOP = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
-NOT_FOR_THE_ENGINE = HOP_BY_HOP | {
-    "host",
-    "content-length",
-    "expect",
-    "authorization",
-    "x-api-key",
-    "api-key",
-    STAMP_HEADER,
-    ENDED_HEADER,
-}
-"""Request headers that end here: per connection, the client's credentials, and stamps that are not ours."""
-
-NEVER_ADDED = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)
-"""Headers that aiohttp's client would add where the original request has none."""
 
 _IDLE_CONNECTION_S = 3.0
 """SGLang closes idle connections after 5 s; ours are dropped earlier, so that a call rarely meets a closed one."""
@@ -179,7 +151,7 @@ class Proxy:
         """Send a request to an engine and wait for the head of its answer; raises as `_at_engine` does."""
         # Nothing of ours goes to, and no bill is believed from, an engine that is not ours.
         identity = {} if ticket is None else ticket.headers
-        headers = _forwarded(request.headers, NOT_FOR_THE_ENGINE | identity.keys())
+        headers = forwarded(request.headers, NOT_FOR_THE_ENGINE | identity.keys())
         headers.update(identity)
         if address.key:
             headers[hdrs.AUTHORIZATION] = f"Bearer {address.key}"
@@ -209,7 +181,7 @@ class Proxy:
     async def _relay(self, request: web.Request, answer: _Answer) -> web.StreamResponse:
         """Pass the engine's answer on."""
         original = answer.response
-        headers = _forwarded(original.headers, HOP_BY_HOP)
+        headers = forwarded(original.headers, HOP_BY_HOP)
         if answer.bills is not None:
             await _settle_header(headers, answer.bills)
         if original.content_type == _EVENT_STREAM:
@@ -312,20 +284,6 @@ async def drop_added_headers(request: web.Request, response: web.StreamResponse)
         for name in (hdrs.SERVER, hdrs.DATE, hdrs.CONTENT_TYPE):
             if name not in original:
                 response.headers.popall(name, None)
-
-
-def _forwarded(headers: CIMultiDictProxy[str], left_out: frozenset[str] | set[str]) -> CIMultiDict[str]:
-    """Return the end-to-end headers, in order and with repetitions, but for those `left_out` (lower case)."""
-    for nominated in headers.getall(hdrs.CONNECTION, ()):
-        left_out = {*left_out, *(name.strip().lower() for name in nominated.split(","))}
-    kept: CIMultiDict[str] = CIMultiDict()
-    spelling: dict[str, str] = {}
-    for name, value in headers.items():
-        lower = name.lower()
-        if lower not in left_out:
-            # aiohttp's client loses all but the last of repeated headers that differ in case.
-            kept.add(spelling.setdefault(lower, name), value)
-    return kept
 
 
 async def _settle_header(headers: CIMultiDict[str], ticket: Ticket) -> None:

@@ -31,6 +31,7 @@ class ServeSettings(BaseSettings):
     Attributes:
         host: address the gateway listens on.
         port: port the gateway listens on; 0 takes a free one.
+        workers: processes that move bytes, beside this one that decides; 0: this one moves them too.
         admin_host: address that operators' endpoints are served on, with `admin_port`.
         admin_port: port for operators' endpoints; 0 takes a free one; `None`: they are served with all others where
             only this machine can reach them, and nowhere else.
@@ -59,10 +60,13 @@ class ServeSettings(BaseSettings):
         record_trace: file that programs are recorded to as a trace, new or empty; `None` records nothing.
     """
 
-    model_config = SettingsConfigDict(env_prefix=_ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=_ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", ser_json_inf_nan="constants"
+    )
 
     host: str = Field(DEFAULT_HOST, min_length=1)
     port: int = Field(DEFAULT_PORT, ge=0, le=65535)
+    workers: int = Field(0, ge=0, le=256)
     admin_host: str = Field(DEFAULT_HOST, min_length=1)
     admin_port: int | None = Field(None, ge=0, le=65535)
     tls_cert: Path | None = None

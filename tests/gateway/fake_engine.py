@@ -15,7 +15,7 @@ from aiohttp import web
 from autellix_sdk.bill import CallBill, TimeSplit
 from autellix_sdk.wire import BILL_COMMENT, BILL_HEADER, CallContext, CallId, ProgramId, decode_call
 from autellix_server.engine.supervisor import EngineAddress, EngineState, EngineStatus
-from autellix_server.gateway.app import make_apps, make_ledger, make_runner
+from autellix_server.gateway.app import make_apps, make_dispatcher, make_runner
 from autellix_server.gateway.calls import CallLedger
 from autellix_server.gateway.fleet.fleet import Fleet
 from autellix_server.gateway.fleet.member import Engine, Member
@@ -216,14 +216,14 @@ async def running_gateway(
     engines = engine if isinstance(engine, Sequence) else [engine]
     options = ServeSettings(**settings)
     clock = clock or Clock()
-    ledger = make_ledger(options, clock)
     fleet = Fleet(map(Member, engines))
-    runner = make_runner(make_apps(options, fleet, ledger).main)
+    dispatcher = make_dispatcher(options, fleet, clock)
+    runner = make_runner(make_apps(options, dispatcher).main)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
         async with aiohttp.ClientSession(auto_decompress=False) as client:
-            yield Gateway(f"http://127.0.0.1:{runner.addresses[0][1]}", fleet, ledger, client, clock)
+            yield Gateway(f"http://127.0.0.1:{runner.addresses[0][1]}", fleet, dispatcher.ledger, client, clock)
     finally:
         await runner.cleanup()
 

@@ -1,0 +1,149 @@
+"""The gateway's side: a desk for one worker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from autellix_server.gateway.dispatch import Dispatcher, Ticket
+from autellix_server.gateway.fleet.interruption import Interruption
+from autellix_server.gateway.refusal import Refused
+from autellix_server.gateway.workers.messages import (
+    Message,
+    address_of,
+    data_of,
+    encode,
+    failure,
+    request_of,
+    text,
+    told,
+)
+
+_LOOK_PERIOD_S = 0.2
+
+
+class ServedDesk:
+    """Decides for one worker, for as long as it is connected; when it goes, its calls are over.
+
+    Args:
+        dispatcher: decides.
+        reader, writer: the socket, which is closed in the end.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._dispatcher = dispatcher
+        self._reader = reader
+        self._writer = writer
+        self._calls: dict[int, _ServedCall] = {}
+        self._asked: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Answer until the worker goes."""
+        telling = asyncio.create_task(self._tell())
+        try:
+            while line := await self._reader.readline():
+                self._hear(json.loads(line))
+        except (ConnectionError, ValueError):
+            pass  # It died, at worst within a line.
+        finally:
+            telling.cancel()
+            tasks = [*self._asked, *(call.task for call in self._calls.values())]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._writer.close()
+
+    async def _tell(self) -> None:
+        """Tell the worker what it must read of requests, whenever that changes."""
+        said: bool | None = None
+        while True:
+            if said is not self._dispatcher.reads_models:
+                said = self._dispatcher.reads_models
+                self._say({"reads_models": said})
+            await asyncio.sleep(_LOOK_PERIOD_S)
+
+    def _say(self, message: Message) -> None:
+        self._writer.write(encode(message))
+
+    def _hear(self, message: Message) -> None:
+        number, do = message["call"], message["do"]
+        if do == "admit":
+            self._calls[number] = _ServedCall(self, number, message["request"])
+        elif do == "resources":
+            task = asyncio.create_task(self._resources(number, message["model"]))
+            self._asked.add(task)
+            task.add_done_callback(self._asked.discard)
+        elif do == "failed":
+            self._dispatcher.failed(address_of(message["address"]))
+        elif call := self._calls.get(number):
+            if do == "close":
+                call.task.cancel()  # whatever it waits for
+            else:
+                call.orders.put_nowait(message)
+
+    async def _resources(self, number: int, model: str | None) -> None:
+        try:
+            engines = await self._dispatcher.resources(model)
+        except Refused as refusal:
+            self.answer(number, failure(refusal))
+        else:
+            self.answer(number, {"engines": [told(engine) for engine in engines]})
+
+    async def admit(self, request: Message) -> Ticket:
+        """Admit a worker's call, see `Dispatcher.admit`."""
+        return await self._dispatcher.admit(request_of(request))
+
+    def answer(self, number: int, message: Message) -> None:
+        """Answer about a call."""
+        self._say({"call": number, **message})
+
+    def forget(self, number: int) -> None:
+        """Forget a call that is over."""
+        self._calls.pop(number, None)
+
+
+class _ServedCall:
+    """A worker's call. The task stands for the one in the worker: an interruption reaches it, and is passed on."""
+
+    def __init__(self, desk: ServedDesk, number: int, request: Message) -> None:
+        self.orders: asyncio.Queue[Message] = asyncio.Queue()
+        self._desk = desk
+        self._number = number
+        self.task = asyncio.create_task(self._run(request))
+
+    async def _run(self, request: Message) -> None:
+        try:
+            ticket = await self._desk.admit(request)
+        except (Refused, Interruption) as error:
+            self._desk.answer(self._number, failure(error))
+            self._desk.forget(self._number)
+            return
+        try:
+            self._placed(ticket)
+            while True:
+                await self._obey(ticket)
+        finally:
+            ticket.close()
+            self._desk.forget(self._number)
+
+    def _placed(self, ticket: Ticket) -> None:
+        self._desk.answer(self._number, {"address": told(ticket.address), "headers": ticket.headers})
+
+    async def _obey(self, ticket: Ticket) -> None:
+        """Carry out the worker's next order."""
+        try:
+            with ticket.interruptible():
+                order: dict[str, Any] = await self.orders.get()
+        except Interruption as reason:
+            self._desk.answer(self._number, failure(reason))
+            return
+        if order["do"] == "settle":
+            self._desk.answer(self._number, {"settled": text(await ticket.settle(data_of(order["bill"]) or b""))})
+        elif order["do"] == "place":
+            try:
+                await ticket.place()
+            except (Refused, Interruption) as error:
+                self._desk.answer(self._number, failure(error))
+            else:
+                self._placed(ticket)
