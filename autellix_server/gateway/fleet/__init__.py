@@ -1,0 +1,1 @@
+"""The engines behind the gateway: what they are, how they are, and the calls held for those that have no planner."""
