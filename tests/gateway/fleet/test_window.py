@@ -53,7 +53,11 @@ def test_learning_costs_little(streamed: float, model: EngineModel) -> None:
 @pytest.mark.parametrize("slots", [4, 64])
 def test_window_follows_the_slots(slots: int) -> None:
     """Four or sixty-four, and a few calls more: less than one would hardly keep the engine busy."""
-    assert slots <= fmean(sizes(Traffic(Random(1)), 1500, replace(SIXTEEN, slots=slots))[500:]) <= slots + max(3, slots / 4)
+    assert (
+        slots
+        <= fmean(sizes(Traffic(Random(1)), 1500, replace(SIXTEEN, slots=slots))[500:])
+        <= slots + max(3, slots / 4)
+    )
 
 
 def test_window_comes_down_from_too_many() -> None:
