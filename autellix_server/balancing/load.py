@@ -46,14 +46,15 @@ class OverloadLimits:
 
     Attributes:
         over: from this on it is; 2 means that as many calls wait as run.
-        calm: up to this it is no longer, and has room for programs of other engines; below `over`.
+        calm: up to this it is no longer, and has room for programs of other engines: nobody need wait there; below
+            `over`.
 
     Raises:
         ConfigurationError: the limits are not in order.
     """
 
     over: float = 2.0
-    calm: float = 1.25
+    calm: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.calm < self.over:
@@ -75,14 +76,13 @@ class Overload:
     names: set[str] = field(default_factory=set)
 
     def look(self, engines: Sequence[EngineLoad]) -> None:
-        """Take note of how busy the engines are now; those that are not among them are forgotten."""
-        over, calm = self.limits.over, self.limits.calm
-        self.names = {
-            engine.name
-            for engine in engines
-            if (fullness := engine.fullness) is not None
-            and (fullness >= over or (fullness > calm and engine.name in self.names))
-        }
+        """Take note of how busy engines are now; others, which serve another model perhaps, stay what they were."""
+        for engine in engines:
+            fullness = engine.fullness
+            if fullness is None or fullness <= self.limits.calm:
+                self.names.discard(engine.name)
+            elif fullness >= self.limits.over:
+                self.names.add(engine.name)
 
     def relief(self, engines: Sequence[EngineLoad]) -> EngineLoad | None:
         """Return the least used engine with room for programs of overloaded ones, `None` if there is none."""
