@@ -36,7 +36,7 @@ names:
               the future
   workloads   chat, react, mcts, mixed, coding, map_reduce
   presets     a100-8b, h100-8b, cpu-smollm2
-  balancers   autellix, least-used, round-robin, hash
+  balancers   autellix, prefix, least-used, round-robin, hash
 
 examples:
   autellix simulate --workload chat --programs 300 --policies fcfs,plas,auto

@@ -12,19 +12,25 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from autellix_server.balancing.balancer import make_balancer
-from autellix_server.engine.command import POLICY_OFF
+from autellix_server.engine.command import POLICY_OFF, is_planned
 from autellix_server.gateway.calls import CallLedger
 from autellix_server.gateway.dispatch import Dispatcher
 from autellix_server.gateway.engines import EnginesApi, shown_fleet
+from autellix_server.gateway.exchange import drop_added_headers
 from autellix_server.gateway.fleet.fleet import Fleet
+from autellix_server.gateway.fleet.holding import Holding
+from autellix_server.gateway.fleet.line import Line
+from autellix_server.gateway.fleet.specs import EngineSpec
 from autellix_server.gateway.fleet.view import FleetView
+from autellix_server.gateway.fleet.window import Window, WindowSettings
 from autellix_server.gateway.guard import HostGuard, OriginGuard, is_loopback
 from autellix_server.gateway.programs import ProgramsApi
-from autellix_server.gateway.proxy import Proxy, drop_added_headers
+from autellix_server.gateway.proxy import Proxy
 from autellix_server.gateway.recording import Recording, open_trace
 from autellix_server.gateway.refusal import unavailable
 from autellix_server.gateway.replies import error_reply, refused_reply
 from autellix_server.gateway.settings import ServeSettings
+from autellix_server.scheduling.planner import Planner, PlannerSettings
 from autellix_server.scheduling.policies import make_policy
 from autellix_server.scheduling.table import Program, ProgramTable, TableLimits
 from autellix_server.stamp import EndedPrograms
@@ -51,6 +57,16 @@ def make_ledger(settings: ServeSettings, clock: Callable[[], float]) -> CallLedg
             recording.ended(row)
 
     return CallLedger(ProgramTable(policy, limits, on_end), clock, recording, ended)
+
+
+def make_line(settings: ServeSettings, spec: EngineSpec, clock: Callable[[], float] = time.monotonic) -> Line | None:
+    """Return the line in front of an engine without our planner; `None` where the policy orders nothing."""
+    if not is_planned(settings.policy):
+        return None
+    bounds = settings.bounds
+    planner_settings = PlannerSettings(beta=settings.beta, hold_s=0.0, calibrated=bounds.calibrated)
+    planner = Planner(make_policy(settings.policy, bounds.levels), planner_settings)
+    return Line(Holding(planner), Window(WindowSettings(fixed=spec.window)), clock)
 
 
 def make_dispatcher(settings: ServeSettings, fleet: Fleet, clock: Callable[[], float] = time.monotonic) -> Dispatcher:
@@ -215,6 +231,6 @@ class _Status:
 
     async def ready(self, request: web.Request) -> web.Response:
         """Answer 200 when calls can be served, else 503 with the reason."""
-        if self._fleet.serving(None):
+        if self._fleet.serving(None, self._ledger.clock()):
             return web.json_response({"ready": True})
         return refused_reply(unavailable(self._fleet.detail))

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from autellix_server.engine.process import Launch
 from autellix_server.engine.supervisor import EngineState, EngineStatus, Supervisor, Timing
-from autellix_server.gateway.app import make_apps, make_dispatcher, make_runner
+from autellix_server.gateway.app import make_apps, make_dispatcher, make_line, make_runner
 from autellix_server.gateway.fleet.fleet import Fleet
 from autellix_server.gateway.fleet.keeper import Keeper
 from autellix_server.gateway.fleet.prober import Prober
@@ -73,6 +73,7 @@ class Backend:
             [spec_of_url(url) for url in settings.engine_url],
             file=settings.engines_file,
             environ=os.environ,
+            make_line=partial(make_line, settings),
             on_change=self._changed,
         )
         self._prober = Prober(self.fleet, settings.hang_limit_s)

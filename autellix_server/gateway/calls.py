@@ -10,9 +10,12 @@ from dataclasses import dataclass, replace
 from autellix_sdk.bill import CallBill, decode_bill
 from autellix_sdk.errors import WireError
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER, ProgramId, encode_call
+from autellix_server.balancing.choice import recomputed_tokens
+from autellix_server.gateway.fleet.estimated_bill import SeenTimes, Usage, estimated_bill
 from autellix_server.gateway.recording import Recording
 from autellix_server.gateway.refusal import Refused
 from autellix_server.identity import identify
+from autellix_server.scheduling.call import Call
 from autellix_server.scheduling.table import ActiveCall, Program, ProgramTable
 from autellix_server.stamp import ENDED_HEADER, EndedPrograms, Stamp, encode_ended
 
@@ -33,14 +36,17 @@ class Counters:
         calls: generating calls that were sent to an engine.
         malformed_identity: calls whose identity headers were malformed; each ran as its own program.
         distrusted_bills: bills from the engine that could not be read or belonged to another call.
-        uncharged: calls that ended without a bill, so that their program was charged nothing: their client left, the
-            engine died, or it refused them.
+        estimated: calls without a bill, whose program was charged what the gateway saw of them: their engine is not
+            ours, or their client left.
+        uncharged: calls that an engine of ours did not bill, and whose program was charged nothing: it died or refused
+            them, or their client left before the first byte.
         engine_failures: calls that the engine did not answer, or not to the end.
     """
 
     calls: int = 0
     malformed_identity: int = 0
     distrusted_bills: int = 0
+    estimated: int = 0
     uncharged: int = 0
     engine_failures: int = 0
 
@@ -132,28 +138,68 @@ class OpenCall:
         """Return the identity headers and the stamp for an engine of ours that shares `secret`."""
         self._expects_bill = True
         program, call = self._active.context.program, encode_call(self._active.context)
-        base_service_us, base_wait_us = round(self._active.base_service_s * _US), round(self._active.base_wait_s * _US)
-        if self.program.boosted:
-            base_service_us = 0
+        base_service_us, base_wait_us = round(self._base_service_s * _US), round(self._active.base_wait_s * _US)
         stamp = Stamp(base_service_us, base_wait_us, single_call=self._single_call)
         headers = {PROGRAM_HEADER: program, CALL_HEADER: call, STAMP_HEADER: stamp.encode(secret, program, call)}
         ended = self._ledger.ended.take()
         return headers | ({ENDED_HEADER: encode_ended(ended, secret)} if ended else {})
 
-    def settle(self, text: bytes) -> bytes | None:
+    def in_line(self, prompt_tokens: int) -> Call:
+        """Return the call as a planner orders it.
+
+        Args:
+            prompt_tokens: length of its prompt; an estimate will do.
+        """
+        active = self._active
+        return Call(
+            active.context,
+            active.arrived_s,
+            prompt_tokens,
+            self._base_service_s,
+            active.base_wait_s,
+            program_class=active.program.name or "",
+        )
+
+    @property
+    def _base_service_s(self) -> float:
+        return 0.0 if self.program.boosted else self._active.base_service_s
+
+    def settle(self, text: bytes, *, moved: bool = False) -> CallBill | None:
         """Charge the engine's bill to the program, and return the bill that the client gets.
 
+        Args:
+            text: the engine's bill.
+            moved: the call went to another engine than the program's last ones, which had its history.
+
         Returns:
-            The same bill with the gateway's own time added, or `None` when it is not believed: it cannot be read, is
-            another call's, or is the second one.
+            The same bill with the gateway's own time added and, of a call that was moved, what was computed again; or
+            `None` when it is not believed: it cannot be read, is another call's, or is the second one.
         """
         bill = self._believed(text)
         if bill is None or not self._open:
             return None
         now = self._ledger.clock()
         bill = stretch(bill, round((now - self._arrived_s) * _US))
+        if moved:
+            again = recomputed_tokens(self.program.history_tokens, bill.cached_tokens)
+            bill = replace(bill, recomputed_tokens=bill.recomputed_tokens + again)
         self._complete(bill, now)
-        return bill.encode().encode("ascii")
+        return bill
+
+    def estimate(self, engine: str, seen: SeenTimes, usage: Usage | None) -> None:
+        """Charge what was seen of a call that its engine has not billed; nothing if it has.
+
+        Args:
+            engine: its name.
+            seen: when what happened.
+            usage: tokens, `None` if the answer did not tell them.
+        """
+        if not self._open:
+            return
+        level = self._ledger.table.policy.start_level(self._base_service_s)
+        self._ledger.counters.estimated += 1
+        bill = estimated_bill(self._active.context, engine, seen, usage, (level, level))
+        self._complete(bill, self._ledger.clock())
 
     def close(self) -> None:
         """Take the call out of the table, uncharged unless it was settled."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from autellix_server.engine.supervisor import EngineAddress
+from autellix_server.gateway.fleet.estimated_bill import Usage
 
 UNANSWERED = "it did not answer the call; if it died it is being restarted"
 """Detail of a refusal: the engine, or both that were tried, went away."""
@@ -29,8 +30,9 @@ class CallRequest:
         path: decoded path, such as ``/v1/chat/completions``.
         headers: request headers, in a mapping that ignores case.
         body_bytes: length of its body.
-        model: that it names, where `Desk.reads_models`; `None`: it names none.
+        model: that it names, where `Reads.models`; `None`: it names none.
         session: that its body names, see `identity.session_in`.
+        prefix: hashes of the beginnings of its prompt, see `balancing.prefix`, where `Reads.prefixes`.
         arrived_s: when the request began, on the desk's clock.
     """
 
@@ -39,7 +41,40 @@ class CallRequest:
     body_bytes: int
     model: str | None
     session: str | None
+    prefix: tuple[bytes, ...]
     arrived_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """What a desk must be told of a body.
+
+    Attributes:
+        models: the model that it names.
+        prefixes: the beginnings of its prompt.
+    """
+
+    models: bool = False
+    prefixes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a call at its engine.
+
+    Attributes:
+        failure: what the engine did wrong: no connection, no answer, one cut short, status 5xx; `None`: nothing.
+        first_byte_s: seconds from sending the call to the first byte of the answer's body; `None`: it came in one
+            piece, or nothing came.
+        total_s: seconds from sending the call to the end of its answer; `None`: it was not complete, since the client
+            left or the engine failed.
+        usage: tokens that the answer of an engine without our plugin tells; `None`: nothing.
+    """
+
+    failure: str | None = None
+    first_byte_s: float | None = None
+    total_s: float | None = None
+    usage: Usage | None = None
 
 
 class Ticket(Protocol):
@@ -48,12 +83,18 @@ class Ticket(Protocol):
     address: EngineAddress
     """Where it goes."""
 
+    priority: int | None
+    """Its `priority` there; `None`: the engine takes none."""
+
     @property
     def headers(self) -> Mapping[str, str]:
         """What the engine is told of the call: nothing if it is not ours. Asked for once for each engine."""
 
-    async def place(self) -> None:
+    async def move(self, outcome: Outcome) -> None:
         """Move to another engine, since this one has failed the call.
+
+        Args:
+            outcome: what became of it here.
 
         Raises:
             Refused: there is none.
@@ -66,7 +107,7 @@ class Ticket(Protocol):
     def interruptible(self) -> AbstractContextManager[None]:
         """Return a context to work on the call in; raises `Interruption` when it was interrupted."""
 
-    def close(self) -> None:
+    def close(self, outcome: Outcome) -> None:
         """Take the call out; to be called once, whatever happened."""
 
 
@@ -74,8 +115,8 @@ class Desk(Protocol):
     """Who decides about calls. One event loop."""
 
     @property
-    def reads_models(self) -> bool:
-        """Whether it must be told what model a request names."""
+    def reads(self) -> Reads:
+        """What it must be told of bodies."""
 
     def clock(self) -> float:
         """Return the time in seconds, never going back."""

@@ -72,6 +72,7 @@ class Program:
         ending: the end was announced; it takes effect when no call is in flight.
         ended_s: when the program ended, `None` while it lives.
         single_call: an anonymous call's own program, which ends with it and leaves nothing behind.
+        history_tokens: prompt and answer of the call that was billed last, which its engine may have in its cache.
         pin: name of the engine that its long calls go to, `None` before one was chosen.
         paused: an operator holds its calls back.
         boosted: an operator has its calls scheduled as if it had attained nothing.
@@ -93,6 +94,7 @@ class Program:
     ending: bool = False
     ended_s: float | None = None
     single_call: bool = False
+    history_tokens: int = 0
     pin: str | None = None
     paused: bool = False
     boosted: bool = False
@@ -263,6 +265,7 @@ class ProgramTable:
         row.prompt_tokens += bill.prompt_tokens
         row.cached_tokens += bill.cached_tokens
         row.output_tokens += bill.output_tokens
+        row.history_tokens = bill.prompt_tokens + bill.output_tokens
         row.recomputed_tokens += bill.recomputed_tokens
         row.swapped_tokens += bill.swapped_tokens
         row.preemptions += bill.preemptions

@@ -163,6 +163,7 @@ class SimCall(Call):
         active: its entry in the program table.
         path_s: response time of the calls that its start waited for, along the critical path.
         engine: name of the engine it went to.
+        moved: another engine has what it shares with earlier calls.
         start_level: level at arrival.
         queued_at: level and rank when its present wait began.
         times, counts: its account.
@@ -179,6 +180,7 @@ class SimCall(Call):
     active: ActiveCall
     path_s: float
     engine: str = ""
+    moved: bool = False
     start_level: int = 0
     queued_at: tuple[int, float] = (0, 0.0)
     times: CallTimes = field(default_factory=CallTimes)

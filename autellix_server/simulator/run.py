@@ -10,7 +10,9 @@ from math import inf
 from autellix_sdk.bill import CallBill, TimeSplit
 from autellix_sdk.errors import ConfigurationError
 from autellix_sdk.wire import CallContext, CallId, ProgramId
-from autellix_server.balancing.balancer import BalancedCall, EngineLoad, make_balancer
+from autellix_server.balancing.balancer import make_balancer
+from autellix_server.balancing.choice import BalancedCall, recomputed_tokens
+from autellix_server.balancing.load import EngineLoad
 from autellix_server.scheduling.levels import Levels, geometric_levels
 from autellix_server.scheduling.planner import Planner, PlannerSettings
 from autellix_server.scheduling.policies import make_policy
@@ -20,6 +22,8 @@ from autellix_server.simulator.model import EngineModel
 from autellix_server.simulator.programs import Arrival, CallTrace, ProgramTrace, SimCall, SimProgram
 
 _US = 1_000_000
+_BLOCK_TOKENS = 256
+"""Prompt tokens in one block of what balancers by prefix see, as in a kilobyte of a real request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,16 +156,26 @@ class Simulation:
             call.engine, engine = next(iter(self._engines.items()))
             return engine
         program = call.program
-        balanced = BalancedCall(program.id, call.prompt_tokens)
-        loads = [EngineLoad(name, engine.calls) for name, engine in self._engines.items()]
-        name = self._balancer.choose(balanced, loads, program.engine).name
-        if self._balancer.pins(balanced):
-            program.engine = name
-        call.engine = name
-        return self._engines[name]
+        prefix = _prefix_blocks(program.id, call.prompt_tokens) if self._balancer.uses_prefix else ()
+        balanced = BalancedCall(program.id, call.prompt_tokens, prefix)
+        choice = self._balancer.choose(balanced, list(map(self._load_of, self._engines.values())), program.engine)
+        call.engine, call.moved = choice.engine.name, choice.moved_from is not None
+        if choice.pins:
+            program.engine = call.engine
+        return self._engines[call.engine]
+
+    def _load_of(self, engine: SimEngine) -> EngineLoad:
+        model = self._settings.model
+        return EngineLoad(
+            engine.name, engine.calls, engine.planner.waiting, model.slots, engine.kv.pinned / model.kv_tokens
+        )
 
     def _call_done(self, call: SimCall, now: float) -> None:
         program = call.program
+        if call.moved:
+            call.counts.recomputed_tokens += recomputed_tokens(
+                call.trace.shared_prefix_tokens, call.counts.cached_tokens
+            )
         self._table.complete(call.active, bill_of(call), now)
         program.account(call, now)
         program.remaining_s -= self._cost_s(call.trace)
@@ -188,6 +202,11 @@ def levels_for(model: EngineModel, traces: Sequence[ProgramTrace]) -> Levels:
     """Return the default levels for programs like `traces`: the first bound is the median service of a call."""
     costs = sorted(call_cost_s(model, call) for trace in traces for call in trace.calls)
     return geometric_levels(first_bound_s=costs[len(costs) // 2])
+
+
+def _prefix_blocks(program: ProgramId, prompt_tokens: int) -> tuple[bytes, ...]:
+    """Return the blocks of a prompt: in the engine model a program's history is one, and calls share it by length."""
+    return tuple(f"{program}/{block}".encode() for block in range(prompt_tokens // _BLOCK_TOKENS))
 
 
 def _next_s(engine: SimEngine) -> float:

@@ -13,19 +13,20 @@ from autellix_sdk.wire import ProgramId
 from autellix_server.balancing.balancer import (
     BALANCERS,
     Autellix,
-    BalancedCall,
     ConsistentHash,
-    EngineLoad,
     LeastUsed,
     RoundRobin,
     make_balancer,
 )
+from autellix_server.balancing.choice import BalancedCall, Choice, recomputed_tokens
+from autellix_server.balancing.load import EngineLoad
 
 every_balancer = pytest.mark.parametrize("name", sorted(BALANCERS))
 loads = st.lists(st.integers(0, 50), min_size=1, max_size=8).map(
-    lambda calls: [EngineLoad(f"e{index}", count) for index, count in enumerate(calls)]
+    lambda calls: [EngineLoad(f"e{index}", count, slots=16) for index, count in enumerate(calls)]
 )
-calls = st.builds(BalancedCall, st.text("ab", min_size=1, max_size=4).map(ProgramId), st.integers(0, 10_000))
+prefixes = st.lists(st.sampled_from([b"a", b"b", b"c"]), max_size=4).map(tuple)
+calls = st.builds(BalancedCall, st.text("ab", min_size=1, max_size=4).map(ProgramId), st.integers(0, 10_000), prefixes)
 
 
 def call(program: str = "a", prompt_tokens: int = 4000) -> BalancedCall:
@@ -34,14 +35,16 @@ def call(program: str = "a", prompt_tokens: int = 4000) -> BalancedCall:
 
 
 @every_balancer
-@given(arrived=calls, engines=loads, pin=st.sampled_from([None, "e0", "e3", "gone"]))
-def test_balancer_keeps_its_promises(name: str, arrived: BalancedCall, engines: list[EngineLoad], pin: str) -> None:
-    """The choice is one of the engines, and a fresh balancer makes the same one."""
-    balancer = make_balancer(name)
+@given(asked=st.lists(st.tuples(calls, loads, st.sampled_from([None, "e0", "e3", "gone"])), min_size=1, max_size=8))
+def test_balancer_keeps_its_promises(name: str, asked: list[tuple[BalancedCall, list[EngineLoad], str | None]]) -> None:
+    """Every choice is one of the engines, nobody moves from where he goes, and who is asked the same says the same."""
+    balancer, other = make_balancer(name), make_balancer(name)
     assert balancer.name == name
-    chosen = balancer.choose(arrived, engines, pin)
-    assert chosen in engines
-    assert make_balancer(name).choose(arrived, engines, pin) == chosen
+    for arrived, engines, pin in asked:
+        choice = balancer.choose(arrived, engines, pin)
+        assert choice.engine in engines
+        assert choice.moved_from != choice.engine.name
+        assert other.choose(arrived, engines, pin) == choice
 
 
 @every_balancer
@@ -55,33 +58,54 @@ def test_no_engine_is_the_callers_mistake(name: str) -> None:
 def test_short_call_goes_to_the_least_used_engine_whatever_the_pin(engines: list[EngineLoad]) -> None:
     """Algorithm 2: up to 2048 tokens the pin is neither followed nor set."""
     balancer, short = Autellix(), call(prompt_tokens=2048)
-    assert balancer.choose(short, engines, engines[-1].name).calls == min(engine.calls for engine in engines)
-    assert not balancer.pins(short)
+    choice = balancer.choose(short, engines, engines[-1].name)
+    assert choice.engine.calls == min(engine.calls for engine in engines)
+    assert (choice.moved_from, choice.pins) == (None, False)
 
 
 def test_long_call_follows_its_program() -> None:
     """Algorithm 2: from 2049 tokens on the program's engine is used, however busy it is."""
-    engines = [EngineLoad("e0", 0), EngineLoad("e1", 40)]
+    idle, busy = EngineLoad("e0", 0), EngineLoad("e1", 40)
     long = call(prompt_tokens=2049)
-    assert Autellix().choose(long, engines, "e1").name == "e1"
-    assert Autellix().choose(long, engines, None).name == "e0"
-    assert Autellix().pins(long)
+    assert Autellix().choose(long, [idle, busy], "e1") == Choice(busy, pins=True)
+    assert Autellix().choose(long, [idle, busy], None) == Choice(idle, pins=True)
 
 
-def test_pin_to_a_lost_engine_is_replaced() -> None:
-    """A program outlives its engine."""
-    assert Autellix().choose(call(), [EngineLoad("e0", 5), EngineLoad("e2", 3)], "e1").name == "e2"
+@pytest.mark.parametrize("name", ["autellix", "hash"])
+def test_pin_to_a_lost_engine_is_replaced(name: str) -> None:
+    """A program outlives its engine, and the move is seen."""
+    choice = make_balancer(name).choose(call(), [EngineLoad("e0", 5), EngineLoad("e2", 3)], "e1")
+    assert (choice.moved_from, choice.pins) == ("e1", True)
+
+
+def test_pin_moves_from_an_overloaded_engine_to_one_with_room() -> None:
+    """Twice as many calls as slots: the program goes where there is room, and the move is seen."""
+    over, room = EngineLoad("e0", 32, slots=16), EngineLoad("e1", 10, slots=16)
+    assert Autellix().choose(call(), [over, room], "e0") == Choice(room, moved_from="e0", pins=True)
+
+
+def test_pin_stays_where_nobody_has_room() -> None:
+    """Moving between two full engines costs a history and buys nothing."""
+    over, full = EngineLoad("e0", 40, slots=16), EngineLoad("e1", 25, slots=16)
+    assert Autellix().choose(call(), [over, full], "e0") == Choice(over, pins=True)
+
+
+def test_recompute_after_a_move_is_what_was_known_and_is_not_cached() -> None:
+    """The new engine may have a part of it, or more."""
+    assert recomputed_tokens(3000, 256) == 2744
+    assert recomputed_tokens(3000, 4000) == 0
 
 
 def test_least_used_takes_the_first_on_a_tie() -> None:
     """Ties are broken by the engines' order, so that a run can be repeated."""
-    assert LeastUsed().choose(call(), [EngineLoad("b", 1), EngineLoad("a", 1)], None).name == "b"
+    assert LeastUsed().choose(call(), [EngineLoad("b", 1), EngineLoad("a", 1)], None).engine.name == "b"
 
 
 def test_round_robin_gives_every_engine_its_turn() -> None:
     """Seven calls on three engines: three, two and two."""
     balancer, engines = RoundRobin(), [EngineLoad(name, 0) for name in ("e0", "e1", "e2")]
-    assert [balancer.choose(call(), engines, None).name for _ in range(7)] == ["e0", "e1", "e2", "e0", "e1", "e2", "e0"]
+    turns = [balancer.choose(call(), engines, None).engine.name for _ in range(7)]
+    assert turns == ["e0", "e1", "e2", "e0", "e1", "e2", "e0"]
 
 
 @given(programs=st.sets(st.text("abcdef", min_size=1, max_size=6), min_size=1, max_size=30), lost=st.integers(0, 3))
@@ -90,20 +114,20 @@ def test_hash_moves_only_the_programs_of_a_lost_engine(programs: set[str], lost:
     engines = [EngineLoad(f"e{index}", 0) for index in range(4)]
     left = [engine for engine in engines if engine.name != f"e{lost}"]
     for program in programs:
-        before = ConsistentHash().choose(call(program), engines, None)
-        after = ConsistentHash().choose(call(program), left, None)
+        before = ConsistentHash().choose(call(program), engines, None).engine
+        after = ConsistentHash().choose(call(program), left, None).engine
         assert after == before or before.name == f"e{lost}"
 
 
 def test_hash_spreads_programs() -> None:
     """A thousand programs on four engines: none gets less than a fifth."""
     engines = [EngineLoad(f"e{index}", 0) for index in range(4)]
-    counts = Counter(ConsistentHash().choose(call(f"p{index}"), engines, None).name for index in range(1000))
+    counts = Counter(ConsistentHash().choose(call(f"p{index}"), engines, None).engine.name for index in range(1000))
     assert len(counts) == 4
     assert min(counts.values()) > 200
 
 
 def test_unknown_balancer_is_refused_with_the_choice() -> None:
     """The message lists what there is."""
-    with pytest.raises(ConfigurationError, match="unknown balancer 'random'; choose one of: autellix, least-used"):
+    with pytest.raises(ConfigurationError, match="unknown balancer 'random'; choose one of: autellix, prefix, "):
         make_balancer("random")

@@ -24,7 +24,7 @@ from autellix_server.gateway.fleet.member import Member
 from autellix_server.gateway.fleet.prober import Prober
 from autellix_server.gateway.fleet.specs import FILE_EXAMPLE, EngineSpec, read_specs, spec_of_url
 
-INFO = {"max_running_requests": 4, "autellix": {"policy": "plas"}}
+INFO = {"max_running_requests": 4, "autellix": {"policy": "plas", "http": True}}
 
 
 def spec(url: str, **more: Any) -> EngineSpec:

@@ -15,7 +15,7 @@ from autellix_server.scheduling.levels import Levels
 from autellix_server.scheduling.planner import PlannerSettings
 from autellix_server.scheduling.policies import POLICIES
 from autellix_server.simulator.programs import SimCall, SimProgram, poisson_arrivals
-from autellix_server.simulator.run import Simulation, SimulationSettings, levels_for
+from autellix_server.simulator.run import Simulation, SimulationSettings, bill_of, levels_for
 
 EVERY_STEP = PlannerSettings(steps_between_plans=1, spares=0, max_overtakes=None)
 
@@ -132,15 +132,29 @@ def test_plas_waits_less_than_fcfs_in_the_papers_example() -> None:
 def test_programs_keep_to_their_engine_only_when_calls_are_long() -> None:
     """Algorithm 2: prompts over 2048 tokens pin and find their history; with round robin half of it is elsewhere."""
     traces = [chain(f"p{index}", 5, 5, 5, 5, prompt=2100) for index in range(9)]
-    model = replace(MODEL, kv_tokens=100_000, chunk_tokens=8192)
+    model = replace(MODEL, slots=8, kv_tokens=100_000, chunk_tokens=8192)
 
     def cached(balancer: str) -> int:
         simulated = SimulationSettings(model, "fcfs", engines=2, balancer=balancer)
         return sum(program.counts.cached_tokens for program in Simulation(simulated, at_once(*traces)).run())
 
     everything = sum(call.shared_prefix_tokens for trace in traces for call in trace.calls)
-    assert cached("autellix") == cached("hash") == everything
+    assert cached("autellix") == cached("hash") == cached("prefix") == everything
     assert cached("round-robin") < everything
+
+
+def test_moved_program_is_billed_for_what_is_computed_again() -> None:
+    """One of two engines is soon done: some programs of the other one move there and leave their histories behind."""
+    traces = [chain(f"p{index}", *(3 * [1 if index % 2 else 40]), prompt=2100) for index in range(16)]
+    model = replace(MODEL, kv_tokens=200_000, chunk_tokens=8192)
+    simulation = Simulation(SimulationSettings(model, "fcfs", engines=2), at_once(*traces))
+    log = CallLog(simulation)
+    simulation.run()
+    moved = [call for call, _ in log.calls if call.moved]
+    assert moved
+    for call in moved:
+        again = call.trace.shared_prefix_tokens - call.counts.cached_tokens
+        assert bill_of(call).recomputed_tokens == again > 0
 
 
 def test_two_engines_take_twice_the_programs() -> None:

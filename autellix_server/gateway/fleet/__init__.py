@@ -1,1 +1,1 @@
-"""The engines behind one gateway: which there are, how they are, and what is in them."""
+"""The engines behind the gateway: what they are, how they are, and the calls held for those without a planner."""

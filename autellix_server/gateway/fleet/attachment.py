@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import replace
 
 import aiohttp
 from aiohttp import hdrs
@@ -13,8 +13,11 @@ from aiohttp import hdrs
 from autellix_server.engine.limits import EngineLimits
 from autellix_server.engine.supervisor import EngineAddress, EngineState, EngineStatus
 from autellix_server.errors import EngineFailure
+from autellix_server.gateway.fleet.kinds import PROBE_PATHS, EngineKind, Shown, Traits, recognise
+from autellix_server.gateway.fleet.loads import LOAD_PATHS, ShownLoad, read_load
 from autellix_server.gateway.fleet.specs import EngineSpec
 
+_OK = 200
 _LOOK_PERIOD_S = 1.0
 _BACKOFF_LIMIT_S = 15.0
 _ANSWER_LIMIT_S = 5.0
@@ -42,6 +45,11 @@ class Attachment:
         self._address = EngineAddress(spec.label, spec.url, key, secret)
         self._on_change = on_change
         self._reached = 0
+        self._server = ""
+        self.traits = Traits(EngineKind.OTHER, ())
+        """What it is, as far as it was recognised."""
+        self.shown: ShownLoad | None = None
+        """Load that it last showed."""
         self._status = EngineStatus(EngineState.STARTING, f"asking {spec.url}")
 
     @property
@@ -92,43 +100,60 @@ class Attachment:
         Raises:
             EngineFailure: what answers is no engine that can be used.
         """
-        listed = await self._json(session, "/v1/models")
-        if not isinstance(listed, dict) or not isinstance(rows := listed.get("data"), list):
-            raise EngineFailure(f"{self.spec.url} lists no models under /v1/models: is it an OpenAI server?")
-        models = tuple(str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row)
-        limits = self._status.limits
         if self._status.state is not EngineState.READY:
-            limits = await self._limits(session)
+            self.traits = await self._recognised(session)
             self._reached += 1
+        elif (traits := recognise(Shown(models=await self._json(session, "/v1/models")))) is not None:
+            self.traits = replace(self.traits, models=traits.models)
+        path = LOAD_PATHS.get(self.traits.kind)
+        if path is not None:
+            async with session.get(self.spec.url + path) as reply:
+                self.shown = read_load(self.traits.kind, await reply.read()) if reply.status == _OK else None
         return EngineStatus(
-            EngineState.READY, "ready", self._address, restarts=self._restarts, limits=limits, models=models
+            EngineState.READY,
+            f"ready ({self.traits.kind} {self.traits.version}".rstrip() + ")",
+            self._address,
+            restarts=self._restarts,
+            limits=EngineLimits(slots=self.traits.slots),
+            models=self.traits.models,
         )
 
-    async def _limits(self, session: aiohttp.ClientSession) -> EngineLimits:
-        """Return what fits into the engine.
+    async def _recognised(self, session: aiohttp.ClientSession) -> Traits:
+        """Return what the engine is.
 
         Raises:
-            EngineFailure: it is to have our plugin, and has not.
+            EngineFailure: it lists no models, or is to have our plugin and has not.
         """
-        try:
-            info = await self._json(session, "/server_info")
-        except (aiohttp.ClientError, EngineFailure):
-            info = None
-        said = info if isinstance(info, dict) else {}
-        if self._address.secret is not None and "autellix" not in said:
+        models = await self._json(session, "/v1/models")
+        found: dict[str, object] = {}
+        for field, paths in PROBE_PATHS.items():
+            if field == "models":
+                continue
+            for path in paths:
+                try:
+                    found[field] = await self._json(session, path)
+                    break
+                except EngineFailure:
+                    found[field] = None
+        traits = recognise(Shown(models=models, server=self._server, **found))
+        if traits is None:
+            raise EngineFailure(f"{self.spec.url} lists no models under /v1/models: is it an OpenAI server?")
+        if self._address.secret is not None and traits.kind is not EngineKind.OURS:
             raise EngineFailure("a secret is set for it, but our plugin is not at work there")
-        return EngineLimits.from_server_info(said)
+        return traits
 
-    async def _json(self, session: aiohttp.ClientSession, path: str) -> Any:
+    async def _json(self, session: aiohttp.ClientSession, path: str) -> object:
         async with session.get(self.spec.url + path) as reply:
             if reply.status in {401, 403}:
                 raise EngineFailure(f"it refuses the API key (key_env): {path} answers {reply.status}")
-            if reply.status != 200:
+            if reply.status != _OK:
                 raise EngineFailure(f"{path} answers {reply.status}")
+            self._server = reply.headers.get(hdrs.SERVER, "")
             try:
-                return await reply.json(content_type=None)
+                found: object = await reply.json(content_type=None)
             except ValueError:
                 return None
+            return found
 
     def _set(self, status: EngineStatus) -> None:
         if status != self._status:

@@ -51,16 +51,21 @@ class Fleet:
         """Whether its engines serve different models, so that calls must be told apart by them."""
         return len({member.status.models for member in self if member.status.models}) > 1
 
-    def serving(self, model: str | None) -> list[Member]:
+    def serving(self, model: str | None, now: float) -> list[Member]:
         """Return the members that accept calls of `model`; `None`: of any.
 
         An engine that serves one model answers to any name, and clients send what they like: only where engines
-        differ does the name decide.
+        differ does the name decide. Engines that fail calls are left out, unless all do: then a call that fails is no
+        worse than one that is refused.
+
+        Args:
+            model: name of a model.
+            now: seconds, on the clock of the breakers.
         """
         accepting = [member for member in self if member.accepts]
-        if model is None or not self.mixed:
-            return accepting
-        return [member for member in accepting if not member.status.models or model in member.status.models]
+        if model is not None and self.mixed:
+            accepting = [member for member in accepting if not member.status.models or model in member.status.models]
+        return [member for member in accepting if member.breaker.admits(now)] or accepting
 
     def knows(self, model: str) -> bool:
         """Return whether calls of `model` have an engine, ready or not."""

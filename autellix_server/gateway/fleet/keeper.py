@@ -13,6 +13,7 @@ from autellix_sdk.errors import ConfigurationError
 from autellix_server.engine.supervisor import EngineStatus
 from autellix_server.gateway.fleet.attachment import Attachment
 from autellix_server.gateway.fleet.fleet import Fleet
+from autellix_server.gateway.fleet.line import Line
 from autellix_server.gateway.fleet.member import Engine, Member
 from autellix_server.gateway.fleet.specs import EngineSpec, check_names, read_specs
 
@@ -39,6 +40,7 @@ class Keeper:
         specs: engines that are attached for good.
         file: of further engines, read again whenever it changes; `None`: there is none.
         environ: where the keys of attached engines are.
+        make_line: returns the line in front of an attached engine that is not ours; `None`: calls go in at once.
         on_change: called with an engine's name at every change of its status.
 
     Raises:
@@ -53,23 +55,28 @@ class Keeper:
         *,
         file: Path | None = None,
         environ: Mapping[str, str],
+        make_line: Callable[[EngineSpec], Line | None] = lambda spec: None,
         on_change: Change = lambda name, status: None,
     ) -> None:
         self._fleet = fleet
         self._file = file
         self._environ = environ
+        self._make_line = make_line
         self._on_change = on_change
         self._version: tuple[int, int] | None = None
         self._wanted: Mapping[str, EngineSpec] = {}
         """What the file says, as it was when it was last right."""
         self._fixed = tuple(specs)
         check_names(self._fixed)
-        self._engines = [*started, *map(self._attachment, self._fixed)]
+        attached = list(map(self._attachment, self._fixed))
+        self._engines = [*started, *attached]
         self._followed: dict[str, Attachment] = {}
         """Engines of the file that are in the fleet."""
         self._lives: dict[Attachment, asyncio.Task[None]] = {}
-        for engine in self._engines:
+        for engine in started:
             fleet.add(Member(engine))
+        for attachment in attached:
+            fleet.add(self._member(attachment))
         if file is not None:
             self._read(file)
             self._follow()
@@ -130,7 +137,7 @@ class Keeper:
         for name, spec in self._wanted.items():
             if name not in self._followed:
                 self._followed[name] = self._attachment(spec)
-                self._fleet.add(Member(self._followed[name]))
+                self._fleet.add(self._member(self._followed[name]))
 
     def _start(self) -> None:
         """Have every attachment of the file watched, and no other."""
@@ -139,6 +146,10 @@ class Keeper:
         for attachment in self._followed.values():
             if attachment not in self._lives:
                 self._lives[attachment] = asyncio.create_task(attachment.run())
+
+    def _member(self, attachment: Attachment) -> Member:
+        spec = attachment.spec
+        return Member(attachment, self._make_line(spec) if spec.secret_env is None else None)
 
     def _attachment(self, spec: EngineSpec) -> Attachment:
         return Attachment(spec, *spec.credentials(self._environ), on_change=partial(self._on_change, spec.label))

@@ -6,8 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from autellix_server.balancing.load import EngineLoad
 from autellix_server.engine.supervisor import EngineAddress, EngineStatus
+from autellix_server.gateway.fleet.attachment import Attachment
+from autellix_server.gateway.fleet.health import Breaker
 from autellix_server.gateway.fleet.interruption import Interruptible, Interruption
+from autellix_server.gateway.fleet.kinds import PriorityOrder
+from autellix_server.gateway.fleet.line import Line
+from autellix_server.gateway.fleet.loads import engine_load
 
 
 class Engine(Protocol):
@@ -31,19 +37,24 @@ class Member:
 
     Attributes:
         engine: where and how it is.
-        calls: calls that this gateway has in it.
-        foreign_calls: calls in it that are not this gateway's, as it last said.
+        line: calls wait there for it; `None`: they go in at once, as with engines of ours.
+        calls: calls that this gateway has given it, those in the line included.
         draining: it gets no new calls.
         alive_s: when it last gave a sign of life, on the event loop's clock; 0: not yet.
         bounds: bounds of its levels as it last showed them; `None` until then, and if it has none.
+        breaker: keeps calls from it while it fails them.
     """
 
     engine: Engine
+    line: Line | None = None
     calls: set[Interruptible] = field(default_factory=set)
-    foreign_calls: int = 0
     draining: bool = False
     alive_s: float = 0.0
     bounds: Mapping[str, Any] | None = None
+    breaker: Breaker = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.breaker = Breaker(self.engine.name)
 
     @property
     def name(self) -> str:
@@ -61,14 +72,29 @@ class Member:
         return self.engine.status.address
 
     @property
+    def ours(self) -> bool:
+        """Whether it has our plugin, and shares a secret: it orders its calls by itself and bills them."""
+        return self.address is not None and self.address.secret is not None
+
+    @property
+    def priority(self) -> PriorityOrder | None:
+        """How it takes the `priority` of a call, `None` if it takes none."""
+        return self.engine.traits.priority if isinstance(self.engine, Attachment) else None
+
+    @property
     def accepts(self) -> bool:
-        """Whether it may get new calls."""
+        """Whether it may get new calls, if it fails none."""
         return self.address is not None and not self.draining
 
     @property
-    def load(self) -> int:
-        """Calls in it, waiting and running."""
-        return len(self.calls) + self.foreign_calls
+    def load(self) -> EngineLoad:
+        """How busy it is."""
+        limits = self.status.limits
+        slots = None if limits is None else limits.slots
+        if slots is None and self.line is not None:
+            slots = self.line.window
+        shown = self.engine.shown if isinstance(self.engine, Attachment) else None
+        return engine_load(self.name, len(self.calls), shown, slots)
 
     def lose_calls(self, reason: Interruption) -> None:
         """Interrupt every call in the engine: it will not answer them."""

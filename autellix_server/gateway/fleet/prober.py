@@ -15,6 +15,7 @@ _log = logging.getLogger(__name__)
 
 _PERIOD_S = 2.0
 _ANSWER_LIMIT_S = 5.0
+_SERVER_ERROR = 500
 
 
 class Prober:
@@ -48,9 +49,12 @@ class Prober:
             return
         member.alive_s = member.alive_s or clock()
         try:
-            async with session.get(f"{address.url}/health"):
+            async with session.get(f"{address.url}/health") as reply:
                 member.alive_s = clock()
-        except (aiohttp.ClientError, TimeoutError):
+                sick = reply.status >= _SERVER_ERROR
+                member.breaker.probed(f"/health answers {reply.status}" if sick else None, clock())
+        except (aiohttp.ClientError, TimeoutError) as error:
+            member.breaker.probed(str(error) or "no answer", clock())
             silent_s = clock() - member.alive_s
             if silent_s > self._hang_limit_s and member.address is address:
                 self._lose(member, f"gave no sign of life for {silent_s:.0f} s")

@@ -2,7 +2,7 @@
 
 A worker asks with ``{"call": n, "do": ...}`` and the gateway answers ``{"call": n, ...}``; numbers are the worker's,
 and one number stands for one call from its admission to its end. Without being asked the gateway interrupts calls,
-``{"call": n, "interrupt": ...}``, and tells what workers must read, ``{"reads_models": ...}``.
+``{"call": n, "interrupt": ...}``, and tells what workers must read, ``{"reads": ...}``.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from autellix_server.engine.supervisor import EngineAddress
-from autellix_server.gateway.desk import CallRequest
+from autellix_server.gateway.desk import CallRequest, Outcome
+from autellix_server.gateway.fleet.estimated_bill import Usage
 from autellix_server.gateway.fleet.interruption import Interruption
 from autellix_server.gateway.headers import CREDENTIALS
 from autellix_server.gateway.refusal import Refused
@@ -40,13 +42,25 @@ def asked(request: CallRequest) -> Message:
         "body_bytes": request.body_bytes,
         "model": request.model,
         "session": request.session,
+        "prefix": [block.hex() for block in request.prefix],
         "arrived_s": request.arrived_s,
     }
 
 
 def request_of(message: Message) -> CallRequest:
     """Return what `asked` said."""
-    return CallRequest(**message)
+    return CallRequest(**{**message, "prefix": tuple(map(bytes.fromhex, message["prefix"]))})
+
+
+def ended(outcome: Outcome) -> Message:
+    """Return what became of a call."""
+    return asdict(outcome)
+
+
+def outcome_of(message: Message) -> Outcome:
+    """Return what `ended` said."""
+    usage = message["usage"]
+    return Outcome(**{**message, "usage": None if usage is None else Usage(**usage)})
 
 
 def told(address: EngineAddress) -> Message:

@@ -15,7 +15,8 @@ from contextlib import suppress
 from aiohttp import hdrs, web
 
 from autellix_server.gateway.app import bare_app, make_runner
-from autellix_server.gateway.proxy import Proxy, drop_added_headers
+from autellix_server.gateway.exchange import drop_added_headers
+from autellix_server.gateway.proxy import Proxy
 from autellix_server.gateway.settings import ServeSettings
 from autellix_server.gateway.sockets import tls_context
 from autellix_server.gateway.workers.api import ApiForwarder

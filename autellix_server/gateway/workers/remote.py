@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from itertools import count
 
 from autellix_server.engine.supervisor import EngineAddress
-from autellix_server.gateway.desk import CallRequest
+from autellix_server.gateway.desk import CallRequest, Outcome, Reads
 from autellix_server.gateway.fleet.interruption import Interruption
 from autellix_server.gateway.refusal import unavailable
 from autellix_server.gateway.workers.messages import (
@@ -19,6 +19,7 @@ from autellix_server.gateway.workers.messages import (
     asked,
     data_of,
     encode,
+    ended,
     error_of,
     failure,
     text,
@@ -41,7 +42,7 @@ class RemoteDesk:
         self._numbers = count()
         self._calls: dict[int, RemoteTicket] = {}
         self._gone = False
-        self.reads_models = False
+        self.reads = Reads()
 
     def clock(self) -> float:
         """Return the time."""
@@ -52,8 +53,8 @@ class RemoteDesk:
         try:
             while line := await self._reader.readline():
                 message = json.loads(line)
-                if "reads_models" in message:
-                    self.reads_models = message["reads_models"]
+                if "reads" in message:
+                    self.reads = Reads(**message["reads"])
                 elif call := self._calls.get(message["call"]):
                     call.hear(message)
         except ConnectionError:
@@ -69,7 +70,7 @@ class RemoteDesk:
         try:
             await ticket.admitted(request)
         except BaseException:
-            ticket.close()
+            ticket.close(Outcome())
             raise
         return ticket
 
@@ -108,6 +109,7 @@ class RemoteTicket:
 
     address: EngineAddress
     headers: Mapping[str, str]
+    priority: int | None
 
     def __init__(self, desk: RemoteDesk, number: int) -> None:
         self.number = number
@@ -117,12 +119,12 @@ class RemoteTicket:
         self._interruption: Interruption | None = None
 
     async def admitted(self, request: CallRequest) -> None:
-        """Wait until the call has an engine; raises as `place` does."""
+        """Wait until the call has an engine; raises as `move` does."""
         self._take(await self.ask("admit", request=asked(request)))
 
-    async def place(self) -> None:
+    async def move(self, outcome: Outcome) -> None:
         """Move to another engine, see `desk.Ticket`."""
-        self._take(await self.ask("place"))
+        self._take(await self.ask("move", outcome=ended(outcome)))
 
     async def settle(self, bill: bytes) -> bytes | None:
         """Charge the engine's bill, see `desk.Ticket`."""
@@ -160,11 +162,12 @@ class RemoteTicket:
                 raise
             raise reason from None
 
-    def close(self) -> None:
+    def close(self, outcome: Outcome) -> None:
         """Take the call out, see `desk.Ticket`."""
-        self._desk.say({"call": self.number, "do": "close"})
+        self._desk.say({"call": self.number, "do": "close", "outcome": ended(outcome)})
         self._desk.forget(self.number)
 
     def _take(self, answer: Message) -> None:
         self.address = address_of(answer["address"])
         self.headers = answer["headers"]
+        self.priority = answer["priority"]

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import asdict
 from typing import Any
 
-from autellix_server.gateway.dispatch import Dispatcher, Ticket
+from autellix_server.gateway.desk import Outcome, Reads
+from autellix_server.gateway.dispatch import Dispatcher
 from autellix_server.gateway.fleet.interruption import Interruption
 from autellix_server.gateway.refusal import Refused
+from autellix_server.gateway.ticket import Ticket
 from autellix_server.gateway.workers.messages import (
     Message,
     address_of,
     data_of,
     encode,
     failure,
+    outcome_of,
     request_of,
     text,
     told,
@@ -56,11 +60,11 @@ class ServedDesk:
 
     async def _tell(self) -> None:
         """Tell the worker what it must read of requests, whenever that changes."""
-        said: bool | None = None
+        said: Reads | None = None
         while True:
-            if said is not self._dispatcher.reads_models:
-                said = self._dispatcher.reads_models
-                self._say({"reads_models": said})
+            if said != self._dispatcher.reads:
+                said = self._dispatcher.reads
+                self._say({"reads": asdict(said)})
             await asyncio.sleep(_LOOK_PERIOD_S)
 
     def _say(self, message: Message) -> None:
@@ -78,7 +82,7 @@ class ServedDesk:
             self._dispatcher.failed(address_of(message["address"]))
         elif call := self._calls.get(number):
             if do == "close":
-                call.task.cancel()  # whatever it waits for
+                call.close(outcome_of(message["outcome"]))
             else:
                 call.orders.put_nowait(message)
 
@@ -110,6 +114,7 @@ class _ServedCall:
         self.orders: asyncio.Queue[Message] = asyncio.Queue()
         self._desk = desk
         self._number = number
+        self._outcome = Outcome()
         self.task = asyncio.create_task(self._run(request))
 
     async def _run(self, request: Message) -> None:
@@ -124,11 +129,18 @@ class _ServedCall:
             while True:
                 await self._obey(ticket)
         finally:
-            ticket.close()
+            ticket.close(self._outcome)
             self._desk.forget(self._number)
 
+    def close(self, outcome: Outcome) -> None:
+        """End the call, whatever it waits for."""
+        self._outcome = outcome
+        self.task.cancel()
+
     def _placed(self, ticket: Ticket) -> None:
-        self._desk.answer(self._number, {"address": told(ticket.address), "headers": ticket.headers})
+        self._desk.answer(
+            self._number, {"address": told(ticket.address), "headers": ticket.headers, "priority": ticket.priority}
+        )
 
     async def _obey(self, ticket: Ticket) -> None:
         """Carry out the worker's next order."""
@@ -140,9 +152,9 @@ class _ServedCall:
             return
         if order["do"] == "settle":
             self._desk.answer(self._number, {"settled": text(await ticket.settle(data_of(order["bill"]) or b""))})
-        elif order["do"] == "place":
+        elif order["do"] == "move":
             try:
-                await ticket.place()
+                await ticket.move(outcome_of(order["outcome"]))
             except (Refused, Interruption) as error:
                 self._desk.answer(self._number, failure(error))
             else:

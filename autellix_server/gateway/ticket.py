@@ -1,0 +1,212 @@
+"""One call between its admission and its end, at an engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from autellix_server.balancing.choice import Choice
+from autellix_server.balancing.estimate import TokenEstimate
+from autellix_server.engine.supervisor import EngineAddress
+from autellix_server.gateway.calls import CallLedger, OpenCall
+from autellix_server.gateway.desk import CallRequest, Outcome
+from autellix_server.gateway.fleet.estimated_bill import SeenTimes
+from autellix_server.gateway.fleet.interruption import Interruptible, Interruption
+from autellix_server.gateway.fleet.member import Member
+from autellix_server.gateway.fleet.window import Answered
+from autellix_server.scheduling.call import Call
+from autellix_server.scheduling.table import Program
+
+
+class Issuer(Protocol):
+    """Who issues tickets: the dispatcher."""
+
+    ledger: CallLedger
+    estimate: TokenEstimate
+
+    def choose(self, program: Program, request: CallRequest, without: Member | None) -> tuple[Member, Choice]:
+        """Return the engine for a call, see `Dispatcher.choose`."""
+
+    def closed(self, ticket: Ticket) -> None:
+        """Forget a ticket."""
+
+
+class Ticket:
+    """Satisfies `desk.Ticket`. Made by `Dispatcher.admit`.
+
+    Belongs to the task that was admitted, which `interrupt` cancels.
+
+    Args:
+        issuer: the dispatcher.
+        call: its account.
+        request: what it asks for.
+    """
+
+    address: EngineAddress
+    priority: int | None = None
+
+    def __init__(self, issuer: Issuer, call: OpenCall, request: CallRequest) -> None:
+        self._issuer = issuer
+        self._call = call
+        self._request = request
+        self._task = asyncio.current_task()
+        self._resumed = asyncio.Event()
+        self._interruption: Interruption | None = None
+        self._stay: _Stay | None = None
+        self._moved = False
+
+    @property
+    def program(self) -> Program:
+        """The row of the call's program."""
+        return self._call.program
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the engine is told of the call: nothing if it is not ours."""
+        return {} if self.address.secret is None else self._call.headers(self.address.secret)
+
+    async def place(self, without: Member | None = None) -> None:
+        """Choose an engine, and wait until it may have the call.
+
+        Args:
+            without: an engine that has failed the call.
+
+        Raises:
+            Refused: there is none.
+            Interruption: the call was interrupted while it waited.
+        """
+        while self.program.paused:
+            self._resumed.clear()
+            with self.interruptible():
+                await self._resumed.wait()
+        member, choice = self._issuer.choose(self.program, self._request, without)
+        assert member.address is not None
+        self._moved = self._moved or choice.moved_from is not None
+        self._stay = _Stay(member, self, self._call.in_line(self._prompt_tokens))
+        with self.interruptible():
+            await self._stay.begin(self._issuer.ledger.clock)
+        self.address, self.priority = member.address, self._stay.priority
+
+    async def move(self, outcome: Outcome) -> None:
+        """Move to another engine, see `desk.Ticket`."""
+        failed = None if self._stay is None else self._stay.member
+        self._end_stay(outcome)
+        await self.place(failed)
+
+    async def settle(self, text: bytes) -> bytes | None:
+        """Charge the engine's bill, see `OpenCall.settle`."""
+        bill = self._call.settle(text, moved=self._moved)
+        if bill is None:
+            return None
+        self._learn(bill.prompt_tokens)
+        return bill.encode().encode("ascii")
+
+    def close(self, outcome: Outcome) -> None:
+        """Take the call out; one without a bill is charged what was seen of it."""
+        self._end_stay(outcome)
+        self._issuer.closed(self)
+        self._call.close()
+
+    def _end_stay(self, outcome: Outcome) -> None:
+        stay, self._stay = self._stay, None
+        if stay is None:
+            return
+        ledger = self._issuer.ledger
+        now = ledger.clock()
+        ledger.counters.engine_failures += outcome.failure is not None
+        stay.end(outcome, now, self._prompt_tokens)
+        seen = stay.seen(self._request.arrived_s, outcome, now)
+        if outcome.failure is None and seen is not None:
+            self._call.estimate(stay.member.name, seen, outcome.usage)
+        if outcome.usage is not None:
+            self._learn(outcome.usage.prompt_tokens)
+
+    @property
+    def _prompt_tokens(self) -> int:
+        return self._issuer.estimate.tokens(self._request.model or "", self._request.body_bytes)
+
+    def _learn(self, prompt_tokens: int) -> None:
+        self._issuer.estimate.learn(self._request.model or "", self._request.body_bytes, prompt_tokens)
+
+    def resume(self) -> None:
+        """Look again whether the program is paused."""
+        self._resumed.set()
+
+    def interrupt(self, reason: Interruption) -> None:
+        """Cancel the work on the call; `interruptible` turns the cancellation into `reason`."""
+        if self._interruption is None and self._task is not None:
+            self._interruption = reason
+            self._task.cancel()
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Work on the call inside.
+
+        Raises:
+            Interruption: the call was interrupted; a cancellation by anybody else stays one.
+        """
+        try:
+            yield
+        except asyncio.CancelledError:
+            reason, self._interruption = self._interruption, None
+            if reason is None or self._task is None or self._task.uncancel() > 0:
+                raise
+            raise reason from None
+
+
+class _Stay:
+    """A call at one engine."""
+
+    priority: int | None = None
+
+    def __init__(self, member: Member, work: Interruptible, call: Call) -> None:
+        self.member = member
+        self._work = work
+        self._call = call
+        self._sent_s: float | None = None
+        self._era = 0
+
+    async def begin(self, clock: Callable[[], float]) -> None:
+        """Wait until the engine may have the call."""
+        member = self.member
+        member.calls.add(self._work)
+        if member.line is not None:
+            await member.line.enter(self._call)
+            if member.priority is not None:
+                self.priority = member.priority.value_of(self._call.level)
+        self._sent_s = clock()
+        self._era = member.breaker.sent(self._sent_s)
+
+    def end(self, outcome: Outcome, now: float, prompt_tokens: int) -> None:
+        """Take the call out of the engine, which is judged by what became of it."""
+        self.member.calls.discard(self._work)
+        if self._sent_s is None:
+            return
+        line, breaker, total_s = self.member.line, self.member.breaker, outcome.total_s
+        if outcome.failure is not None:
+            breaker.failed(self._era, outcome.failure, now)
+        elif total_s is None:
+            breaker.left(self._era)
+        else:
+            breaker.answered(self._era, total_s if outcome.first_byte_s is None else outcome.first_byte_s, now)
+        if line is None:
+            return
+        if outcome.failure is not None or total_s is None:
+            line.left(self._call)
+        else:
+            output_tokens = 0 if outcome.usage is None else outcome.usage.output_tokens
+            line.answered(self._call, Answered(total_s, outcome.first_byte_s, prompt_tokens, output_tokens))
+
+    def seen(self, arrived_s: float, outcome: Outcome, now: float) -> SeenTimes | None:
+        """Return what was seen of the call as far as its program can be charged with it, `None` for nothing.
+
+        Of a call that an engine of ours did not bill only what came after its first byte is certain to be service.
+        """
+        if self._sent_s is None:
+            return None
+        first_s = None if outcome.first_byte_s is None else self._sent_s + outcome.first_byte_s
+        if self.member.ours:
+            return None if first_s is None else SeenTimes(arrived_s, first_s, first_s, now)
+        return SeenTimes(arrived_s, self._sent_s, first_s, now)
