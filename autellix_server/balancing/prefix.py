@@ -33,7 +33,7 @@ def prompt_blocks(body: bytes, model: str = "") -> tuple[bytes, ...]:
     places = [place for place in map(body.find, _PROMPT_KEYS) if place >= 0]
     start = min(places, default=0)
     blocks: list[bytes] = []
-    digest = blake2b(model.encode(), digest_size=8).digest()
+    digest = blake2b(model.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     for at in range(start, min(len(body), start + MAX_BLOCKS * BLOCK_BYTES) - BLOCK_BYTES + 1, BLOCK_BYTES):
         digest = blake2b(body[at : at + BLOCK_BYTES], digest_size=8, key=digest).digest()
         blocks.append(digest)

@@ -51,9 +51,10 @@ def test_what_stands_before_the_prompt_does_not_matter() -> None:
 
 
 def test_models_share_nothing() -> None:
-    """Equal prompts of two models have no KV in common."""
+    """Equal prompts of two models have no KV in common, whatever clients call them."""
     body = chat("a" * 5000)
     assert common(prompt_blocks(body, "one"), prompt_blocks(body, "two")) == 0
+    assert prompt_blocks(body, "\ud800")
 
 
 @given(shared=st.integers(0, 9), one=plain, other=plain)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import accumulate
+from math import inf
 from random import Random
 from statistics import fmean
 
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 from virtual_engine import SIXTEEN, Traffic, VirtualEngine
 
 from autellix_sdk.errors import ConfigurationError
-from autellix_server.gateway.fleet.window import Answered, Window, WindowSettings
+from autellix_server.gateway.fleet.window import Answered, Sent, Window, WindowSettings
 from autellix_server.simulator.model import EngineModel, make_model
 
 CPU = replace(make_model("cpu-smollm2"), slots=16)
@@ -60,6 +63,14 @@ def test_window_follows_the_slots(slots: int) -> None:
     )
 
 
+def test_room_may_be_memory() -> None:
+    """Slots enough, but memory for about sixteen calls: the window finds that as well."""
+    model = replace(SIXTEEN, slots=256, kv_tokens=8 * 257 + 6000)
+    traffic = Traffic(Random(1), prompts=lambda random: random.randint(100, 400))
+    traffic.outputs = lambda random: random.randint(20, 280)
+    assert 16 <= fmean(sizes(traffic, 1500, model)[300:]) <= 21
+
+
 def test_window_comes_down_from_too_many() -> None:
     """Started at 64, which is four times too much: down within some hundred answers."""
     assert fmean(sizes(Traffic(Random(1)), 1500, settings=WindowSettings(initial=64))[600:]) <= 20
@@ -90,6 +101,35 @@ def test_window_stands_a_change_of_speed(streamed: float, factor: float) -> None
 def test_window_does_not_grow_when_nobody_needs_it() -> None:
     """Six calls at a time fit into the eight that it begins with; nothing says that more would."""
     assert set(sizes(Traffic(Random(1), most=6), 500)) == {8}
+
+
+def response_s(settings: WindowSettings | None, rate: float) -> float:
+    """Return the seconds from arrival to answer when calls arrive at random, so many a second, and wait their turn."""
+    random, engine, window = Random(1), VirtualEngine(SIXTEEN), Window(settings)
+    traffic, now = Traffic(random), 0.0
+    to_come = deque(accumulate(random.expovariate(rate) for _ in range(2000)))
+    held: deque[float] = deque()
+    sent: dict[int, tuple[Sent, float]] = {}
+    took = []
+    while to_come or held or sent:
+        now = min(engine.next_s, to_come[0] if to_come else inf)
+        if to_come and now == to_come[0]:
+            held.append(to_come.popleft())
+        else:
+            for flight in engine.proceed():
+                token, arrived_s = sent.pop(id(flight))
+                took.append(now - arrived_s)
+                tokens = flight.call.prompt_tokens, flight.call.generated
+                window.answered(token, Answered(now - flight.sent_s, flight.first_byte_s, *tokens))
+        while held and window.free:
+            flight = engine.send(traffic.prompts(random), traffic.outputs(random), now)
+            sent[id(flight)] = window.sent(), held.popleft()
+    return fmean(took)
+
+
+def test_window_does_not_hold_calls_that_the_engine_has_room_for() -> None:
+    """At half of what the engine can take, random arrivals take 5 % longer at most than without a window."""
+    assert response_s(None, 3.5) <= 1.05 * response_s(WindowSettings(fixed=10_000), 3.5)
 
 
 def test_answers_in_one_piece_that_are_all_alike_teach_nothing() -> None:
