@@ -177,14 +177,12 @@ async def running_engine(
 
 @dataclass
 class Clock:
-    """Seconds, moved by hand; with `step_s` each look at it takes that long."""
+    """Seconds, moved by hand."""
 
     now_s: float = 1000.0
-    step_s: float = 0.0
 
     def __call__(self) -> float:
         """Return the time."""
-        self.now_s += self.step_s
         return self.now_s
 
 

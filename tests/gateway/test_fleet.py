@@ -16,7 +16,7 @@ from autellix_server.gateway.fleet.interruption import Interruption
 
 COMPLETIONS = "/v1/chat/completions"
 LOST = Interruption("engine e0 is lost", "engine_lost", retryable=True)
-LONG = {**CHAT, "messages": [{"role": "user", "content": "be " * 10_000}]}
+LONG = {**CHAT, "messages": [{"role": "user", "content": "be " * 50_000}]}
 
 
 @pytest.fixture
