@@ -11,17 +11,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 ENGINE_LABEL = "engine"
-_RENAMED_LABEL = f"exported_{ENGINE_LABEL}"
-"""What a label of that name becomes whose value is another, as Prometheus does when labels of a scrape collide."""
+_RENAMED = "exported_"
+"""Goes before a label of that name whose value is another, as Prometheus does when labels of a scrape collide."""
 
 _OPENMETRICS = "application/openmetrics-text"
-# Possessive, so that no line of an engine's makes them try again and again.
+# Possessive, so that no line of an engine's makes them try again and again. Strict, since a scraper refuses everything
+# for one line that it cannot read.
+_NAME, _VALUE = r"[A-Za-z_][A-Za-z0-9_]*+", r'"(?:[^"\\]++|\\.)*+"'
+_NUMBER = r"[-+]?(?:(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][-+]?[0-9]++)?|(?i:inf|infinity|nan))"
 _SAMPLE = re.compile(
-    r"(?P<name>[A-Za-z_:][A-Za-z0-9_:]*+)"
-    r'(?:[ \t]*+\{(?P<labels>(?:[^"}]++|"(?:[^"\\]++|\\.)*+")*+)\}[ \t]*+|[ \t]++)'
-    r"(?P<rest>[^\s{].*)"
+    rf"(?P<name>[A-Za-z_:][A-Za-z0-9_:]*+)"
+    rf"(?:[ \t]*+\{{(?P<labels>(?:[ \t]*+{_NAME}[ \t]*+=[ \t]*+{_VALUE}[ \t]*+,?)*+)[ \t]*+\}}[ \t]*+|[ \t]++)"
+    rf"(?P<value>{_NUMBER})(?:[ \t]++(?P<time>-?[0-9]++(?:\.[0-9]++)?))?[ \t]*+(?: ?# .*)?"
 )
-_LABEL = re.compile(r'[\s,]*+(?P<name>[A-Za-z_][A-Za-z0-9_]*+)\s*+=\s*+"(?P<value>(?:[^"\\]++|\\.)*+)"')
+_LABEL = re.compile(rf"(?P<name>{_NAME})[ \t]*+=[ \t]*+(?P<value>{_VALUE})")
 _SUFFIXES = ("_bucket", "_count", "_sum", "_total", "_created", "_info", "_gcount", "_gsum")
 _UNTYPED = "untyped"
 _TEXT_TYPES = {"unknown": _UNTYPED, "info": "gauge", "stateset": "gauge", "gaugehistogram": "histogram"}
@@ -101,9 +104,11 @@ def _read(text: str, families: dict[str, _Family], label: str | None, *, openmet
             family = _family(families, found["name"], None, "gauge")
         else:
             family = _family(families, name, helps.get(name), kind)
-        value = _text_value(found["rest"]) if openmetrics else found["rest"].strip()
+        time = found["time"]
+        if time and openmetrics:
+            time = str(round(float(time) * 1000))  # seconds there, milliseconds here
         labels = _with_label(found["labels"] or "", label)
-        family.samples.append(f"{found['name']}{labels} {value}")
+        family.samples.append(f"{found['name']}{labels} {found['value']}" + (f" {time}" if time else ""))
 
 
 def _family_name(sample: str, kinds: dict[str, str]) -> str:
@@ -134,20 +139,13 @@ def _with_label(labels: str, label: str | None) -> str:
         kept = []
         for found in _LABEL.finditer(labels):
             name = found["name"]
-            text = f'{name}="{found["value"]}"'
-            if name == ENGINE_LABEL:
-                if text == label:
-                    continue
-                text = f'{_RENAMED_LABEL}="{found["value"]}"'
-            kept.append(text)
+            if f"{name}={found['value']}" == label:
+                continue
+            if name.replace(_RENAMED, "") == ENGINE_LABEL:  # Also of a gateway's engines that is an engine itself.
+                name = _RENAMED + name
+            kept.append(f"{name}={found['value']}")
         labels = ",".join(kept)
     return f"{{{label},{labels}}}" if labels else f"{{{label}}}"
-
-
-def _text_value(rest: str) -> str:
-    """Return value and time of a sample of OpenMetrics as the text format has them: no exemplar, milliseconds."""
-    value, *time = rest.partition(" # ")[0].split()
-    return f"{value} {round(float(time[0]) * 1000)}" if time else value
 
 
 def _escaped(value: str) -> str:

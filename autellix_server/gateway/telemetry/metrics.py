@@ -270,8 +270,8 @@ class Metrics(Listener):
         for engine, answered in found:
             self._scraped.labels(self._engine(engine)).set(answered)
 
-    def expose(self, sample: GatewaySample) -> str:
-        """Return the metrics in the Prometheus text format, see `CONTENT_TYPE`."""
+    def take(self, sample: GatewaySample) -> None:
+        """Take how the gateway is now, before `expose`."""
         self._programs.set(sample.programs)
         self._store_healthy.set(sample.store_healthy)
         for family in (self._up, self._breaker, self._in_flight, self._held, self._window):
@@ -285,6 +285,9 @@ class Metrics(Listener):
                 self._breaker.labels(name, state).set(engine.breaker == state)
             if engine.window is not None:
                 self._window.labels(name).set(engine.window)
+
+    def expose(self) -> str:
+        """Return the metrics in the Prometheus text format, see `CONTENT_TYPE`. May be called in another thread."""
         text: bytes = generate_latest(self.registry)
         return text.decode()
 

@@ -60,6 +60,7 @@ class MetricsEndpoint:
         self._metrics = metrics
         self._sample = sample
         self._targets = targets
+        self._one_at_a_time = asyncio.Lock()
 
     async def lifetime(self, app: web.Application) -> AsyncIterator[None]:
         """Hold the connections to the engines while the application runs; for its `cleanup_ctx`."""
@@ -72,15 +73,22 @@ class MetricsEndpoint:
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer with every metric there is; an engine that shows none now is left out. Always 200."""
+        async with self._one_at_a_time:
+            return await self._answer()
+
+    async def _answer(self) -> web.Response:
         targets = list(self._targets())
         answers = await asyncio.gather(*map(self._ask, targets))
         self._metrics.scraped(
             (target.engine, answer is not None) for target, answer in zip(targets, answers, strict=True)
         )
-        ours = Exposition(self._metrics.expose(self._sample()), CONTENT_TYPE)
+        self._metrics.take(self._sample())
         # Tens of milliseconds for a large fleet, during which calls go on.
-        text = await asyncio.to_thread(merge, [ours, *(answer for answer in answers if answer is not None)])
+        text = await asyncio.to_thread(self._merged, [answer for answer in answers if answer is not None])
         return web.Response(body=text.encode(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
+
+    def _merged(self, answers: list[Exposition]) -> str:
+        return merge([Exposition(self._metrics.expose(), CONTENT_TYPE), *answers])
 
     async def _ask(self, target: ScrapeTarget) -> Exposition | None:
         headers = {hdrs.ACCEPT: CONTENT_TYPE}
