@@ -180,7 +180,7 @@ def _arrows(slices: Sequence[Slice]) -> Iterator[tuple[Slice, Slice]]:
         for parent in context.parents:
             salt, _, rest = parent.partition(".")
             found = known.get((context.salt, str(parent))) or known.get((salt, rest))
-            if found is not None and found is not child:
+            if found is not None and found is not child and found.start_us <= child.start_us:
                 yield found, child
 
 
