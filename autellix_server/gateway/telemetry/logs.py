@@ -45,7 +45,8 @@ _FIELDS = "autellix_fields"
 _QUOTED = re.compile(r"(?<!\w)(?:'(?:[^'\\]|\\.)*+'|\"(?:[^\"\\]|\\.)*+\")(?!\w)")
 _KEY = re.compile(
     r"(?i)\b(?:bearer|basic)\s+\S+"
-    r"|\b(?:authorization|proxy-authorization|x-api-key|api[-_]key|cookie|password|secret|token)\b\s*[:=]\s*(?:(?:bearer|basic)\s+)?\S+"
+    r"|\b(?:authorization|proxy-authorization|x-api-key|api[-_]key|cookie|password|secret|token)\b"
+    r"\s*[:=]\s*(?:(?:bearer|basic)\s+)?\S+"
     r"|\b(?:sk|pk|hf|ghp|xoxb)[-_][A-Za-z0-9_-]{8,}"
     r"|(?<=://)[^/\s@]+(?=@)"
 )
