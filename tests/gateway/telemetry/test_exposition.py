@@ -100,10 +100,19 @@ def test_openmetrics_and_text_say_the_same() -> None:
         for merged in (merge([Exposition(text, TEXT, "e0")]), merge([Exposition(openmetrics, OPENMETRICS, "e0")]))
     )
     assert from_openmetrics == from_text
-    both = merge([Exposition(text, TEXT, "e0"), Exposition(openmetrics, OPENMETRICS, "e1")])
-    assert [line for line in both.splitlines() if line.startswith("# TYPE calls")] == [
-        "# TYPE calls_total counter",
-        "# TYPE calls_created gauge",
+
+
+def test_a_counter_has_one_family_in_both_formats() -> None:
+    """OpenMetrics names it without what its samples end in; when it was made is beside it, not in it."""
+    text = "# HELP a A.\n# TYPE a_total counter\na_total 1\n"
+    openmetrics = '# HELP a A.\n# TYPE a counter\n# UNIT a s\na_total 2 # {t="1"} 1 2\na_created 1.7e9\n# EOF\n'
+    assert merge([Exposition(text, TEXT, "e0"), Exposition(openmetrics, OPENMETRICS, "e1")]).splitlines() == [
+        "# HELP a_total A.",
+        "# TYPE a_total counter",
+        'a_total{engine="e0"} 1',
+        'a_total{engine="e1"} 2',
+        "# TYPE a_created gauge",
+        'a_created{engine="e1"} 1.7e9',
     ]
 
 
