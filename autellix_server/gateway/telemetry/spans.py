@@ -11,7 +11,8 @@ calls and `SEGMENT_S` seconds; the next call begins another one, in its own clie
 one before. That bounds how late a span comes, how much a crash loses, and how large a trace grows, for which the
 usual stores have limits too.
 
-Names follow the GenAI semantic conventions, version 1.44; they have no provider name for this server.
+Names follow the GenAI semantic conventions as opentelemetry-semantic-conventions 0.66b2 has them. They stand here as
+text, since that package marks them as moved; a test compares them. The conventions have no provider name for us.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ Without them, and without the extra ``otel``, nothing of OpenTelemetry is import
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
     from autellix_server.gateway.telemetry.spans import Spans
+
+CLOSE_LIMIT_S = 3.0
+"""What a stopping gateway waits for its collector."""
 
 _EXPORTER = "OTEL_TRACES_EXPORTER"
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -38,9 +42,12 @@ class Tracing:
     provider: TracerProvider
 
     def close(self) -> None:
-        """End what is open and export what is left. Blocks for up to the exporter's timeout: not on the event loop."""
+        """End what is open and export what is left. Blocks for up to `CLOSE_LIMIT_S`: not on the event loop."""
         self.spans.close()
-        self.provider.shutdown()
+        # Without a collector the SDK tries for half a minute; its threads do not keep the process alive.
+        shutdown = threading.Thread(target=self.provider.shutdown, daemon=True)
+        shutdown.start()
+        shutdown.join(CLOSE_LIMIT_S)
 
 
 def open_tracing(host: str, port: int, clock: Callable[[], float], environ: Mapping[str, str]) -> Tracing | None:

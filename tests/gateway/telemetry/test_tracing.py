@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -14,12 +14,27 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from telemetry_records import ended, program
 
 from autellix_sdk.errors import ConfigurationError
+from autellix_server.gateway.telemetry import tracing as module
 from autellix_server.gateway.telemetry.tracing import Tracing, open_tracing
 
 
 def clock() -> float:
     """Return the time at which calls of `telemetry_records` arrive."""
     return 10.0
+
+
+@asynccontextmanager
+async def serving(handler: Callable[[web.Request], Awaitable[web.Response]]) -> AsyncIterator[str]:
+    """Run a collector that takes spans like this, and return its address."""
+    app = web.Application()
+    app.router.add_post("/v1/traces", handler)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
 
 
 @asynccontextmanager
@@ -31,15 +46,8 @@ async def collector() -> AsyncIterator[tuple[str, list[tuple[web.Request, Export
         exported.append((request, ExportTraceServiceRequest.FromString(await request.read())))
         return web.Response(content_type="application/x-protobuf")
 
-    app = web.Application()
-    app.router.add_post("/v1/traces", take)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}", exported
-    finally:
-        await runner.cleanup()
+    async with serving(take) as url:
+        yield url, exported
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +93,24 @@ async def test_spans_reach_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [span.name for span in spans] == ["chat tiny", "invoke_workflow"]
     assert spans[0].parent_span_id == spans[1].span_id
     assert spans[0].end_time_unix_nano - spans[0].start_time_unix_nano == 10**9
+
+
+async def test_a_collector_that_hangs_does_not_keep_the_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has not taken within the limit is lost."""
+    monkeypatch.setattr(module, "CLOSE_LIMIT_S", 0.05)
+    asked, done = asyncio.Event(), asyncio.Event()
+
+    async def hang(_: web.Request) -> web.Response:
+        asked.set()
+        await done.wait()
+        return web.Response()
+
+    async with serving(hang) as url:
+        tracing = opened(monkeypatch, OTEL_EXPORTER_OTLP_ENDPOINT=url)
+        tracing.spans.call_arrived(ended())
+        await asyncio.to_thread(tracing.close)
+        await asked.wait()
+        done.set()
 
 
 @pytest.mark.parametrize(
