@@ -67,6 +67,7 @@ def set_up_logging(log_format: LogFormat, level: LogLevel, stream: TextIO | None
     """
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    logging.raiseExceptions = False  # A line that cannot be written would be printed as it is, not as it is shown here.
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for name in _OURS:
         logging.getLogger(name).setLevel(level.upper())

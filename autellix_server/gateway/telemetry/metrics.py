@@ -132,11 +132,8 @@ class Metrics(Listener):
         )
         queued = self._histogram("queued_seconds", "Waiting of a call, as billed.", *served, "cause")
         self._calls, self._tenant_calls = Cached(calls.labels), Cached(tenant_calls.labels)
-        self._failures, self._first_byte, self._queued = (
-            Cached(failures.labels),
-            Cached(first_byte.labels),
-            Cached(queued.labels),
-        )
+        self._failures, self._first_byte = Cached(failures.labels), Cached(first_byte.labels)
+        self._queued = Cached(queued.labels)
         times = [
             self._histogram(name, help_text, *served)
             for name, help_text in (
@@ -185,11 +182,8 @@ class Metrics(Listener):
         changes = self._counter("engine_changes", "Changes of an engine's state.", "engine", "state")
         pins = self._counter("pins_moved", "Programs whose calls went to another engine.", "reason")
         refusals = self._counter("refusals", "Requests refused before they were calls.", "reason")
-        self._engine_changes, self._pins, self._refusals = (
-            Cached(changes.labels),
-            Cached(pins.labels),
-            Cached(refusals.labels),
-        )
+        self._engine_changes, self._pins = Cached(changes.labels), Cached(pins.labels)
+        self._refusals = Cached(refusals.labels)
         self._store_healthy = self._gauge("state_store_healthy", "1 while the state store can be written.")
         self._lag = Histogram(
             _PREFIX + "event_loop_lag_seconds",

@@ -12,15 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from typing import Any
 
-from autellix_server.gateway.telemetry.events import CallRecord, Moment, Stage
+from autellix_sdk.bill import TimeSplit
+from autellix_server.gateway.telemetry.events import CallRecord, Stage
 
 Event = dict[str, Any]
 
 _PROCESS = 1
 _US = 1_000_000
-_QUEUE_ORDER = ("admission", "retraction", "batch")
+_QUEUE_ORDER = {"admission": 0, "retraction": 1, "batch": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +32,14 @@ class Slice:
     Attributes:
         call: the call.
         start_us, end_us: first and one past the last microsecond.
+        parts: what its time went into, in order, with microseconds; they add up to it.
         lane: number of its track among those of its thread, 0 unless calls overlap.
     """
 
     call: CallRecord
     start_us: int
     end_us: int
+    parts: tuple[tuple[str, int], ...]
     lane: int
 
 
@@ -53,7 +57,7 @@ def trace_events(calls: Iterable[CallRecord], now: float, name: str) -> Iterator
         tracks[key] = number
     yield _metadata("process_name", 0, {"name": name})
     for ((salt, thread), lane), track in tracks.items():
-        title = f"thread {thread}" + (f" of {salt}" if salt else "") + (f" #{lane + 1}" if lane else "")
+        title = f"thread {thread} of client {salt}" + (f" #{lane + 1}" if lane else "")
         yield _metadata("thread_name", track, {"name": title})
         yield _metadata("thread_sort_index", track, {"sort_index": track})
     for each in slices:
@@ -71,44 +75,53 @@ def lay_out(calls: Iterable[CallRecord], now: float) -> list[Slice]:
 
     A billed call lasts as long as its bill says, since that is what its parts add up to; any other from arrival to end.
     """
-    free_us: dict[tuple[str, int], list[int]] = {}
+    threads: dict[tuple[str, int], _Lanes] = {}
     slices = []
     for call in sorted(calls, key=lambda call: call.arrived_s):
         start_us = _us(call.arrived_s)
         if call.bill is not None:
-            end_us = start_us + call.bill.time.wall_us
+            parts = _billed(call.bill.time)
         else:
-            end_us = max(start_us, _us(now if call.ended_s is None else call.ended_s))
-        lanes = free_us.setdefault((call.context.salt, call.context.thread), [])
-        lane = next((number for number, free in enumerate(lanes) if free <= start_us), len(lanes))
-        lanes[lane : lane + 1] = [end_us]
-        slices.append(Slice(call, start_us, end_us, lane))
+            parts = _seen(call, start_us, max(start_us, _us(now if call.ended_s is None else call.ended_s)))
+        end_us = start_us + sum(us for _, us in parts)
+        lanes = threads.setdefault((call.context.salt, call.context.thread), _Lanes())
+        slices.append(Slice(call, start_us, end_us, tuple(parts), lanes.take(start_us, end_us)))
     return slices
 
 
-def parts(each: Slice) -> list[tuple[str, int]]:
-    """Return what a call's time went into, in order, with microseconds; they add up to its slice.
+class _Lanes:
+    """Tracks of one thread: which are taken until when."""
 
-    With a bill these are its parts; without one what the gateway saw, from moment to moment.
-    """
-    call = each.call
-    if call.bill is not None:
-        time = call.bill.time
-        causes = sorted(
-            time.queued_us.items(),
-            key=lambda item: (_QUEUE_ORDER.index(item[0]) if item[0] in _QUEUE_ORDER else 9, item[0]),
-        )
-        split = [(f"queued: {cause}", us) for cause, us in causes]
-        split += [("prefill", time.prefill_us), ("swap", time.swap_us), ("decode", time.decode_us)]
-        split += [("other", time.other_us)]
-    else:
-        split, since_us, doing = [], each.start_us, "gateway"
-        for moment in call.moments:
-            at_us = min(max(_us(moment.at_s), since_us), each.end_us)
-            split.append((doing, at_us - since_us))
-            since_us, doing = at_us, _AFTER[moment.stage]
-        split.append((doing, each.end_us - since_us))
-    return [(name, us) for name, us in split if us]
+    def __init__(self) -> None:
+        self._taken: list[tuple[int, int]] = []
+        self._free: list[int] = []
+
+    def take(self, start_us: int, end_us: int) -> int:
+        """Return the first lane that is free, and take it; starts never go back."""
+        while self._taken and self._taken[0][0] <= start_us:
+            heappush(self._free, heappop(self._taken)[1])
+        lane = heappop(self._free) if self._free else len(self._taken)
+        heappush(self._taken, (end_us, lane))
+        return lane
+
+
+def _billed(time: TimeSplit) -> list[tuple[str, int]]:
+    """Return the parts of a bill."""
+    causes = sorted(time.queued_us, key=lambda cause: (_QUEUE_ORDER.get(cause, len(_QUEUE_ORDER)), cause))
+    parts = [(f"queued: {cause}", time.queued_us[cause]) for cause in causes]
+    parts += [("prefill", time.prefill_us), ("swap", time.swap_us), ("decode", time.decode_us)]
+    return [(name, us) for name, us in (*parts, ("other", time.other_us)) if us]
+
+
+def _seen(call: CallRecord, start_us: int, end_us: int) -> list[tuple[str, int]]:
+    """Return what the gateway saw of a call that has no bill, from moment to moment."""
+    parts, since_us, doing = [], start_us, "gateway"
+    for moment in call.moments:
+        at_us = min(max(_us(moment.at_s), since_us), end_us)
+        parts.append((doing, at_us - since_us))
+        since_us, doing = at_us, _AFTER[moment.stage]
+    parts.append((doing, end_us - since_us))
+    return [(name, us) for name, us in parts if us]
 
 
 _AFTER = {
@@ -127,13 +140,13 @@ def _drawn(each: Slice, track: int) -> Iterator[Event]:
     span = {"ts": each.start_us, "dur": each.end_us - each.start_us}
     yield {"ph": "X", "name": name, "cat": "call", **span, **place, "args": _about(call)}
     start_us = each.start_us
-    for part, length_us in parts(each):
+    for part, length_us in each.parts:
         yield {"ph": "X", "name": part, "cat": "part", "ts": start_us, "dur": length_us, **place}
         start_us += length_us
     for moment in call.moments:
-        yield {"ph": "i", "s": "t", "name": moment.stage, "cat": "moment", "ts": _us(moment.at_s), **place} | _details(
-            moment
-        )
+        instant = {"ph": "i", "s": "t", "name": moment.stage, "cat": "moment", "ts": _us(moment.at_s)}
+        details = {"engine": moment.engine, "reason": moment.reason}
+        yield {**instant, **place, "args": {name: text for name, text in details.items() if text}}
 
 
 def _about(call: CallRecord) -> dict[str, Any]:
@@ -152,11 +165,6 @@ def _about(call: CallRecord) -> dict[str, Any]:
         )
         about |= {name: getattr(bill, name) for name in (*counts, "preemptions")} | {"level": list(bill.level)}
     return about
-
-
-def _details(moment: Moment) -> Event:
-    details = {"engine": moment.engine, "reason": moment.reason}
-    return {"args": {name: value for name, value in details.items() if value}}
 
 
 def _arrows(slices: Sequence[Slice]) -> Iterator[tuple[Slice, Slice]]:

@@ -72,9 +72,11 @@ class Log:
 def log() -> Iterator[Log]:
     """A log; the process's own is as before afterwards."""
     loggers = [logging.getLogger(name) for name in ("", "autellix_server", "autellix_sdk")]
+    raise_exceptions = logging.raiseExceptions
     levels, handlers = [logger.level for logger in loggers], loggers[0].handlers[:]
     loggers[0].handlers.clear()
     yield Log()
+    logging.raiseExceptions = raise_exceptions
     loggers[0].handlers[:] = handlers
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
@@ -173,6 +175,14 @@ def test_an_exception_is_where_it_was_raised_and_not_what_it_says(log: Log) -> N
     assert heads == ["ValueError", "UnicodeDecodeError", "ConfigurationError: x"]
     assert "test_an_exception_is_where" in log.lines[0]["exception"][1]
     assert SECRET not in log.text
+
+
+def test_a_line_that_cannot_be_written_is_nowhere(capsys: pytest.CaptureFixture[str], log: Log) -> None:
+    """Python would print message and arguments as they are to standard error."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    set_up_logging("text", "info", stream)
+    logging.getLogger("autellix_server.x").warning("caf\N{LATIN SMALL LETTER E WITH ACUTE} %r", SECRET)
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -145,10 +145,10 @@ def test_calls_of_one_thread_that_overlap_get_tracks_of_their_own() -> None:
     titles = {each["tid"]: each["args"]["name"] for each in of(events, "M") if each["name"] == "thread_name"}
     places = [(titles[each["tid"]], each["name"], each["ts"]) for each in of(events, "X", "call")]
     assert sorted(places) == [
-        ("thread 0 of a", "call 0.0", 10_000_000),
-        ("thread 0 of a", "call 0.2", 11_000_000),
-        ("thread 0 of a #2", "call 0.1", 10_500_000),
-        ("thread 0 of b", "call 0.0", 10_000_000),
+        ("thread 0 of client a", "call 0.0", 10_000_000),
+        ("thread 0 of client a", "call 0.2", 11_000_000),
+        ("thread 0 of client a #2", "call 0.1", 10_500_000),
+        ("thread 0 of client b", "call 0.0", 10_000_000),
     ]
 
 
