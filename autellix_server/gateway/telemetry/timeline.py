@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -115,20 +116,26 @@ class TimelineApi:
         name = calls[-1].context.name or request.match_info["id"]
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
-        async for piece in _pieces(trace_events(calls, self._clock(), name), forgotten):
+        async for piece in pieces(trace_events(calls, self._clock(), name), forgotten):
             await response.write(piece)
         await response.write_eof()
         return response
 
 
-async def _pieces(events: Iterable[object], forgotten: int) -> AsyncIterator[bytes]:
-    """Return the JSON object of a trace, cut where other calls may have their turn."""
+async def pieces(events: Iterable[object], forgotten: int) -> AsyncIterator[bytes]:
+    """Return the JSON object of a trace, cut where other calls have their turn.
+
+    Args:
+        events: of the trace.
+        forgotten: calls that are not in it.
+    """
     about = json.dumps({"calls_forgotten": forgotten})
     yield b'{"displayTimeUnit":"ms","otherData":' + about.encode() + b',"traceEvents":['
     separator = ""
     for batch in _batches(iter(events)):
         yield (separator + ",".join(json.dumps(event, separators=(",", ":")) for event in batch)).encode()
         separator = ","
+        await asyncio.sleep(0)  # A socket that takes all at once would not let others have their turn.
     yield b"]}\n"
 
 

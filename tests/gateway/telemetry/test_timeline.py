@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import tracemalloc
 
@@ -11,7 +12,7 @@ from telemetry_records import arrived, context, ended
 
 from autellix_sdk.wire import CallId, ProgramId
 from autellix_server.gateway.telemetry.events import Outcome
-from autellix_server.gateway.telemetry.timeline import TimelineApi, TimelineLimits, Timelines
+from autellix_server.gateway.telemetry.timeline import TimelineApi, TimelineLimits, Timelines, pieces
 
 PATH = "/autellix/v1/programs/{id}/timeline"
 
@@ -58,6 +59,23 @@ def test_memory_is_what_the_limits_say() -> None:
         tracemalloc.stop()
     assert len(timelines) == limits.calls
     assert (after - before) / len(timelines) < 4500
+
+
+async def test_others_have_their_turn_while_a_timeline_is_written() -> None:
+    """Even if nothing ever waits for the client: as often as there are 200 events."""
+    turns, events = 0, [{"ph": "i", "ts": number} for number in range(2000)]
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    text = b"".join([piece async for piece in pieces(events, 3)])
+    task.cancel()
+    assert json.loads(text) == {"displayTimeUnit": "ms", "otherData": {"calls_forgotten": 3}, "traceEvents": events}
+    assert turns == 10
 
 
 async def test_a_timeline_is_trace_event_json() -> None:
