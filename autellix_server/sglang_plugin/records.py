@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from autellix_server.scheduling.shares import ALONE, Standing
 from autellix_server.stamp import EndedProgram
 
 
@@ -15,10 +16,11 @@ class CallTag:
 
     Attributes:
         program, call: IDs.
-        base_service_us: the program's attained service, its tenant's debt included; decides the start level.
+        base_service_us: the program's attained service; decides the start level.
         base_wait_us: the program's waiting time.
         program_class: what programs of its kind have in common, the name that the SDK gives; empty: not known.
         single_call: the program is this call alone.
+        standing: where its tenant stands among the others.
         ended: programs that ended since the last tag was sent.
     """
 
@@ -28,6 +30,7 @@ class CallTag:
     base_wait_us: int = 0
     program_class: str = ""
     single_call: bool = False
+    standing: Standing = ALONE
     ended: tuple[EndedProgram, ...] = ()
 
     def to_wire(self) -> dict[str, Any]:
@@ -37,7 +40,8 @@ class CallTag:
 
 def read_tag(record: Mapping[str, Any]) -> CallTag:
     """Return the tag that `CallTag.to_wire` made a record of."""
-    return CallTag(**{**record, "ended": tuple(EndedProgram(*program) for program in record["ended"])})
+    ended = tuple(EndedProgram(*program) for program in record["ended"])
+    return CallTag(**{**record, "standing": Standing(**record["standing"]), "ended": ended})
 
 
 @dataclass(frozen=True, slots=True)
