@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 from autellix_server.scheduling.shares import ALONE, Standing
@@ -35,13 +35,14 @@ class CallTag:
 
     def to_wire(self) -> dict[str, Any]:
         """Return the tag as plain builtins."""
-        return asdict(self) | {"ended": [tuple(program) for program in self.ended]}
+        ended = [tuple(program) for program in self.ended]
+        return asdict(self) | {"standing": astuple(self.standing), "ended": ended}
 
 
 def read_tag(record: Mapping[str, Any]) -> CallTag:
     """Return the tag that `CallTag.to_wire` made a record of."""
     ended = tuple(EndedProgram(*program) for program in record["ended"])
-    return CallTag(**{**record, "standing": Standing(**record["standing"]), "ended": ended})
+    return CallTag(**{**record, "standing": Standing(*record["standing"]), "ended": ended})
 
 
 @dataclass(frozen=True, slots=True)
