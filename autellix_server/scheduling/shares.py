@@ -21,6 +21,9 @@ UNUSED_CALLS = 256.0
 _MEAN_OF_CALLS = 64
 """How many calls the running mean of a call's service looks back, about."""
 
+_MOST_LEVELS = 1e6
+"""More than any policy has; a quantum may be next to nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -182,7 +185,8 @@ class TenantDebts:
         changed = set()
         for tenant, row in rows.items():
             # To the microsecond: errors of rounding must not decide.
-            levels = int(round((service_s[tenant] - least_s) * heaviest, 6) / quantum_s)
+            ahead_s = round((service_s[tenant] - least_s) * heaviest, 6)
+            levels = int(min(ahead_s / quantum_s, _MOST_LEVELS))
             if levels != row.levels:
                 row.levels = levels
                 changed.add(tenant)
