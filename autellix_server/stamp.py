@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from autellix_sdk.errors import ConfigurationError, WireError
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER, ProgramId
-from autellix_server.scheduling.shares import ALONE, Standing
+from autellix_server.scheduling.shares import ALONE, TENANT_NAME, Standing
 from autellix_server.scheduling.table import Program
 
 _log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ ENDED_HEADER = "x-autellix-ended"
 _MAX_ENDED = 4096
 _ENDED_AT_ONCE = 8
 _STAMP = re.compile(
-    r"v1;b=(\d{1,15});w=(\d{1,15});s=([01]);t=([a-z0-9_-]{0,32});a=(\d{1,18});g=([1-9]\d{0,9});k=([0-9a-f]{32})"
+    rf"v1;b=(\d{{1,15}});w=(\d{{1,15}});s=([01]);t=({TENANT_NAME}|);a=(\d{{1,18}});g=([1-9]\d{{0,9}});k=([0-9a-f]{{32}})"
 )
 _WEIGHT_UNIT = 1000
 _MIN_SECRET_BYTES = 16

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 
 _US = 1_000_000
 
+TENANT_NAME = "[a-z0-9][a-z0-9_-]{0,23}"
+"""Pattern of tenants' names; short, so that they fit into program IDs beside what a client calls its program."""
+
 UNUSED_CALLS = 256.0
 """Share that a tenant may leave unused and claim later, in calls of mean service: a few turns of one engine's slots."""
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from autellix_sdk.errors import ConfigurationError, WireError
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER, ProgramId
-from autellix_server.scheduling.shares import Standing
+from autellix_server.scheduling.shares import TENANT_NAME, Standing
 from autellix_server.scheduling.table import Program
 from autellix_server.stamp import (
     ENDED_HEADER,
@@ -31,7 +31,7 @@ counts = st.integers(0, 10**15 - 1)
 
 standings = st.builds(
     Standing,
-    st.from_regex(r"[a-z0-9_-]{0,32}", fullmatch=True),
+    st.from_regex(f"({TENANT_NAME}|)", fullmatch=True),
     st.integers(0, 10**18 - 1),
     st.integers(1, 10**9).map(lambda weight: weight / 1000),
 )
