@@ -62,7 +62,7 @@ def run_new(args: argparse.Namespace) -> int:
 
     if not re.fullmatch(TENANT_NAME, args.tenant):
         raise UsageError(
-            f"--tenant is {args.tenant!r}; a name is 1 to 24 characters of a-z 0-9 _ - and begins with a letter or digit"
+            f"--tenant is {args.tenant!r}; write 1 to 24 characters of a-z 0-9 _ - that begin with a letter or digit"
         )
     key = new_key()
     digest = digest_of(key).hex()

@@ -1,8 +1,8 @@
 """API keys: made from randomness, kept as digests, looked up without telling by timing what was close.
 
-A key is 32 bytes from the system's generator. Of something that nobody can guess, one pass of SHA-256 is as good at rest
-as a slow hash: those slow down guessing at passwords, and 2^256 keys cannot be gone through at any speed. It is taken
-with every request, too. So that nobody's password ends up as a key, short ones are refused whatever the file says.
+A key is 32 bytes from the system's generator. Of something that nobody can guess, one pass of SHA-256 is as good at
+rest as a slow hash: those slow down guessing at passwords, and 2^256 keys cannot be gone through at any speed. It is
+taken with every request, too. So that no password ends up as a key, short ones are refused whatever the file says.
 """
 
 from __future__ import annotations
