@@ -344,13 +344,13 @@ class Planner:
         """Let the calls that wait stand where their tenants' debts put them now; what runs, runs on."""
         changed = self._debts.settle(_DEBT_QUANTA * self.policy.promotion_s)
         if changed:
-            for call in [call for call in self._waiting if call.standing.tenant in changed]:
-                self._waiting.remove(call)
-                self._take_debt(call)
-                self._waiting.add(call)
+            for call in self._waiting:
+                if call.standing.tenant in changed:
+                    self._take_debt(call)
+            self._waiting.resort()
 
     def _take_debt(self, call: Call) -> None:
-        """Give a call that is in no line the debt that its tenant has, unless it is protected."""
+        """Give a call the debt that its tenant has, unless it is protected; then it has to be put in line."""
         if call.rank != PROTECTED_RANK:
             level, call.debt_levels = call.level, self._debts.levels(call.standing.tenant)
             call.key = (level + call.debt_levels, call.rank, call.sequence)
