@@ -5,7 +5,7 @@ The stamp says what a program had attained when its call arrived.
 Header value: ``v1;b=<base service>;w=<base wait>;s=<0 or 1>;t=<tenant>;a=<tenant's service>;g=<weight>;k=<digest>``:
 counts in whole microseconds, whether the program is this call alone, the tenant's name, weighted service and weight in
 thousandths, and the first 32 hexadecimal digits of HMAC-SHA256 over both identity headers and what stands before. An
-engine believes base service and standing only from a stamp whose digest it can verify, so that no client can award
+engine believes an account only from a stamp whose digest it can verify, so that no client can award
 itself a better level.
 """
 
@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from autellix_sdk.errors import ConfigurationError, WireError
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER, ProgramId
-from autellix_server.scheduling.shares import ALONE, TENANT_NAME, Standing
+from autellix_server.scheduling.shares import NO_TENANT, TENANT_NAME, TenantStanding
 from autellix_server.scheduling.table import Program
 
 _log = logging.getLogger(__name__)
@@ -49,13 +49,13 @@ class Stamp:
         base_service_us: attained service.
         base_wait_us: waiting time.
         single_call: the program is this call alone, made up for want of a name; none follows.
-        standing: where its tenant stands among the others; its weight is 0.001 or more.
+        tenant: where its tenant stands among the others; its weight is 0.001 or more.
     """
 
     base_service_us: int = 0
     base_wait_us: int = 0
     single_call: bool = False
-    standing: Standing = ALONE
+    tenant: TenantStanding = NO_TENANT
 
     def encode(self, secret: bytes, program: str, call: str) -> str:
         """Sign the stamp for one call.
@@ -65,8 +65,8 @@ class Stamp:
             program, call: values of `wire.PROGRAM_HEADER` and `wire.CALL_HEADER` sent with it.
         """
         program_says = f"b={self.base_service_us};w={self.base_wait_us};s={int(self.single_call)}"
-        tenant, weight = self.standing.tenant, round(self.standing.weight * _WEIGHT_UNIT)
-        text = f"v1;{program_says};t={tenant};a={self.standing.service_us};g={weight}"
+        weight = round(self.tenant.weight * _WEIGHT_UNIT)
+        text = f"v1;{program_says};t={self.tenant.name};a={self.tenant.service_us};g={weight}"
         return f"{text};k={_signature(secret, program, call, text)}"
 
 
@@ -79,11 +79,11 @@ def decode_stamp(text: str, secret: bytes, program: str, call: str) -> Stamp:
     match = _STAMP.fullmatch(text)
     if match is None:
         raise WireError("stamp is malformed")
-    base_service_us, base_wait_us, single_call, tenant, service_us, weight, digest = match.groups()
+    base_service_us, base_wait_us, single_call, name, service_us, weight, digest = match.groups()
     if not hmac.compare_digest(digest, _signature(secret, program, call, text[: match.start(7) - len(";k=")])):
         raise WireError("stamp is not signed with this engine's secret")
-    standing = Standing(tenant, int(service_us), int(weight) / _WEIGHT_UNIT)
-    return Stamp(int(base_service_us), int(base_wait_us), single_call == "1", standing)
+    tenant = TenantStanding(name, int(service_us), int(weight) / _WEIGHT_UNIT)
+    return Stamp(int(base_service_us), int(base_wait_us), single_call == "1", tenant)
 
 
 def believed_stamp(headers: Mapping[str, str], secret: bytes | None) -> Stamp | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import inf
 
 from autellix_sdk.wire import CallContext
-from autellix_server.scheduling.shares import ALONE, Standing
+from autellix_server.scheduling.shares import NO_TENANT, TenantStanding
 
 Key = tuple[int, float, int]
 
@@ -48,7 +48,7 @@ class Call:
         prompt_tokens: length of the prompt.
         base_service_s: its program's attained service at arrival, from the program table.
         base_wait_s: its program's waiting time at arrival, from the program table.
-        standing: where its tenant stood at arrival.
+        tenant: where its tenant stood at arrival.
         kv_tokens: device tokens it holds or, when it waits, would hold if it were admitted now.
         cached_tokens: prompt tokens found in the prefix cache; after a change call `Planner.reorder`.
         program_class: what programs of its kind have in common, for policies that learn; empty: not known.
@@ -76,7 +76,7 @@ class Call:
     prompt_tokens: int
     base_service_s: float = 0.0
     base_wait_s: float = 0.0
-    standing: Standing = ALONE
+    tenant: TenantStanding = NO_TENANT
     service_s: float = 0.0
     wait_s: float = 0.0
     kv_tokens: int = 0

@@ -129,7 +129,7 @@ class Planner:
         """Enter a new call, at the level where the policy starts it (Algorithm 1, step 1)."""
         row = self._programs.enter(call.context.program)
         call.program_ticket, call.in_flight_s = row.ticket, row.in_flight_s
-        self._debts.enter(call.standing)
+        self._debts.enter(call.tenant)
         self._enter_level(call, self.policy.start(call))
         call.ticket = call.sequence
         self._begin_wait(call, now)
@@ -147,7 +147,7 @@ class Planner:
         call.service_s += service_s
         row = self._programs[call.context.program]
         row.in_flight_s += service_s
-        self._debts.credit(call.standing.tenant, service_s)
+        self._debts.credit(call.tenant.name, service_s)
         if call.quantum_s == inf:
             return
         call.quantum_s -= service_s
@@ -185,7 +185,7 @@ class Planner:
         self._line(call).remove(call)
         program, ran = call.context.program, call.running
         idle = self._programs.leave(program, call.service_s)
-        self._debts.leave(call.standing.tenant, call.service_s)
+        self._debts.leave(call.tenant.name, call.service_s)
         if self._calibration.left(call.service_s):
             self.policy.rescale(self._calibration.first_bound_s)
         if ran:
@@ -345,15 +345,17 @@ class Planner:
         changed = self._debts.settle(_DEBT_QUANTA * self.policy.promotion_s)
         if changed:
             for call in self._waiting:
-                if call.standing.tenant in changed:
+                if call.tenant.name in changed:
                     self._take_debt(call)
             self._waiting.resort()
 
     def _take_debt(self, call: Call) -> None:
         """Give a call the debt that its tenant has, unless it is protected; then it has to be put in line."""
-        if call.rank != PROTECTED_RANK:
-            level, call.debt_levels = call.level, self._debts.levels(call.standing.tenant)
-            call.key = (level + call.debt_levels, call.rank, call.sequence)
+        level, rank, sequence = call.key
+        if rank != PROTECTED_RANK:
+            level -= call.debt_levels
+            call.debt_levels = self._debts.levels(call.tenant.name)
+            call.key = (level + call.debt_levels, rank, sequence)
 
     def _enter_level(self, call: Call, place: Place) -> None:
         self._sequence += 1

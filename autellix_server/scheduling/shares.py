@@ -29,22 +29,22 @@ _MOST_LEVELS = 1e6
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class TenantStanding:
     """Where a tenant stood among the others when one of its calls arrived.
 
     Attributes:
-        tenant: its name; empty: the one there is where nobody is told apart.
+        name: its name; empty: the one there is where nobody is told apart.
         service_us: its weighted service so far in microseconds, comparable with that of all others at any time.
         weight: its share beside others, above 0.
     """
 
-    tenant: str = ""
+    name: str = ""
     service_us: int = 0
     weight: float = 1.0
 
 
-ALONE = Standing()
-"""Of every call where there are no tenants."""
+NO_TENANT = TenantStanding()
+"""Of every call where nobody tells tenants apart."""
 
 
 @dataclass(eq=False, slots=True)
@@ -70,7 +70,7 @@ class Shares:
         self._floor_s = 0.0
         self._mean_call_s = 0.0
 
-    def arrive(self, tenant: str, weight: float = 1.0) -> Standing:
+    def arrive(self, tenant: str, weight: float = 1.0) -> TenantStanding:
         """Count a call in, and return where its tenant stands.
 
         Args:
@@ -83,7 +83,7 @@ class Shares:
         row.calls += 1
         self._busy[tenant] = row
         self._raise_floor()
-        return Standing(tenant, round(row.service_s * _US), weight)
+        return TenantStanding(tenant, round(row.service_s * _US), weight)
 
     def complete(self, tenant: str, service_s: float) -> None:
         """Count a call out and charge its service.
@@ -125,7 +125,7 @@ class _Live:
         levels: its debt.
     """
 
-    told: Standing
+    told: TenantStanding
     calls: int = 0
     in_flight_s: float = 0.0
     since_s: float = 0.0
@@ -147,11 +147,11 @@ class TenantDebts:
     def __init__(self) -> None:
         self._rows: dict[str, _Live] = {}
 
-    def enter(self, standing: Standing) -> None:
+    def enter(self, standing: TenantStanding) -> None:
         """Count a call in."""
-        row = self._rows.get(standing.tenant)
+        row = self._rows.get(standing.name)
         if row is None:
-            row = self._rows[standing.tenant] = _Live(standing)
+            row = self._rows[standing.name] = _Live(standing)
         row.told, row.since_s = standing, 0.0
         row.calls += 1
 

@@ -18,7 +18,7 @@ from typing import Any
 from autellix_sdk.bill import CallBill, TimeSplit
 from autellix_sdk.wire import BILL_COMMENT, BILL_HEADER, CallContext, CallId, ProgramId
 from autellix_server.identity import Identified, identify
-from autellix_server.scheduling.shares import ALONE, Standing
+from autellix_server.scheduling.shares import NO_TENANT, TenantStanding
 from autellix_server.scheduling.table import ActiveCall, ProgramTable
 from autellix_server.sglang_plugin.records import CallTag, RequestRecord, critical_path
 from autellix_server.sglang_plugin.scheduler import RECORD_KEY
@@ -47,7 +47,7 @@ class HttpCall:
         identified: who it is; `None` until it reaches the tokenizer manager, and for ever if it never does.
         base_service_us, base_wait_us: its program's attained service and waiting time at arrival.
         single_call: its program is this call alone.
-        standing: where its tenant stands among the others.
+        tenant: where its tenant stands among the others.
         active: its entry in our own program table; `None` when a gateway's stamp made that unnecessary.
         records: what the scheduler reported so far.
         bill: the bill sent with the response.
@@ -58,7 +58,7 @@ class HttpCall:
     base_service_us: int = 0
     base_wait_us: int = 0
     single_call: bool = False
-    standing: Standing = ALONE
+    tenant: TenantStanding = NO_TENANT
     active: ActiveCall | None = None
     records: list[RequestRecord] = field(default_factory=list)
     bill: CallBill | None = None
@@ -144,7 +144,7 @@ class HttpHooks:
             base_wait_us=call.base_wait_us,
             program_class=context.name or "",
             single_call=call.single_call,
-            standing=call.standing,
+            tenant=call.tenant,
             ended=self._ended.take(),
         )
 
@@ -168,7 +168,7 @@ class HttpHooks:
             call.base_service_us = stamp.base_service_us
             call.base_wait_us = stamp.base_wait_us
             call.single_call = stamp.single_call
-            call.standing = stamp.standing
+            call.tenant = stamp.tenant
         return identified
 
 

@@ -143,7 +143,7 @@ class Simulation:
             prompt_tokens=trace.prompt_tokens,
             base_service_s=active.base_service_s,
             base_wait_s=active.base_wait_s,
-            standing=self._shares.arrive(program.tenant, self._settings.weights.get(program.tenant, 1.0)),
+            tenant=self._shares.arrive(program.tenant, self._settings.weights.get(program.tenant, 1.0)),
             program_class=program.kind if self._settings.class_names else "",
             remaining_s=program.remaining_s,
             program=program,

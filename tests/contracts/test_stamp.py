@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from autellix_sdk.errors import ConfigurationError, WireError
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER, ProgramId
-from autellix_server.scheduling.shares import TENANT_NAME, Standing
+from autellix_server.scheduling.shares import TENANT_NAME, TenantStanding
 from autellix_server.scheduling.table import Program
 from autellix_server.stamp import (
     ENDED_HEADER,
@@ -29,18 +29,20 @@ SECRET = b"0123456789abcdef"
 counts = st.integers(0, 10**15 - 1)
 
 
-standings = st.builds(
-    Standing,
+tenants = st.builds(
+    TenantStanding,
     st.from_regex(f"({TENANT_NAME}|)", fullmatch=True),
     st.integers(0, 10**18 - 1),
     st.integers(1, 10**9).map(lambda weight: weight / 1000),
 )
 
 
-@given(counts, counts, st.booleans(), standings)
-def test_stamp_round_trips_under_the_secret(service_us: int, wait_us: int, single: bool, standing: Standing) -> None:
+@given(counts, counts, st.booleans(), tenants)
+def test_stamp_round_trips_under_the_secret(
+    service_us: int, wait_us: int, single: bool, tenant: TenantStanding
+) -> None:
     """The engine reads what the gateway signed."""
-    stamp = Stamp(service_us, wait_us, single, standing)
+    stamp = Stamp(service_us, wait_us, single, tenant)
     assert decode_stamp(stamp.encode(SECRET, "p", "c"), SECRET, "p", "c") == stamp
 
 
@@ -64,7 +66,7 @@ def test_arbitrary_text_is_not_a_stamp(text: str) -> None:
 @pytest.mark.parametrize("change", [("b=5000000", "b=0"), ("a=7", "a=0"), ("t=acme", "t=evil"), ("g=1000", "g=9000")])
 def test_changed_count_breaks_the_signature(change: tuple[str, str]) -> None:
     """Nobody can lower a program's attained service on the way, nor its tenant's, nor weigh more."""
-    text = Stamp(5_000_000, standing=Standing("acme", 7)).encode(SECRET, "p", "c").replace(*change)
+    text = Stamp(5_000_000, tenant=TenantStanding("acme", 7)).encode(SECRET, "p", "c").replace(*change)
     with pytest.raises(WireError, match="not signed"):
         decode_stamp(text, SECRET, "p", "c")
 

@@ -29,7 +29,7 @@ class Programs:
         """Make calls of one thread without end."""
         for number in range(10**6):
             call = f"v1;s=x;t={thread};c={thread}.{number}"
-            stamp = Stamp(self._served_us[program], standing=self._shares.arrive(tenant))
+            stamp = Stamp(self._served_us[program], tenant=self._shares.arrive(tenant))
             headers = {PROGRAM_HEADER: program, CALL_HEADER: call, STAMP_HEADER: stamp.encode(SECRET, program, call)}
             body = {"prompt": "go", "max_tokens": 10, "ignore_eos": True}
             async with self._mock.client.post(self._mock.url + "/v1/completions", json=body, headers=headers) as reply:

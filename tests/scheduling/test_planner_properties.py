@@ -20,7 +20,7 @@ from autellix_server.scheduling.levels import geometric_levels
 from autellix_server.scheduling.oracle import oracle_plan
 from autellix_server.scheduling.planner import Plan, Planner, PlannerSettings
 from autellix_server.scheduling.policies import POLICIES, make_policy
-from autellix_server.scheduling.shares import ALONE, Standing
+from autellix_server.scheduling.shares import NO_TENANT, TenantStanding
 
 MAX_OVERTAKES = 3
 TOKENS = 100
@@ -65,7 +65,7 @@ class Drive:
     calibrated: bool = False
     departs: bool = False
     tenants: bool = False
-    standing: Standing = ALONE
+    tenant: TenantStanding = NO_TENANT
     calls: list[Call] = field(default_factory=list)
     held: dict[str, int] = field(default_factory=dict)
     overtaken: Counter[int] = field(default_factory=Counter)
@@ -104,9 +104,9 @@ class Drive:
         if kind == "arrive":
             call = make_call(f"p{which % 7}", number, seconds, tokens // 2, cached_tokens=which, remaining_s=seconds)
             call.program_class = f"c{which % 2}"
-            call.standing = self.standing
+            call.tenant = self.tenant
             if self.tenants:
-                call.standing = Standing(f"t{which % 3}", round(seconds * 1e7), 1.0 + which % 3)
+                call.tenant = TenantStanding(f"t{which % 3}", round(seconds * 1e7), 1.0 + which % 3)
             self.calls.append(call)
             self.planner.arrive(call, self.now)
         elif kind == "plan":
@@ -213,7 +213,7 @@ def test_a_tenant_alone_is_scheduled_as_if_there_were_none(
     name: str, sequence: list[Event], service_us: int, weight: float
 ) -> None:
     """Whatever it has had, and whatever it weighs."""
-    one, other = Drive(name), Drive(name, standing=Standing("t", service_us, weight))
+    one, other = Drive(name), Drive(name, tenant=TenantStanding("t", service_us, weight))
     assert one.run(sequence).trace == other.run(sequence).trace
 
 

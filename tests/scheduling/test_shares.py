@@ -12,7 +12,7 @@ from autellix_server.scheduling.draft import Capacity
 from autellix_server.scheduling.levels import geometric_levels
 from autellix_server.scheduling.planner import Planner, PlannerSettings
 from autellix_server.scheduling.policies import make_policy
-from autellix_server.scheduling.shares import UNUSED_CALLS, Shares, Standing, TenantDebts
+from autellix_server.scheduling.shares import UNUSED_CALLS, Shares, TenantDebts, TenantStanding
 
 S = 1_000_000
 
@@ -31,8 +31,8 @@ def test_service_counts_by_weight() -> None:
     shares.arrive("b", 1.0)
     serve(shares, "a", 6.0, weight=3.0)
     serve(shares, "b", 6.0)
-    assert shares.arrive("a", 3.0) == Standing("a", 2 * S, 3.0)
-    assert shares.arrive("b") == Standing("b", 6 * S, 1.0)
+    assert shares.arrive("a", 3.0) == TenantStanding("a", 2 * S, 3.0)
+    assert shares.arrive("b") == TenantStanding("b", 6 * S, 1.0)
 
 
 def test_who_comes_back_is_lifted_to_the_least_served_of_the_busy() -> None:
@@ -84,15 +84,15 @@ def test_standings_never_fall_and_stay_close(events: list[tuple[str, bool, float
 def test_debt_is_what_a_tenant_has_above_the_least_served_here() -> None:
     """A level for each quantum, in service of the heaviest; by what was told and what was served since."""
     debts = TenantDebts()
-    debts.enter(Standing("a", 10 * S))
+    debts.enter(TenantStanding("a", 10 * S))
     assert debts.settle(2.0) == set()
-    debts.enter(Standing("b", 4 * S))
+    debts.enter(TenantStanding("b", 4 * S))
     assert debts.settle(2.0) == {"a"}
     assert (debts.levels("a"), debts.levels("b")) == (3, 0)
     debts.credit("b", 7.0)
     debts.leave("b", 7.0)
     assert (debts.settle(2.0), debts.levels("a"), debts.levels("b")) == ({"a"}, 0, 0)
-    debts.enter(Standing("b", 11 * S))  # What it was served is in what the gateway says now.
+    debts.enter(TenantStanding("b", 11 * S))  # What it was served is in what the gateway says now.
     debts.credit("b", 1.0)
     assert (debts.settle(2.0), debts.levels("b")) == ({"b"}, 1)
 
@@ -100,8 +100,8 @@ def test_debt_is_what_a_tenant_has_above_the_least_served_here() -> None:
 def test_debts_go_by_the_service_of_the_heaviest() -> None:
     """So that a heavy tenant's share does not come in long turns."""
     debts = TenantDebts()
-    debts.enter(Standing("a", 0, 3.0))
-    debts.enter(Standing("b", 0, 1.0))
+    debts.enter(TenantStanding("a", 0, 3.0))
+    debts.enter(TenantStanding("b", 0, 1.0))
     debts.credit("b", 2.0)
     assert (debts.settle(2.0), debts.levels("b")) == ({"b"}, 3)
 
@@ -109,8 +109,8 @@ def test_debts_go_by_the_service_of_the_heaviest() -> None:
 def test_the_last_tenant_there_has_no_debt() -> None:
     """A debt is towards somebody."""
     debts = TenantDebts()
-    debts.enter(Standing("a", 10 * S))
-    debts.enter(Standing("b"))
+    debts.enter(TenantStanding("a", 10 * S))
+    debts.enter(TenantStanding("b"))
     debts.settle(1.0)
     debts.leave("b", 0.0)
     assert (debts.settle(1.0), debts.levels("a")) == ({"a"}, 0)
@@ -123,7 +123,7 @@ def planner(**settings: object) -> Planner:
 
 def call_of(tenant: str, program: str, service_s: float = 0.0, base_s: float = 0.0, **fields: object) -> Call:
     """A call of a tenant that has had `service_s`."""
-    return make_call(program, base_s=base_s, standing=Standing(tenant, round(service_s * S)), **fields)
+    return make_call(program, base_s=base_s, tenant=TenantStanding(tenant, round(service_s * S)), **fields)
 
 
 def admitted(plan_with: Planner, now: float, slots: int = 1) -> list[str]:
