@@ -28,7 +28,8 @@ Member = TypeVar("Member", bound=Standing)
 class Line(Generic[Member]):
     """Calls or the like, sorted by key, best first.
 
-    A key must not change while its owner is in a line, unless `resort` follows before anything else. Adding and removing take two binary searches and a short move of memory: about a microsecond, in a long line too.
+    A key must not change while its owner is in a line, unless `resort` follows before anything else.
+    Adding and removing take two binary searches and a short move of memory: about a microsecond, in a long line too.
     """
 
     def __init__(self) -> None:
