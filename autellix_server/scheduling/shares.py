@@ -85,16 +85,17 @@ class Shares:
         self._raise_floor()
         return TenantStanding(tenant, round(row.service_s * _US), weight)
 
-    def complete(self, tenant: str, service_s: float) -> None:
+    def complete(self, tenant: str, service_s: float | None) -> None:
         """Count a call out and charge its service.
 
         Args:
             tenant: as it arrived; one call out for each that came in.
-            service_s: seconds of service; 0: there is no bill.
+            service_s: seconds of service, 0 for a call that no engine ran; `None`: nobody knows, as when its client
+                left, and it is charged like a call of mean service, so that to leave early buys nothing.
         """
         row = self._tenants[tenant]
-        row.service_s += service_s / row.weight
-        if service_s > 0:
+        row.service_s += (self._mean_call_s if service_s is None else service_s) / row.weight
+        if service_s:
             step = (service_s - self._mean_call_s) / _MEAN_OF_CALLS
             self._mean_call_s = self._mean_call_s + step if self._mean_call_s else service_s
         self._raise_floor()

@@ -64,6 +64,18 @@ def test_a_share_left_unused_is_lost_beyond_some_turns() -> None:
     assert behind_us == UNUSED_CALLS * 2 * S
 
 
+def test_a_call_that_nobody_billed_is_charged_like_the_others() -> None:
+    """A client that leaves before the end of every call has its share and no more."""
+    shares = Shares()
+    shares.arrive("a")
+    serve(shares, "a", 3.0, 3.0)
+    shares.arrive("b")
+    before_us = shares.arrive("b").service_us
+    shares.complete("b", None)
+    shares.complete("b", 0.0)
+    assert shares.arrive("b").service_us - before_us == 3 * S
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.floats(0.0, 100.0)), max_size=60))
 def test_standings_never_fall_and_stay_close(events: list[tuple[str, bool, float]]) -> None:
     """Whatever comes and goes; of those with calls in flight nobody is further behind than the unused share allows."""

@@ -92,7 +92,7 @@ def parse_keys_file(text: str, name: str) -> KeyRing:
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise ConfigurationError(f"{name}: {where}: {_in_our_words(str(first['loc'][-1]), first['msg'])}") from None
+        raise ConfigurationError(f"{name}: {where}: {_in_our_words(first['type'], where, first['msg'])}") from None
     tenants = {key.tenant: file.tenants.get(key.tenant, _TenantEntry()).tenant(key.tenant) for key in file.keys}
     keys = [HashedKey(bytes.fromhex(key.sha256), tenants[key.tenant], key.expires) for key in file.keys]
     return _ring(keys, name)
@@ -177,13 +177,17 @@ def _ring(keys: list[HashedKey], name: str) -> KeyRing:
     return ring
 
 
-def _in_our_words(field: str, message: str) -> str:
+def _in_our_words(kind: str, where: str, message: str) -> str:
     """Return what is wrong and what to write instead."""
-    if "pattern" not in message:
-        return message[0].lower() + message[1:]
-    if field == "sha256":
+    if kind == "extra_forbidden":
+        return "there is no such setting"
+    if where.endswith(".expires"):
+        return "should be a time with its zone, such as 2027-01-31T00:00:00Z"
+    if where.endswith(".sha256"):
         return "should be the 64 hexadecimal digits that `autellix key new` prints, not the key itself"
-    return "a tenant's name is 1 to 24 characters of a-z 0-9 _ - and begins with a letter or digit"
+    if kind == "string_pattern_mismatch":
+        return "a tenant's name is 1 to 24 characters of a-z 0-9 _ - and begins with a letter or digit"
+    return message[0].lower() + message[1:]
 
 
 def _state(status: os.stat_result) -> tuple[int, ...]:
