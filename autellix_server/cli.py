@@ -13,6 +13,7 @@ from autellix_sdk.errors import AutellixError
 
 COMMANDS = {
     "serve": "start the program-aware server: one engine and the gateway in front of it",
+    "key": "make API keys for the tenants of a gateway",
     "demo": "run several agents against a fresh server and show where their time goes",
     "doctor": "say what this machine can run, what is missing, and the command that mends it",
     "engine": "install, inspect, remove or measure the environments that engines run in",

@@ -2,10 +2,11 @@
 
 The stamp says what a program had attained when its call arrived.
 
-Header value: ``v1;b=<base service>;w=<base wait>;d=<tenant debt>;s=<0 or 1>;k=<digest>``, three counts in whole
-microseconds, whether the program is this call alone, and the first 32 hexadecimal digits of HMAC-SHA256 over both
-identity headers and what stands before. An engine believes base
-service only from a stamp whose digest it can verify, so that no client can award itself a better level.
+Header value: ``v1;b=<base service>;w=<base wait>;s=<0 or 1>;t=<tenant>;a=<tenant's service>;g=<weight>;k=<digest>``:
+counts in whole microseconds, whether the program is this call alone, the tenant's name, weighted service and weight in
+thousandths, and the first 32 hexadecimal digits of HMAC-SHA256 over both identity headers and what stands before. An
+engine believes an account only from a stamp whose digest it can verify, so that no client can award
+itself a better level.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import NamedTuple
 
 from autellix_sdk.errors import ConfigurationError, WireError
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER, ProgramId
+from autellix_server.scheduling.shares import NO_TENANT, TENANT_NAME, TenantStanding
 from autellix_server.scheduling.table import Program
 
 _log = logging.getLogger(__name__)
@@ -32,7 +34,10 @@ ENDED_HEADER = "x-autellix-ended"
 
 _MAX_ENDED = 4096
 _ENDED_AT_ONCE = 8
-_STAMP = re.compile(r"v1;b=(\d{1,15});w=(\d{1,15});d=(\d{1,15});s=([01]);k=([0-9a-f]{32})")
+_STAMP = re.compile(
+    rf"v1;b=(\d{{1,15}});w=(\d{{1,15}});s=([01]);t=({TENANT_NAME}|);a=(\d{{1,18}});g=([1-9]\d{{0,9}});k=([0-9a-f]{{32}})"
+)
+_WEIGHT_UNIT = 1000
 _MIN_SECRET_BYTES = 16
 
 
@@ -43,14 +48,14 @@ class Stamp:
     Attributes:
         base_service_us: attained service.
         base_wait_us: waiting time.
-        tenant_debt_us: service added to the base because the tenant is ahead of its share.
         single_call: the program is this call alone, made up for want of a name; none follows.
+        tenant: where its tenant stands among the others; its weight is 0.001 or more.
     """
 
     base_service_us: int = 0
     base_wait_us: int = 0
-    tenant_debt_us: int = 0
     single_call: bool = False
+    tenant: TenantStanding = NO_TENANT
 
     def encode(self, secret: bytes, program: str, call: str) -> str:
         """Sign the stamp for one call.
@@ -59,8 +64,9 @@ class Stamp:
             secret: shared by gateway and engine; at least 16 bytes.
             program, call: values of `wire.PROGRAM_HEADER` and `wire.CALL_HEADER` sent with it.
         """
-        counts = f"b={self.base_service_us};w={self.base_wait_us};d={self.tenant_debt_us}"
-        text = f"v1;{counts};s={int(self.single_call)}"
+        program_says = f"b={self.base_service_us};w={self.base_wait_us};s={int(self.single_call)}"
+        weight = round(self.tenant.weight * _WEIGHT_UNIT)
+        text = f"v1;{program_says};t={self.tenant.name};a={self.tenant.service_us};g={weight}"
         return f"{text};k={_signature(secret, program, call, text)}"
 
 
@@ -73,11 +79,11 @@ def decode_stamp(text: str, secret: bytes, program: str, call: str) -> Stamp:
     match = _STAMP.fullmatch(text)
     if match is None:
         raise WireError("stamp is malformed")
-    *counts, single_call, digest = match.groups()
-    if not hmac.compare_digest(digest, _signature(secret, program, call, text[: match.start(5) - len(";k=")])):
+    base_service_us, base_wait_us, single_call, name, service_us, weight, digest = match.groups()
+    if not hmac.compare_digest(digest, _signature(secret, program, call, text[: match.start(7) - len(";k=")])):
         raise WireError("stamp is not signed with this engine's secret")
-    base_service_us, base_wait_us, tenant_debt_us = map(int, counts)
-    return Stamp(base_service_us, base_wait_us, tenant_debt_us, single_call == "1")
+    tenant = TenantStanding(name, int(service_us), int(weight) / _WEIGHT_UNIT)
+    return Stamp(int(base_service_us), int(base_wait_us), single_call == "1", tenant)
 
 
 def believed_stamp(headers: Mapping[str, str], secret: bytes | None) -> Stamp | None:

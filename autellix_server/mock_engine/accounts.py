@@ -15,6 +15,7 @@ from autellix_sdk.bill import CallBill, TimeSplit
 from autellix_sdk.wire import CallContext
 from autellix_server.identity import identify
 from autellix_server.scheduling.policy import Policy
+from autellix_server.scheduling.shares import NO_TENANT, TenantStanding
 from autellix_server.scheduling.table import ActiveCall, Program, ProgramTable
 from autellix_server.simulator.programs import SimCall
 from autellix_server.simulator.run import bill_of
@@ -32,11 +33,13 @@ class Account:
         active: its entry in our table.
         base_service_s, base_wait_s: its program's attained service and waiting time at arrival: the gateway's word
             where it stamped the call, else our table's.
+        tenant: where its tenant stands, by the gateway's word.
     """
 
     active: ActiveCall
     base_service_s: float
     base_wait_s: float
+    tenant: TenantStanding = NO_TENANT
 
     @property
     def context(self) -> CallContext:
@@ -75,8 +78,8 @@ class Accounts:
         if stamp is None:
             return Account(active, active.base_service_s, active.base_wait_s)
         to_virtual_s = self._speed / _US
-        service_us = stamp.base_service_us + stamp.tenant_debt_us
-        return Account(active, service_us * to_virtual_s, stamp.base_wait_us * to_virtual_s)
+        tenant = replace(stamp.tenant, service_us=round(stamp.tenant.service_us * self._speed))
+        return Account(active, stamp.base_service_us * to_virtual_s, stamp.base_wait_us * to_virtual_s, tenant)
 
     def complete(self, account: Account, call: SimCall | None, now: float) -> None:
         """Take a call out, charged with what it used; `None`: its client left, and nothing is charged."""

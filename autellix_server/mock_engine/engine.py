@@ -222,6 +222,7 @@ class MockEngine:
             arrived_s=now,
             prompt_tokens=prompt_tokens,
             base_service_s=account.base_service_s,
+            tenant=account.tenant,
             base_wait_s=account.base_wait_s,
             program_class=kind,
             program=program,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import inf
 
 from autellix_sdk.wire import CallContext
+from autellix_server.scheduling.shares import NO_TENANT, TenantStanding
 
 Key = tuple[int, float, int]
 
@@ -47,6 +48,7 @@ class Call:
         prompt_tokens: length of the prompt.
         base_service_s: its program's attained service at arrival, from the program table.
         base_wait_s: its program's waiting time at arrival, from the program table.
+        tenant: where its tenant stood at arrival.
         kv_tokens: device tokens it holds or, when it waits, would hold if it were admitted now.
         cached_tokens: prompt tokens found in the prefix cache; after a change call `Planner.reorder`.
         program_class: what programs of its kind have in common, for policies that learn; empty: not known.
@@ -57,8 +59,10 @@ class Call:
         wait_s: waiting of this call so far, up to the start of its present wait.
         waits_from_s: when its present wait began, `None` when it runs or is gone.
         running: it is in the batch.
-        key: place in line, as level, rank and sequence: calls run in ascending order of it. No two calls of a planner
-            have the same, and `LAST` stands for none yet.
+        key: place in line, as level and debt, rank and sequence: calls run in ascending order of it. No two calls of a
+            planner have the same, and `LAST` stands for none yet.
+        debt_levels: levels that the call stands further back than the policy put it, since its tenant is ahead of its
+            share; as of when it last waited.
         quantum_s: service left until it moves to another level; ``inf``: it stays.
         ticket: place in the order of arrival of calls.
         program_ticket: place in the order of arrival of programs.
@@ -72,6 +76,7 @@ class Call:
     prompt_tokens: int
     base_service_s: float = 0.0
     base_wait_s: float = 0.0
+    tenant: TenantStanding = NO_TENANT
     service_s: float = 0.0
     wait_s: float = 0.0
     kv_tokens: int = 0
@@ -82,6 +87,7 @@ class Call:
     pinned: bool = False
     waits_from_s: float | None = None
     key: Key = LAST
+    debt_levels: int = 0
     quantum_s: float = inf
     ticket: int = 0
     program_ticket: int = 0
@@ -94,8 +100,8 @@ class Call:
 
     @property
     def level(self) -> int:
-        """Priority level, 0 is the best."""
-        return self.key[0]
+        """Priority level by the policy, 0 is the best."""
+        return self.key[0] - self.debt_levels
 
     @property
     def rank(self) -> float:

@@ -58,7 +58,7 @@ def gives_way(one: Call | Hold, better: Call, margin: int) -> bool:
         better: who would come in.
         margin: levels by which it must be better, unless it is protected.
     """
-    far = one.key[0] - better.level >= margin or better.rank == PROTECTED_RANK
+    far = one.key[0] - better.key[0] >= margin or better.rank == PROTECTED_RANK
     return far and better.key < one.key
 
 

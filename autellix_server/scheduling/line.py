@@ -5,11 +5,13 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import chain
+from operator import attrgetter
 from typing import Generic, Protocol, TypeVar
 
 from autellix_server.scheduling.call import Key
 
 _CHUNK = 1024
+_HALF = _CHUNK // 2
 
 
 class Standing(Protocol):
@@ -24,8 +26,9 @@ Member = TypeVar("Member", bound=Standing)
 
 
 class Line(Generic[Member]):
-    """Calls or the like, sorted by key, best first. A key must not change while its owner is in a line.
+    """Calls or the like, sorted by key, best first.
 
+    A key must not change while its owner is in a line, unless `resort` follows before anything else.
     Adding and removing take two binary searches and a short move of memory: about a microsecond, in a long line too.
     """
 
@@ -73,6 +76,13 @@ class Line(Generic[Member]):
         self._length -= 1
         if not keys and chunk:
             del self._keys[chunk], self._members[chunk], self._least[chunk]
+
+    def resort(self) -> None:
+        """Put everybody where the keys say now: a fraction of a microsecond each, where stretches stay in order."""
+        members = sorted(self, key=attrgetter("key"))
+        self._members = [members[at : at + _HALF] for at in range(0, len(members), _HALF)] or [[]]
+        self._keys = [[member.key for member in chunk] for chunk in self._members]
+        self._least = [(), *(keys[0] for keys in self._keys[1:])]
 
     def _split(self, chunk: int) -> None:
         """Move the worse half of a chunk to one of its own."""

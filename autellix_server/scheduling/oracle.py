@@ -121,7 +121,7 @@ class _Engine:
 
     def _yields(self, worst: Call | Hold, better: Call) -> bool:
         margin = 0 if better.rank == PROTECTED_RANK else self._margin
-        return worst.key > better.key and worst.key[0] >= better.level + margin
+        return worst.key > better.key and worst.key[0] >= better.key[0] + margin
 
     def _with(self, entering: Call | None, leaving: Sequence[Call | Hold]) -> list[Call | Hold]:
         """Return who is inside without those that leave, with `entering` in the place of its program's hold."""

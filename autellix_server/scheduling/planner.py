@@ -15,7 +15,12 @@ from autellix_server.scheduling.holds import Holds
 from autellix_server.scheduling.line import Line
 from autellix_server.scheduling.live import LivePrograms
 from autellix_server.scheduling.policy import Policy
+from autellix_server.scheduling.shares import TenantDebts
 from autellix_server.scheduling.starvation import OvertakingGuard, WaitGuard
+
+_DEBT_QUANTA = 2
+"""First bounds by which a tenant is ahead for each level of debt: fewer keep shares closer, more leave more to the
+policy (docs/decisions/0013)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,7 @@ class Planner:
         self._calibration = Calibration(policy.promotion_s, fixed=not self.settings.calibrated)
         self._waiting: Line[Call] = Line()
         self._running: Line[Call] = Line()
+        self._debts = TenantDebts()
         self._programs = LivePrograms(self.settings.max_idle_programs)
         self._wait_guard = WaitGuard(self.settings.beta, self._programs)
         self._overtaking_guard = OvertakingGuard(self.settings.max_overtakes, self._waiting, self._running)
@@ -123,6 +129,7 @@ class Planner:
         """Enter a new call, at the level where the policy starts it (Algorithm 1, step 1)."""
         row = self._programs.enter(call.context.program)
         call.program_ticket, call.in_flight_s = row.ticket, row.in_flight_s
+        self._debts.enter(call.tenant)
         self._enter_level(call, self.policy.start(call))
         call.ticket = call.sequence
         self._begin_wait(call, now)
@@ -140,6 +147,7 @@ class Planner:
         call.service_s += service_s
         row = self._programs[call.context.program]
         row.in_flight_s += service_s
+        self._debts.credit(call.tenant.name, service_s)
         if call.quantum_s == inf:
             return
         call.quantum_s -= service_s
@@ -157,7 +165,7 @@ class Planner:
             line = self._line(call)
             line.remove(call)
             place = self.policy.start(call)
-            call.key, call.quantum_s = (place.level, place.rank, call.sequence), place.quantum_s
+            self._put(call, place, call.sequence)
             line.add(call)
 
     def remove(self, call: Call, now: float, program_kv_tokens: int = 0) -> bool:
@@ -177,6 +185,7 @@ class Planner:
         self._line(call).remove(call)
         program, ran = call.context.program, call.running
         idle = self._programs.leave(program, call.service_s)
+        self._debts.leave(call.tenant.name, call.service_s)
         if self._calibration.left(call.service_s):
             self.policy.rescale(self._calibration.first_bound_s)
         if ran:
@@ -315,7 +324,11 @@ class Planner:
             draft.force_in(blocked)
 
     def _promote(self, now: float) -> None:
-        """Move starved calls to the best level, and calls overtaken too often before all others."""
+        """Move starved calls to the best level, and calls overtaken too often before all others.
+
+        The best level is that of their tenant: who has many programs starves some of them by itself.
+        """
+        self._settle_debts()
         for call in self._wait_guard.starved(now):
             if call.level > 0:
                 self._waiting.remove(call)
@@ -323,19 +336,40 @@ class Planner:
                 self._waiting.add(call)
         for call in self._overtaking_guard.overtaken():
             self._waiting.remove(call)
-            call.key, call.quantum_s = (0, PROTECTED_RANK, call.ticket), inf
+            call.debt_levels = 0
+            self._put(call, Place(0, PROTECTED_RANK), call.ticket)
             self._waiting.add(call)
+
+    def _settle_debts(self) -> None:
+        """Let the calls that wait stand where their tenants' debts put them now; what runs, runs on."""
+        changed = self._debts.settle(_DEBT_QUANTA * self.policy.promotion_s)
+        if changed:
+            for call in self._waiting:
+                if call.tenant.name in changed:
+                    self._take_debt(call)
+            self._waiting.resort()
+
+    def _take_debt(self, call: Call) -> None:
+        """Give a call the debt that its tenant has, unless it is protected; then it has to be put in line."""
+        level, rank, sequence = call.key
+        if rank != PROTECTED_RANK:
+            level -= call.debt_levels
+            call.debt_levels = self._debts.levels(call.tenant.name)
+            call.key = (level + call.debt_levels, rank, sequence)
 
     def _enter_level(self, call: Call, place: Place) -> None:
         self._sequence += 1
-        call.key, call.quantum_s = (place.level, place.rank, self._sequence), place.quantum_s
+        self._put(call, place, self._sequence)
+
+    def _put(self, call: Call, place: Place, sequence: int) -> None:
+        call.key, call.quantum_s = (place.level + call.debt_levels, place.rank, sequence), place.quantum_s
 
     def _program_key(self, call: Call) -> Key:
         """Return the place in line that the program of `call` keeps: protection is the call's alone."""
         if call.rank != PROTECTED_RANK:
             return call.key
         place = self.policy.start(call)
-        return (place.level, place.rank, call.ticket)
+        return (place.level + call.debt_levels, place.rank, call.ticket)
 
     def _line(self, call: Call) -> Line[Call]:
         return self._running if call.running else self._waiting
@@ -348,6 +382,7 @@ class Planner:
 
     def _begin_wait(self, call: Call, now: float) -> None:
         call.waits_from_s = now
+        self._take_debt(call)
         self._waiting.add(call)
         self._wait_guard.watch(call)
 

@@ -18,6 +18,7 @@ from typing import Any
 from autellix_sdk.bill import CallBill, TimeSplit
 from autellix_sdk.wire import BILL_COMMENT, BILL_HEADER, CallContext, CallId, ProgramId
 from autellix_server.identity import Identified, identify
+from autellix_server.scheduling.shares import NO_TENANT, TenantStanding
 from autellix_server.scheduling.table import ActiveCall, ProgramTable
 from autellix_server.sglang_plugin.records import CallTag, RequestRecord, critical_path
 from autellix_server.sglang_plugin.scheduler import RECORD_KEY
@@ -46,6 +47,7 @@ class HttpCall:
         identified: who it is; `None` until it reaches the tokenizer manager, and for ever if it never does.
         base_service_us, base_wait_us: its program's attained service and waiting time at arrival.
         single_call: its program is this call alone.
+        tenant: where its tenant stands among the others.
         active: its entry in our own program table; `None` when a gateway's stamp made that unnecessary.
         records: what the scheduler reported so far.
         bill: the bill sent with the response.
@@ -56,6 +58,7 @@ class HttpCall:
     base_service_us: int = 0
     base_wait_us: int = 0
     single_call: bool = False
+    tenant: TenantStanding = NO_TENANT
     active: ActiveCall | None = None
     records: list[RequestRecord] = field(default_factory=list)
     bill: CallBill | None = None
@@ -141,6 +144,7 @@ class HttpHooks:
             base_wait_us=call.base_wait_us,
             program_class=context.name or "",
             single_call=call.single_call,
+            tenant=call.tenant,
             ended=self._ended.take(),
         )
 
@@ -161,9 +165,10 @@ class HttpHooks:
             call.base_wait_us = round(call.active.base_wait_s * _US_PER_S)
             call.single_call = identified.single_call
         else:
-            call.base_service_us = stamp.base_service_us + stamp.tenant_debt_us
+            call.base_service_us = stamp.base_service_us
             call.base_wait_us = stamp.base_wait_us
             call.single_call = stamp.single_call
+            call.tenant = stamp.tenant
         return identified
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
+from autellix_server.scheduling.shares import NO_TENANT, TenantStanding
 from autellix_server.stamp import EndedProgram
 
 
@@ -15,10 +16,11 @@ class CallTag:
 
     Attributes:
         program, call: IDs.
-        base_service_us: the program's attained service, its tenant's debt included; decides the start level.
+        base_service_us: the program's attained service; decides the start level.
         base_wait_us: the program's waiting time.
         program_class: what programs of its kind have in common, the name that the SDK gives; empty: not known.
         single_call: the program is this call alone.
+        tenant: where its tenant stands among the others.
         ended: programs that ended since the last tag was sent.
     """
 
@@ -28,16 +30,19 @@ class CallTag:
     base_wait_us: int = 0
     program_class: str = ""
     single_call: bool = False
+    tenant: TenantStanding = NO_TENANT
     ended: tuple[EndedProgram, ...] = ()
 
     def to_wire(self) -> dict[str, Any]:
         """Return the tag as plain builtins."""
-        return asdict(self) | {"ended": [tuple(program) for program in self.ended]}
+        ended = [tuple(program) for program in self.ended]
+        return asdict(self) | {"tenant": astuple(self.tenant), "ended": ended}
 
 
 def read_tag(record: Mapping[str, Any]) -> CallTag:
     """Return the tag that `CallTag.to_wire` made a record of."""
-    return CallTag(**{**record, "ended": tuple(EndedProgram(*program) for program in record["ended"])})
+    ended = tuple(EndedProgram(*program) for program in record["ended"])
+    return CallTag(**{**record, "tenant": TenantStanding(*record["tenant"]), "ended": ended})
 
 
 @dataclass(frozen=True, slots=True)

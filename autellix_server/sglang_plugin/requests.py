@@ -50,6 +50,7 @@ def open_state(tag: CallTag, prompt_tokens: int, number: int, now_us: int, plann
         base_service_s=tag.base_service_us / _US_PER_S,
         base_wait_s=tag.base_wait_us / _US_PER_S,
         program_class=tag.program_class,
+        tenant=tag.tenant,
         single_call=tag.single_call,
         number=number,
     )

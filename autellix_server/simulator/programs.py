@@ -68,10 +68,12 @@ class Arrival:
     Attributes:
         at_s: when.
         trace: what it does.
+        tenant: whose it is; empty where nobody is told apart.
     """
 
     at_s: float
     trace: ProgramTrace
+    tenant: str = ""
 
 
 def poisson_arrivals(traces: Sequence[ProgramTrace], rate: float, random: Random) -> list[Arrival]:
@@ -213,6 +215,7 @@ class SimProgram:
     Attributes:
         id: unique in the run, also where a trace repeats.
         kind: its kind.
+        tenant: whose it is.
         arrived_s: when it arrived.
         calls: calls that it makes in all.
         open_calls: of these, those that are not done yet.
@@ -232,6 +235,7 @@ class SimProgram:
     calls: int
     open_calls: int
     pending: PendingCalls[CallTrace]
+    tenant: str = ""
     remaining_s: float = 0.0
     engine: str | None = None
     tokens: int = 0

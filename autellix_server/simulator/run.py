@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import inf
@@ -16,6 +16,7 @@ from autellix_server.balancing.load import EngineLoad
 from autellix_server.scheduling.levels import Levels, geometric_levels
 from autellix_server.scheduling.planner import Planner, PlannerSettings
 from autellix_server.scheduling.policies import make_policy
+from autellix_server.scheduling.shares import Shares
 from autellix_server.scheduling.table import ProgramTable
 from autellix_server.simulator.engine import SimEngine, usable_kv_tokens
 from autellix_server.simulator.model import EngineModel
@@ -38,6 +39,7 @@ class SimulationSettings:
         balancer: name of the balancer.
         planner: guards, steps between plans, spares.
         class_names: whether policies that learn are told a program's kind.
+        weights: share of each tenant beside the others; 1 for those not named.
 
     Raises:
         ConfigurationError: there are no engines, or the pool is too small to plan with.
@@ -50,6 +52,7 @@ class SimulationSettings:
     balancer: str = "autellix"
     planner: PlannerSettings = field(default_factory=PlannerSettings)
     class_names: bool = True
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.engines < 1:
@@ -83,6 +86,7 @@ class Simulation:
         self._arrivals = list(arrivals)
         _check_sizes(settings, self._arrivals)
         self._table = ProgramTable(make_policy(settings.policy, settings.levels))
+        self._shares = Shares()
         self._balancer = make_balancer(settings.balancer)
         self._engines = {
             name: make_engine(
@@ -124,6 +128,7 @@ class Simulation:
     def _program_arrives(self, arrival: Arrival, number: int) -> None:
         program_id = ProgramId(f"{arrival.trace.program_id}.{number}")
         program, roots = SimProgram.start(program_id, arrival.trace, arrival.at_s)
+        program.tenant = arrival.tenant
         program.remaining_s = sum(map(self._cost_s, arrival.trace.calls))
         for root in roots:
             self._release(arrival.at_s, program, root, path_s=0.0)
@@ -142,6 +147,7 @@ class Simulation:
             prompt_tokens=trace.prompt_tokens,
             base_service_s=active.base_service_s,
             base_wait_s=active.base_wait_s,
+            tenant=self._shares.arrive(program.tenant, self._settings.weights.get(program.tenant, 1.0)),
             program_class=program.kind if self._settings.class_names else "",
             remaining_s=program.remaining_s,
             program=program,
@@ -177,6 +183,7 @@ class Simulation:
                 call.trace.shared_prefix_tokens, call.counts.cached_tokens
             )
         self._table.complete(call.active, bill_of(call), now)
+        self._shares.complete(program.tenant, call.service_s)
         program.account(call, now)
         program.remaining_s -= self._cost_s(call.trace)
         for at_s, path_s, child in program.released_by(call, now):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from autellix_sdk.errors import ConfigurationError, WireError
 from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER, ProgramId
+from autellix_server.scheduling.shares import TENANT_NAME, TenantStanding
 from autellix_server.scheduling.table import Program
 from autellix_server.stamp import (
     ENDED_HEADER,
@@ -28,10 +29,20 @@ SECRET = b"0123456789abcdef"
 counts = st.integers(0, 10**15 - 1)
 
 
-@given(counts, counts, counts)
-def test_stamp_round_trips_under_the_secret(service_us: int, wait_us: int, debt_us: int) -> None:
+tenants = st.builds(
+    TenantStanding,
+    st.from_regex(f"({TENANT_NAME}|)", fullmatch=True),
+    st.integers(0, 10**18 - 1),
+    st.integers(1, 10**9).map(lambda weight: weight / 1000),
+)
+
+
+@given(counts, counts, st.booleans(), tenants)
+def test_stamp_round_trips_under_the_secret(
+    service_us: int, wait_us: int, single: bool, tenant: TenantStanding
+) -> None:
     """The engine reads what the gateway signed."""
-    stamp = Stamp(service_us, wait_us, debt_us)
+    stamp = Stamp(service_us, wait_us, single, tenant)
     assert decode_stamp(stamp.encode(SECRET, "p", "c"), SECRET, "p", "c") == stamp
 
 
@@ -42,7 +53,7 @@ def test_stamp_round_trips_under_the_secret(service_us: int, wait_us: int, debt_
 def test_stamp_is_refused_under_another_secret_or_for_another_call(secret: bytes, program: str, call: str) -> None:
     """A stamp cannot be forged, nor moved to another program or call."""
     with pytest.raises(WireError, match="not signed"):
-        decode_stamp(Stamp(1, 2, 3).encode(SECRET, "p", "c"), secret, program, call)
+        decode_stamp(Stamp(1, 2).encode(SECRET, "p", "c"), secret, program, call)
 
 
 @given(st.text(max_size=80))
@@ -52,22 +63,23 @@ def test_arbitrary_text_is_not_a_stamp(text: str) -> None:
         decode_stamp(text, SECRET, "p", "c")
 
 
-def test_changed_count_breaks_the_signature() -> None:
-    """Nobody can lower a program's attained service on the way."""
-    text = Stamp(5_000_000).encode(SECRET, "p", "c").replace("b=5000000", "b=0")
+@pytest.mark.parametrize("change", [("b=5000000", "b=0"), ("a=7", "a=0"), ("t=acme", "t=evil"), ("g=1000", "g=9000")])
+def test_changed_count_breaks_the_signature(change: tuple[str, str]) -> None:
+    """Nobody can lower a program's attained service on the way, nor its tenant's, nor weigh more."""
+    text = Stamp(5_000_000, tenant=TenantStanding("acme", 7)).encode(SECRET, "p", "c").replace(*change)
     with pytest.raises(WireError, match="not signed"):
         decode_stamp(text, SECRET, "p", "c")
 
 
 def stamped(secret: bytes) -> dict[str, str]:
     """Return the headers of a call that a gateway with this secret stamped."""
-    return {PROGRAM_HEADER: "p", CALL_HEADER: "c", STAMP_HEADER: Stamp(1, 2, 3).encode(secret, "p", "c")}
+    return {PROGRAM_HEADER: "p", CALL_HEADER: "c", STAMP_HEADER: Stamp(1, 2).encode(secret, "p", "c")}
 
 
 def test_an_engine_believes_its_own_gateway_alone(caplog: pytest.LogCaptureFixture) -> None:
     """A stamp that is not believed is one line in the log, and the call runs without; so does one without headers."""
     with caplog.at_level(logging.WARNING, logger="autellix_server.stamp"):
-        assert believed_stamp(stamped(SECRET), SECRET) == Stamp(1, 2, 3)
+        assert believed_stamp(stamped(SECRET), SECRET) == Stamp(1, 2)
         assert believed_stamp({}, SECRET) is None
         assert believed_stamp(stamped(SECRET), None) is None
         assert caplog.messages == []

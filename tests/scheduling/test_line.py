@@ -43,6 +43,25 @@ def test_calls_leave_a_long_line_from_anywhere() -> None:
     assert list(line) == calls[:1]
 
 
+@pytest.mark.parametrize("count", [0, 1, 512, CALLS])
+def test_a_line_is_sorted_anew_after_keys_changed(count: int) -> None:
+    """Of any length; and calls come and leave after it as before."""
+    random = Random(3)
+    line: Line[Call] = Line()
+    calls = [make_call(number=number, key=(0, 0.0, number)) for number in range(count)]
+    for call in calls:
+        line.add(call)
+    for call in calls:
+        call.key = (random.randrange(3), 0.0, call.key[2])
+    line.resort()
+    late = make_call("late", key=(1, 0.0, -1))
+    line.add(late)
+    assert list(line) == sorted([*calls, late], key=lambda call: call.key)
+    for call in random.sample([*calls, late], count + 1):
+        line.remove(call)
+    assert (len(line), list(line)) == (0, [])
+
+
 def test_call_that_is_not_in_line_is_named() -> None:
     """Also when another call stands at its place."""
     line: Line[Call] = Line()

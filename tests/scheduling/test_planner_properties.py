@@ -20,6 +20,7 @@ from autellix_server.scheduling.levels import geometric_levels
 from autellix_server.scheduling.oracle import oracle_plan
 from autellix_server.scheduling.planner import Plan, Planner, PlannerSettings
 from autellix_server.scheduling.policies import POLICIES, make_policy
+from autellix_server.scheduling.shares import NO_TENANT, TenantStanding
 
 MAX_OVERTAKES = 3
 TOKENS = 100
@@ -55,13 +56,16 @@ def _bounds_move_soon() -> Iterator[None]:
 class Drive:
     """Feeds events to a planner, keeps its own account of calls and of what is held, and checks every plan.
 
-    With `departs` its engine does not let in everybody whom a plan admits, and calls that wait are pinned.
+    With `departs` its engine does not let in everybody whom a plan admits, and calls that wait are pinned. With
+    `tenants` programs belong to three of them, which are ahead of each other by up to 30 s of service.
     """
 
     name: str
     hold_s: float = 2.0
     calibrated: bool = False
     departs: bool = False
+    tenants: bool = False
+    tenant: TenantStanding = NO_TENANT
     calls: list[Call] = field(default_factory=list)
     held: dict[str, int] = field(default_factory=dict)
     overtaken: Counter[int] = field(default_factory=Counter)
@@ -100,6 +104,9 @@ class Drive:
         if kind == "arrive":
             call = make_call(f"p{which % 7}", number, seconds, tokens // 2, cached_tokens=which, remaining_s=seconds)
             call.program_class = f"c{which % 2}"
+            call.tenant = self.tenant
+            if self.tenants:
+                call.tenant = TenantStanding(f"t{which % 3}", round(seconds * 1e7), 1.0 + which % 3)
             self.calls.append(call)
             self.planner.arrive(call, self.now)
         elif kind == "plan":
@@ -178,14 +185,16 @@ class Drive:
 
 @every_policy
 @few_but_long
-@given(events, st.sampled_from([0.0, 2.0, inf]), st.booleans(), st.booleans())
-def test_plan_is_the_oracles(name: str, sequence: list[Event], hold_s: float, calibrated: bool, departs: bool) -> None:
+@given(events, st.sampled_from([0.0, 2.0, inf]), st.booleans(), st.booleans(), st.booleans())
+def test_plan_is_the_oracles(
+    name: str, sequence: list[Event], hold_s: float, calibrated: bool, departs: bool, tenants: bool
+) -> None:
     """No call is lost or doubled, capacity holds, levels only sink in a call, and overtaking is bounded.
 
-    Whether the bounds of the levels stay or move with every call that finishes; and all but the bound on overtaking
-    whether or not the engine lets in whom it is told to.
+    Whether the bounds of the levels stay or move with every call that finishes, and whether or not there are tenants;
+    and all but the bound on overtaking whether or not the engine lets in whom it is told to.
     """
-    Drive(name, hold_s, calibrated, departs).run(sequence)
+    Drive(name, hold_s, calibrated, departs, tenants).run(sequence)
 
 
 @every_policy
@@ -193,8 +202,19 @@ def test_plan_is_the_oracles(name: str, sequence: list[Event], hold_s: float, ca
 @given(events)
 def test_same_input_gives_the_same_plans(name: str, sequence: list[Event]) -> None:
     """Nothing but the events decides, neither where the bounds of the levels go."""
-    one, other = (Drive(name, calibrated=True).run(sequence) for _ in range(2))
+    one, other = (Drive(name, calibrated=True, tenants=True).run(sequence) for _ in range(2))
     assert (one.trace, one.planner.bounds) == (other.trace, other.planner.bounds)
+
+
+@every_policy
+@few_but_long
+@given(events, st.integers(0, 10**12), st.floats(0.01, 100.0))
+def test_a_tenant_alone_is_scheduled_as_if_there_were_none(
+    name: str, sequence: list[Event], service_us: int, weight: float
+) -> None:
+    """Whatever it has had, and whatever it weighs."""
+    one, other = Drive(name), Drive(name, tenant=TenantStanding("t", service_us, weight))
+    assert one.run(sequence).trace == other.run(sequence).trace
 
 
 @every_policy
@@ -202,7 +222,7 @@ def test_same_input_gives_the_same_plans(name: str, sequence: list[Event]) -> No
 @given(events)
 def test_everything_finishes_in_the_end(name: str, sequence: list[Event]) -> None:
     """When nothing more arrives and every running call finishes, no call is left behind."""
-    drive = Drive(name).run(sequence)
+    drive = Drive(name, tenants=True).run(sequence)
     for call in drive.calls:
         call.kv_tokens = min(call.kv_tokens, TOKENS)
     for _ in range(2 * len(drive.calls)):

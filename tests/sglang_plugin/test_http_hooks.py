@@ -12,8 +12,9 @@ from autellix_sdk.bill import decode_bill
 from autellix_sdk.wire import BILL_COMMENT, BILL_HEADER, CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER, ProgramId
 from autellix_server.scheduling.levels import geometric_levels
 from autellix_server.scheduling.policies.attained import Plas
+from autellix_server.scheduling.shares import NO_TENANT, TenantStanding
 from autellix_server.sglang_plugin.http import BillMiddleware, HttpHooks
-from autellix_server.sglang_plugin.records import CallTag, RequestRecord
+from autellix_server.sglang_plugin.records import CallTag, RequestRecord, read_tag
 from autellix_server.sglang_plugin.settings import PluginSettings
 from autellix_server.stamp import ENDED_HEADER, EndedProgram, Stamp, encode_ended
 
@@ -140,9 +141,12 @@ async def test_own_table_passes_attained_service_on_to_the_next_call() -> None:
 async def test_stamp_of_the_gateway_is_believed_and_a_forged_one_is_not() -> None:
     """With a shared secret the gateway's account decides; a wrong signature falls back to our own table."""
     engine = Engine(secret=SECRET)
-    await engine.call(ours() | {STAMP_HEADER: Stamp(3_000_000, 0, 500_000).encode(SECRET, "p", CALL.format(0))})
-    await engine.call(ours(1) | {STAMP_HEADER: Stamp(9, 0, 0).encode(b"x" * 16, "p", CALL.format(1))})
-    assert [tag.base_service_us for tag in engine.tags] == [3_500_000, 0]
+    tenant = TenantStanding("acme", 500_000, 3.0)
+    stamp = Stamp(3_000_000, tenant=tenant)
+    await engine.call(ours() | {STAMP_HEADER: stamp.encode(SECRET, "p", CALL.format(0))})
+    await engine.call(ours(1) | {STAMP_HEADER: stamp.encode(b"x" * 16, "p", CALL.format(1))})
+    assert [(tag.base_service_us, tag.tenant) for tag in engine.tags] == [(3_000_000, tenant), (0, NO_TENANT)]
+    assert read_tag(engine.tags[0].to_wire()) == engine.tags[0]
 
 
 @pytest.mark.parametrize("headers", [{}, {PROGRAM_HEADER: "a b", CALL_HEADER: "junk"}, {CALL_HEADER: "x" * 5000}])
