@@ -6,6 +6,7 @@ AutellixError              (autellix_sdk.errors)
     ├── EnvironmentFailure the engine environment or the bundled model cannot be built or used
     ├── EngineFailure      the engine did not start, died, or is not the engine we started
     ├── RefusedFlag        an engine flag that the plugin cannot work with
+    ├── StoreFailure       (autellix_server.gateway.state.store) the disk would not take or give what is stored
     └── TraceError         (autellix_server.traces.model) a trace breaks the format
 ```
 """

@@ -30,7 +30,9 @@ _log = logging.getLogger(__name__)
 ENDED_HEADER = "x-autellix-ended"
 """Header with the programs that ended lately: a digest, a space and one line of JSON."""
 
-_MAX_ENDED = 4096
+MAX_ENDED = 4096
+"""Programs that can wait for an engine to be told of them."""
+
 _ENDED_AT_ONCE = 8
 _STAMP = re.compile(r"v1;b=(\d{1,15});w=(\d{1,15});d=(\d{1,15});s=([01]);k=([0-9a-f]{32})")
 _MIN_SECRET_BYTES = 16
@@ -128,10 +130,10 @@ class EndedProgram(NamedTuple):
 
 
 class EndedPrograms:
-    """Programs that ended and of which the engine has not been told. Beyond 4096 the oldest are dropped."""
+    """Programs that ended and of which the engine has not been told. Beyond `MAX_ENDED` the oldest are dropped."""
 
     def __init__(self) -> None:
-        self._rows: deque[EndedProgram] = deque(maxlen=_MAX_ENDED)
+        self._rows: deque[EndedProgram] = deque(maxlen=MAX_ENDED)
 
     def add(self, row: Program) -> None:
         """Note a program that ended. Of one that was served nothing there is nothing to learn."""

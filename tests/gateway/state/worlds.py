@@ -1,0 +1,101 @@
+"""What tests of the state file share: a table and its state on clocks that tests set, and restarts of both."""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from autellix_sdk.bill import CallBill, TimeSplit
+from autellix_sdk.wire import CallContext, CallId, ProgramId
+from autellix_server.gateway.state.state import GatewayState
+from autellix_server.scheduling.levels import geometric_levels
+from autellix_server.scheduling.policies.attained import Plas
+from autellix_server.scheduling.table import ActiveCall, Program, ProgramTable, TableLimits
+
+
+class World:
+    """A table with its state; `restart` ends both without a word and begins them anew.
+
+    Args:
+        path: of the state file.
+        limits: of the table.
+    """
+
+    def __init__(self, path: Path, limits: TableLimits | None = None) -> None:
+        self.path = path
+        self.limits = limits or TableLimits()
+        self.now = 1000.0
+        self.wall_s = 1.8e9
+        self.begin()
+
+    def begin(self) -> None:
+        """Start a table and its state from the file."""
+        self.state = GatewayState(self.path, lambda: self.now, lambda: self.wall_s)
+        self.table = ProgramTable(
+            Plas(geometric_levels()), self.limits, self.state.history.add, on_change=self.state.changed
+        )
+        try:
+            self.state.restore(self.table, self.now)
+        except BaseException:
+            self.state.close()
+            raise
+
+    def restart(self, outage_s: float = 0.0, *, now: float = 5.0, step_s: float = 0.0) -> None:
+        """Drop table and state as a killed process does, and begin anew.
+
+        Args:
+            outage_s: time until then.
+            now: where the new process's clock begins.
+            step_s: by how much the wall clock was set forward meanwhile.
+        """
+        self.state.close()
+        self.now = now
+        self.wall_s += outage_s + step_s
+        self.begin()
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+        self.wall_s += seconds
+
+    def arrive(self, program: str = "a", **options: Any) -> ActiveCall:
+        """Enter a call of a program."""
+        return self.table.arrive(
+            CallContext(ProgramId(program), "s", 0, CallId("0.0"), name="agent"), self.now, **options
+        )
+
+    def complete(self, call: ActiveCall, service_s: float = 1.0) -> None:
+        """Complete a call, charged with a wait and service."""
+        time = TimeSplit({"admission": 500_000}, decode_us=round(service_s * 1e6))
+        bill = CallBill(call.context.program, call.context.call, "e0", time, service_us=time.decode_us, output_tokens=7)
+        self.table.complete(call, bill, self.now)
+
+    def row(self, program: str = "a") -> Program:
+        """Return the row of a program that is known."""
+        row = self.table.get(ProgramId(program))
+        assert row is not None
+        return row
+
+    def stored(self, question: str = "SELECT id FROM programs ORDER BY id") -> list[Any]:
+        """Return the first column of what the file answers, from outside, while nobody holds it."""
+        connection = sqlite3.connect(self.path)
+        try:
+            return [first for first, *_ in connection.execute(question)]
+        finally:
+            connection.close()
+
+
+MOMENTS = ("arrived_s", "active_s", "last_arrival_s", "last_completion_s", "ended_s", "busy_since_s")
+
+
+def ages(row: Program, now: float) -> dict[str, float | None]:
+    """Return how long ago the moments of a row are, in seconds."""
+    moments = {name: getattr(row, name) for name in MOMENTS}
+    return {name: None if at_s is None else now - at_s for name, at_s in moments.items()}
+
+
+def account(row: Program) -> dict[str, Any]:
+    """Return all that a row says, but for its moments."""
+    return {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name not in MOMENTS}
