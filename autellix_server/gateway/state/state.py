@@ -124,6 +124,7 @@ class GatewayState:
             contents = self._store.load()
         except StoreFailure as failure:
             if not self._store.vacant:
+                self.close()
                 raise ConfigurationError(
                     f"--state (or AUTELLIX_STATE) is {str(self._store.path)!r}: what it holds cannot be read now"
                     f" ({failure}); see to the disk, or name another file"
@@ -131,14 +132,18 @@ class GatewayState:
             self._degrade(str(failure))
             self._all_changed = True
             return
+        except ConfigurationError:
+            self.close()
+            raise
         self._file_clock = clock = resume(contents.anchor, now, self._wall())
         table.restore((from_stored(name, stored, clock) for name, stored in contents.programs.items()), now)
         self._changed.update(name for name, stored in contents.programs.items() if stored.busy_since_s is not None)
         if contents.unreadable:
-            _log.error("%d programs in %s are damaged and forgotten", len(contents.unreadable), self._store.path)
+            _log.error("%d programs in %s are damaged, and forgotten", len(contents.unreadable), self._store.path)
             self._changed.update(contents.unreadable)
-        for name, value in contents.values.items():
-            self._restore_value(name, value)
+        dropped = [name for name, value in contents.values.items() if not self._restored(name, value)]
+        if dropped:
+            _log.warning("%d learned values in %s are damaged or of another version", len(dropped), self._store.path)
 
     def changed(self, row: Program) -> None:
         """Have a row stored with the next commit, as it is then; for `ProgramTable`'s `on_change`."""
@@ -184,8 +189,8 @@ class GatewayState:
 
     def close(self) -> None:
         """Close the file as it is; `lifetime` does so at its end."""
-        self._thread.submit(self._store.close).result()
         self._thread.shutdown()
+        self._store.close()
 
     async def commit(self) -> None:
         """Store what has changed until now. A failure shows in `health`, and the next commit makes up for it.
@@ -273,16 +278,17 @@ class GatewayState:
             self._values[name] = value
         self._changed_values.add(name)
 
-    def _restore_value(self, name: str, value: str) -> None:
+    def _restored(self, name: str, value: str) -> bool:
+        """Take up a learned value, or drop it when it cannot be read; say which."""
         try:
             if name.startswith(_ENDED):
                 self.history.restore(name.removeprefix(_ENDED), value)
             json.loads(value)
-        except ValueError as error:
-            _log.warning("what was learned as %s is dropped: %s", name, error)
+        except ValueError:
             self._put(name, None)
-        else:
-            self._values[name] = value
+            return False
+        self._values[name] = value
+        return True
 
     async def _in_thread(self, work: Callable[[], _Result]) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

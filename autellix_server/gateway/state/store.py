@@ -19,7 +19,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -309,9 +309,8 @@ def _compact(connection: sqlite3.Connection) -> None:
     """Give pages back to the disk, a few at a time, when much of the file is free."""
     free, pages = (connection.execute(f"PRAGMA {count}").fetchone()[0] for count in ("freelist_count", "page_count"))
     if free * _FREE_SHARE > pages:
-        # Each page is given back by one step of the cursor.
-        with closing(connection.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")) as steps:
-            steps.fetchall()
+        # Each step gives back a page, and only a script is stepped to its end.
+        connection.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
 
 
 def _code(error: sqlite3.Error) -> int | None:

@@ -14,6 +14,31 @@ from autellix_server.scheduling.levels import geometric_levels
 from autellix_server.scheduling.policies.attained import Plas
 from autellix_server.scheduling.table import ActiveCall, Program, ProgramTable, TableLimits
 
+PROGRAMS = 50
+"""Programs that a gateway under load has."""
+
+
+def make_table(state: GatewayState, limits: TableLimits | None = None) -> ProgramTable:
+    """Return a table whose changes `state` stores."""
+    return ProgramTable(Plas(geometric_levels()), limits, state.history.add, on_change=state.changed)
+
+
+def arrive(table: ProgramTable, program: str, now: float, **options: Any) -> ActiveCall:
+    """Enter a call of a program."""
+    return table.arrive(CallContext(ProgramId(program), "s", 0, CallId("0.0"), name="agent"), now, **options)
+
+
+def complete(table: ProgramTable, call: ActiveCall, now: float, service_s: float = 1.0) -> None:
+    """Complete a call, charged with a wait and service."""
+    time = TimeSplit({"admission": 500_000}, decode_us=round(service_s * 1e6))
+    bill = CallBill(call.context.program, call.context.call, "e0", time, service_us=time.decode_us, output_tokens=7)
+    table.complete(call, bill, now)
+
+
+def charge(table: ProgramTable, program: str, now: float) -> None:
+    """Charge a program with a call."""
+    complete(table, arrive(table, program, now), now)
+
 
 class World:
     """A table with its state; `restart` ends both without a word and begins them anew.
@@ -33,14 +58,8 @@ class World:
     def begin(self) -> None:
         """Start a table and its state from the file."""
         self.state = GatewayState(self.path, lambda: self.now, lambda: self.wall_s)
-        self.table = ProgramTable(
-            Plas(geometric_levels()), self.limits, self.state.history.add, on_change=self.state.changed
-        )
-        try:
-            self.state.restore(self.table, self.now)
-        except BaseException:
-            self.state.close()
-            raise
+        self.table = make_table(self.state, self.limits)
+        self.state.restore(self.table, self.now)
 
     def restart(self, outage_s: float = 0.0, *, now: float = 5.0, step_s: float = 0.0) -> None:
         """Drop table and state as a killed process does, and begin anew.
@@ -62,15 +81,11 @@ class World:
 
     def arrive(self, program: str = "a", **options: Any) -> ActiveCall:
         """Enter a call of a program."""
-        return self.table.arrive(
-            CallContext(ProgramId(program), "s", 0, CallId("0.0"), name="agent"), self.now, **options
-        )
+        return arrive(self.table, program, self.now, **options)
 
     def complete(self, call: ActiveCall, service_s: float = 1.0) -> None:
         """Complete a call, charged with a wait and service."""
-        time = TimeSplit({"admission": 500_000}, decode_us=round(service_s * 1e6))
-        bill = CallBill(call.context.program, call.context.call, "e0", time, service_us=time.decode_us, output_tokens=7)
-        self.table.complete(call, bill, self.now)
+        complete(self.table, call, self.now, service_s)
 
     def row(self, program: str = "a") -> Program:
         """Return the row of a program that is known."""
@@ -78,9 +93,13 @@ class World:
         assert row is not None
         return row
 
+    def stored_ids(self) -> set[ProgramId]:
+        """Return the programs in the file."""
+        return self.state._store.ids()
+
     def stored(self, question: str = "SELECT id FROM programs ORDER BY id") -> list[Any]:
         """Return the first column of what the file answers, from outside, while nobody holds it."""
-        connection = sqlite3.connect(self.path)
+        connection = sqlite3.connect(self.path, isolation_level=None)
         try:
             return [first for first, *_ in connection.execute(question)]
         finally:
