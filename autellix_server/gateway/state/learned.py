@@ -38,7 +38,8 @@ class EndedHistory:
 
     def __init__(self) -> None:
         self._classes: OrderedDict[str, deque[int]] = OrderedDict()
-        self._changed: set[str] = set()
+        # In the order in which they are to be stored: the last used at the end.
+        self._changed: dict[str, None] = {}
 
     def add(self, row: Program) -> None:
         """Note a program that ended. Of one that was served nothing there is nothing to learn."""
@@ -46,9 +47,10 @@ class EndedHistory:
             return
         name = row.name or ""
         self._services(name).append(row.service_us)
-        self._changed.add(name)
+        self._changed.pop(name, None)
+        self._changed[name] = None
         if len(self._classes) > MAX_CLASSES:
-            self._changed.add(self._classes.popitem(last=False)[0])
+            self._changed[self._classes.popitem(last=False)[0]] = None
 
     def programs(self, new_id: Callable[[], str]) -> tuple[EndedProgram, ...]:
         """Return what to tell an engine that knows nothing: as many programs as can be queued for it.
@@ -66,14 +68,17 @@ class EndedHistory:
         return tuple(EndedProgram(ProgramId(new_id()), name, service_us) for name, service_us in told)
 
     def changes(self) -> Iterator[tuple[str, str | None]]:
-        """Return the classes that changed since this was last asked, as JSON for `restore`; `None`: forgotten."""
-        changed, self._changed = self._changed, set()
+        """Return the classes that changed since this was last asked, as JSON for `restore`; `None`: forgotten.
+
+        They are to be restored in this order.
+        """
+        changed, self._changed = self._changed, {}
         for name in changed:
             ended = self._classes.get(name)
             yield name, None if ended is None else _Services(version=1, services_us=list(ended)).model_dump_json()
 
     def restore(self, name: str, value: str) -> None:
-        """Take up one class, the last used at the end.
+        """Take up one class.
 
         Args:
             name: the class.

@@ -99,7 +99,8 @@ class GatewayState:
         self._thread = ThreadPoolExecutor(1, "autellix-state")
         self._values: dict[str, str] = {}
         self._changed: set[ProgramId] = set()
-        self._changed_values: set[str] = set()
+        # In order: values are restored in the order in which they were put.
+        self._changed_values: dict[str, None] = {}
         self._all_changed = False
         self._writing = 0
         self._writing_since_s: float | None = None
@@ -223,7 +224,7 @@ class GatewayState:
         """Take the file up again after a failure."""
         if not self._store.is_open and await self._in_thread(self._store.open):
             self._all_changed = True
-            self._changed_values.update(self._values)
+            self._changed_values = dict.fromkeys(self._values)
         if self._all_changed:
             self._changed.update(await self._in_thread(self._store.ids))
             self._changed.update(row.id for rows in (self._table, self._table.ended()) for row in rows)
@@ -236,7 +237,7 @@ class GatewayState:
         if idle and self._clock() - self._committed_s < _ANCHOR_PERIOD_S:
             return
         rest, self._changed = list(self._changed), set()
-        names, self._changed_values = self._changed_values, set()
+        names, self._changed_values = self._changed_values, {}
         values = {name: self._values.get(name) for name in names}
         try:
             while True:
@@ -251,7 +252,7 @@ class GatewayState:
                     break
         except BaseException:
             self._changed.update(rest)
-            self._changed_values |= names
+            self._changed_values = names | self._changed_values
             raise
         finally:
             self._writing = 0
@@ -272,11 +273,11 @@ class GatewayState:
         self._trouble = reason
 
     def _put(self, name: str, value: str | None) -> None:
-        if value is None:
-            self._values.pop(name, None)
-        else:
+        for names in (self._values, self._changed_values):
+            names.pop(name, None)
+        self._changed_values[name] = None
+        if value is not None:
             self._values[name] = value
-        self._changed_values.add(name)
 
     def _restored(self, name: str, value: str) -> bool:
         """Take up a learned value, or drop it when it cannot be read; say which."""

@@ -217,10 +217,12 @@ class Store:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             version = self._version(connection)
             self.vacant = version == 0
-            if version and not self._checked:
+            if self.vacant:
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            elif not self._checked:
                 _check(connection)
             self._checked = True
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            # Of these nothing writes to a file of this version, so that it can be read on a full disk.
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")

@@ -201,7 +201,7 @@ async def test_ten_thousand_abandoned_programs_leave_nothing(tmp_path: Path) -> 
         memory.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
     assert sizes[1] <= 1.1 * sizes[0]
-    assert memory[1] - memory[0] < 100_000
+    assert memory[1] - memory[0] < 400_000, "not even the IDs of ten thousand programs"
     world.restart()
     assert world.stored_ids() == set()
     world.state.close()
