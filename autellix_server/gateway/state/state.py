@@ -136,15 +136,16 @@ class GatewayState:
         except ConfigurationError:
             self.close()
             raise
+        dropped = [name for name, value in contents.values.items() if not self._restored(name, value)]
+        if dropped:
+            _log.warning("%d learned values in %s are damaged or of another version", len(dropped), self._store.path)
         self._file_clock = clock = resume(contents.anchor, now, self._wall())
         table.restore((from_stored(name, stored, clock) for name, stored in contents.programs.items()), now)
+        # A call in flight is stored as one that goes on.
         self._changed.update(name for name, stored in contents.programs.items() if stored.busy_since_s is not None)
         if contents.unreadable:
             _log.error("%d programs in %s are damaged, and forgotten", len(contents.unreadable), self._store.path)
             self._changed.update(contents.unreadable)
-        dropped = [name for name, value in contents.values.items() if not self._restored(name, value)]
-        if dropped:
-            _log.warning("%d learned values in %s are damaged or of another version", len(dropped), self._store.path)
 
     def changed(self, row: Program) -> None:
         """Have a row stored with the next commit, as it is then; for `ProgramTable`'s `on_change`."""

@@ -175,7 +175,7 @@ class Store:
             # Rows are encoded one by one between two steps of SQLite, which lets the event loop have its turn.
             connection.executemany(
                 "INSERT INTO programs VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET account = excluded.account",
-                ((program, encode(row).decode()) for program, row in programs if row is not None),
+                _encoded(programs),
             )
             connection.executemany(
                 "DELETE FROM programs WHERE id = ?", ((program,) for program, row in programs if row is None)
@@ -289,6 +289,16 @@ class Store:
 
     def _refusal(self, reason: str) -> ConfigurationError:
         return ConfigurationError(f"--state (or AUTELLIX_STATE) is {str(self.path)!r}: {reason}")
+
+
+def _encoded(programs: Iterable[tuple[ProgramId, StoredProgram | None]]) -> Iterator[tuple[ProgramId, str]]:
+    """Return the rows that are to be kept, as JSON; one that has no JSON must not keep the others out."""
+    for program, row in programs:
+        if row is not None:
+            try:
+                yield program, encode(row).decode()
+            except ValueError as error:
+                _log.error("program %s cannot be stored: %s", program, error)
 
 
 def _check(connection: sqlite3.Connection) -> None:

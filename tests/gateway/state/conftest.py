@@ -10,7 +10,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))
 
-from worlds import World
+from state_world import World
 
 
 @pytest.fixture

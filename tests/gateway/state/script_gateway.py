@@ -1,7 +1,8 @@
 """A gateway's table and state file in a process of their own, under load until it is killed.
 
-Run ``python script_gateway.py FILE``. It writes to its standard output, one line each: ``began N`` before charge number
-N, spread over programs, and ``stored N`` after a commit which began when N charges had been made.
+Run ``python script_gateway.py FILE``. It writes to its standard output, one line each: ``began N TIME`` before charge
+number N, spread over programs, and ``stored N TIME`` after a commit which began when N charges had been made; times in
+seconds of the machine's monotonic clock.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
 
-from worlds import PROGRAMS, charge, make_table
+from state_world import PROGRAMS, charge, make_table
 
 from autellix_server.gateway.state.state import GatewayState
 
@@ -35,7 +36,7 @@ class TellingState(GatewayState):
 
 def tell(line: str) -> None:
     """Write a line at once, so that it is there when the process is killed the next moment."""
-    os.write(1, f"{line}\n".encode())
+    os.write(1, f"{line} {time.monotonic()}\n".encode())
 
 
 async def main(path: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
 
-from worlds import charge, make_table
+from state_world import charge, make_table
 
 from autellix_server.gateway.state.state import GatewayState
 

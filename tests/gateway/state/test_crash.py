@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from worlds import PROGRAMS, World
+from state_world import PROGRAMS, World
 
 SCRIPT = Path(__file__).with_name("script_gateway.py")
 KILLS = 8
@@ -20,7 +20,7 @@ def run_until_killed(path: Path, commits: int, more: int) -> tuple[int, int]:
     with subprocess.Popen([sys.executable, str(SCRIPT), str(path)], stdout=subprocess.PIPE, text=True) as gateway:
         assert gateway.stdout is not None
         for line in gateway.stdout:
-            kind, number = line.split()
+            kind, number, _ = line.split()
             seen[kind] = int(number)
             commits -= kind == "stored"
             more -= commits <= 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worlds import World, charge
+from state_world import World, charge
 
 from autellix_sdk.errors import ConfigurationError
 from autellix_server.gateway.state.store import StoreFailure

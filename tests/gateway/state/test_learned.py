@@ -6,7 +6,7 @@ import itertools
 import random
 
 import pytest
-from worlds import World
+from state_world import World
 
 from autellix_sdk.wire import CallContext, CallId, ProgramId
 from autellix_server.gateway.state.learned import MAX_CLASSES, MAX_PER_CLASS, EndedHistory

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import account, ages
+from state_world import account, ages
 
 from autellix_sdk.bill import CallBill, TimeSplit
 from autellix_sdk.wire import CallContext, CallId, ProgramId

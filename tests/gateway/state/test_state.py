@@ -7,9 +7,10 @@ import gc
 import tracemalloc
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from worlds import World, account, ages
+from state_world import World, account, ages
 
 from autellix_sdk.errors import ConfigurationError
 from autellix_sdk.wire import ProgramId
@@ -135,11 +136,17 @@ async def test_anonymous_calls_are_not_stored(world: World) -> None:
 
 async def test_within_its_lifetime_changes_are_written_unasked_and_at_its_end(tmp_path: Path) -> None:
     """The last commit comes after the application's own end."""
-    world = World(tmp_path / "gateway.db")
+    world, written, loop = World(tmp_path / "gateway.db"), asyncio.Event(), asyncio.get_running_loop()
+    write = world.state._store.write
+
+    def tell(*batch: Any) -> None:
+        write(*batch)
+        loop.call_soon_threadsafe(written.set)
+
+    world.state._store.write = tell  # type: ignore[method-assign]
     async with asynccontextmanager(world.state.lifetime)():
         world.arrive("early")
-        while world.state.health.pending:
-            await asyncio.sleep(0)
+        await written.wait()
         world.complete(world.arrive("late"))
     assert world.stored() == ["early", "late"]
 
@@ -175,7 +182,7 @@ async def test_damaged_rows_and_values_are_dropped_with_one_line_of_the_log_each
     assert [row.id for row in (*world.table, *world.table.ended())] == ["c"]
     assert world.state.get("ratio") is None
     assert world.state.history.programs(lambda: "new") == ()
-    assert [line.split(" in ")[0] for line in caplog.messages] == ["2 programs", "2 learned values"]
+    assert [line.split(" in ")[0] for line in caplog.messages] == ["2 learned values", "2 programs"]
     await world.state.commit()
     caplog.clear()
     world.restart()

@@ -6,6 +6,7 @@ import logging
 import sqlite3
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,16 @@ def test_a_damaged_row_is_left_out_and_named(tmp_path: Path) -> None:
     store.open()
     contents = store.load()
     assert (list(contents.programs), contents.unreadable) == (["p0", "p2"], ["p1"])
+    store.close()
+
+
+def test_a_row_that_has_no_json_does_not_keep_the_others_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Half a character in the name that an engine gave itself, say."""
+    store, row = Store(tmp_path / "state.db"), stored()
+    store.open()
+    store.write([(ProgramId("bad"), replace(row, pin="\ud800")), (ProgramId("good"), row)], {}, ANCHOR)
+    assert store.ids() == {"good"}
+    assert "program bad cannot be stored" in caplog.text
     store.close()
 
 
