@@ -33,7 +33,7 @@ _ANCHOR_PERIOD_S = 60.0
 """How old the stored moment may become while nothing changes."""
 
 _HUNG_S = 5.0
-"""A commit that takes longer counts as the disk failing."""
+"""A transaction that takes longer counts as the disk failing."""
 
 _ROWS_AT_ONCE = 4096
 """Rows in one transaction: bounds the memory of a commit and the write-ahead log."""
@@ -103,7 +103,7 @@ class GatewayState:
         self._changed_values: dict[str, None] = {}
         self._all_changed = False
         self._writing = 0
-        self._writing_since_s: float | None = None
+        self._working_since_s: float | None = None
         self._committed_s = clock()
         self._trouble = ""
 
@@ -172,8 +172,8 @@ class GatewayState:
     def health(self) -> StoreHealth:
         """How the file is now."""
         now, reason = self._clock(), self._trouble
-        if not reason and self._writing_since_s is not None and now - self._writing_since_s > _HUNG_S:
-            reason = f"the disk has not answered for {now - self._writing_since_s:.0f} s"
+        if not reason and self._working_since_s is not None and now - self._working_since_s > _HUNG_S:
+            reason = f"the disk has not answered for {now - self._working_since_s:.0f} s"
         return StoreHealth(bool(reason), reason, len(self._changed) + self._writing, now - self._committed_s)
 
     async def lifetime(self, app: object = None) -> AsyncIterator[None]:
@@ -199,7 +199,6 @@ class GatewayState:
 
         One at a time; within `lifetime` it is called about twice a second.
         """
-        self._writing_since_s = self._clock()
         try:
             await self._open()
             await self._write_changes()
@@ -209,8 +208,6 @@ class GatewayState:
             if self._trouble:
                 _log.warning("state file %s is written again", self._store.path)
             self._trouble = ""
-        finally:
-            self._writing_since_s = None
 
     async def _write_behind(self, stop: asyncio.Event) -> None:
         last = False
@@ -247,7 +244,7 @@ class GatewayState:
                 now = self._clock()
                 anchor = Anchor(self._file_clock.stored_s(now), self._wall())
                 await self._in_thread(partial(self._store.write, rows, values, anchor))
-                self._committed_s = now
+                self._committed_s, values = now, {}
                 del rest[-_ROWS_AT_ONCE:]
                 if not rest:
                     break
@@ -293,4 +290,8 @@ class GatewayState:
         return True
 
     async def _in_thread(self, work: Callable[[], _Result]) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        self._working_since_s = self._clock()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        finally:
+            self._working_since_s = None

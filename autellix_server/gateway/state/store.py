@@ -78,11 +78,11 @@ class Contents:
 class Store:
     """The file of one gateway. One thread at a time.
 
-    A failure closes the file, so that nothing is built on a connection in doubt; `open` takes it up again. The lock
-    on it is held from the first `open` to `close`.
+    A failure closes the file, so that nothing is built on a connection in doubt; `open` takes it up again, or makes
+    a new one where it is gone. The lock on it is held from the first `open` to `close`.
 
     Args:
-        path: of the file; missing folders are made. ``.lock``, ``-wal`` and ``.damaged-N`` are added to its name for
+        path: of the file; missing folders are made. ``.lock``, ``-wal`` and ``.aside-N`` are added to its name for
             the files beside it.
         migrations: see `MIGRATIONS`.
     """
@@ -92,6 +92,8 @@ class Store:
         self._migrations = migrations
         self._lock: int | None = None
         self._connection: sqlite3.Connection | None = None
+        self._inode = 0
+        self._replaced = False
         self._checked = False
         self.vacant = False
         """Whether the file held nothing when it was last opened, or that was tried."""
@@ -102,7 +104,9 @@ class Store:
         return self._connection is not None
 
     def open(self) -> bool:
-        """Open the file, made if there is none; a damaged one is moved aside, which is logged, and a new one made.
+        """Open the file, made if there is none.
+
+        One that is damaged, or that took the place of the one that was open, is moved aside, which is logged.
 
         Returns:
             Whether the file is new, so that everything has to be written.
@@ -116,10 +120,13 @@ class Store:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._lock is None:
                 self._lock = self._take_lock()
+            if self._replaced and not self.vacant:
+                self._move_aside("it is not the one that was open")
+            self._replaced = False
             try:
                 self._connect()
             except _Damaged as error:
-                self._move_aside(str(error))
+                self._move_aside(f"it is damaged: {error}")
                 self._connect()
         except OSError as error:
             if error.errno in _DISK_TROUBLE:
@@ -167,10 +174,16 @@ class Store:
             anchor: a moment that no row is newer than.
 
         Raises:
-            StoreFailure: the disk would not have it; nothing has changed, and the file is closed.
+            StoreFailure: the disk would not have it, or the file is not there any more; nothing has changed, and the
+                file is closed.
         """
         programs = list(programs)
         with self._errors() as connection:
+            if not self._in_place():
+                # What is written would be gone with the process, and a lock that nobody sees keeps nobody out.
+                self.close()
+                self._replaced = True
+                raise StoreFailure("the file was removed or replaced")
             connection.execute("BEGIN IMMEDIATE")
             # Rows are encoded one by one between two steps of SQLite, which lets the event loop have its turn.
             connection.executemany(
@@ -209,6 +222,7 @@ class Store:
     def _connect(self) -> None:
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
         self.path.chmod(0o600)
+        self._inode = self.path.stat().st_ino
         try:
             connection = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
             self._connection = connection
@@ -259,6 +273,13 @@ class Store:
             marks = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {version}"
             connection.executescript(f"BEGIN IMMEDIATE; {statements}; {marks}; COMMIT")
 
+    def _in_place(self) -> bool:
+        """Return whether the path still leads to the file that is open."""
+        try:
+            return self.path.stat().st_ino == self._inode
+        except OSError:
+            return False
+
     @contextmanager
     def _errors(self) -> Iterator[sqlite3.Connection]:
         """Lend the connection; when SQLite fails, close the file, and have it checked if it may be damaged."""
@@ -279,13 +300,13 @@ class Store:
 
     def _move_aside(self, reason: str) -> None:
         number = 1
-        while (aside := Path(f"{self.path}.damaged-{number}")).exists():
+        while (aside := Path(f"{self.path}.aside-{number}")).exists():
             number += 1
         for suffix in ("-wal", ""):
             with suppress(FileNotFoundError):
                 Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
         self._checked = False
-        _log.error("state file %s is damaged (%s): it is kept as %s, and a new one begins", self.path, reason, aside)
+        _log.error("state file %s is kept as %s, and a new one begins: %s", self.path, aside, reason)
 
     def _refusal(self, reason: str) -> ConfigurationError:
         return ConfigurationError(f"--state (or AUTELLIX_STATE) is {str(self.path)!r}: {reason}")

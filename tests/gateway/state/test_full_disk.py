@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -186,11 +187,38 @@ async def test_a_file_damaged_while_it_is_open_is_kept_aside_and_everything_writ
         charge(world.table, "p7", world.now)
         await world.state.commit()
     assert not world.state.health.degraded
-    assert (tmp_path / "gateway.db.damaged-1").exists()
+    assert (tmp_path / "gateway.db.aside-1").exists()
     world.restart()
     assert len(world.table) == 2000
     assert (world.row("p7").completed, world.state.get("ratio")) == (3, 4.5)
     world.state.close()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_file_that_is_taken_away_is_written_anew(tmp_path: Path, replaced: bool) -> None:
+    """Somebody empties the cache folder, or puts another file there: what would be lost at the next start is not."""
+    world = World(tmp_path / "state" / "gateway.db")
+    charge(world.table, "early", world.now)
+    await world.state.commit()
+    shutil.rmtree(tmp_path / "state")
+    if replaced:
+        other = World(tmp_path / "state" / "gateway.db")
+        charge(other.table, "stranger", other.now)
+        await other.state.commit()
+        charge(world.table, "late", world.now)
+        await world.state.commit()
+        assert world.state.health.reason == "the file was removed or replaced"
+        await world.state.commit()
+        assert "another gateway holds the file" in world.state.health.reason
+        other.state.close()
+    charge(world.table, "late", world.now)
+    for _ in range(2):
+        await world.state.commit()
+    assert (world.state.health.degraded, world.state.health.pending) == (False, 0)
+    assert world.stored_ids() == {"early", "late"}
+    world.state.close()
+    if replaced:
+        assert programs(tmp_path / "state" / "gateway.db.aside-1") == {"stranger"}
 
 
 async def test_a_disk_that_hangs_shows_while_it_hangs(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_a_damaged_file_is_kept_aside_and_a_new_one_begins(
         assert store.open()
         assert store.load().programs == {}
         store.close()
-        aside = tmp_path / f"state.db.damaged-{number}"
+        aside = tmp_path / f"state.db.aside-{number}"
         assert aside.read_bytes() == before
         assert [record.levelno for record in caplog.records] == [logging.ERROR]
         assert f"is kept as {aside}" in caplog.text
