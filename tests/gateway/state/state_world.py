@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import sqlite3
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from hypothesis import strategies as st
 
 from autellix_sdk.bill import CallBill, TimeSplit
 from autellix_sdk.wire import CallContext, CallId, ProgramId
@@ -38,6 +40,50 @@ def complete(table: ProgramTable, call: ActiveCall, now: float, service_s: float
 def charge(table: ProgramTable, program: str, now: float) -> None:
     """Charge a program with a call."""
     complete(table, arrive(table, program, now), now)
+
+
+class Move(NamedTuple):
+    """One thing that happens to a table, `pause_s` after the one before; `number` is for whatever it needs."""
+
+    what: str
+    program: ProgramId
+    pause_s: float
+    number: int
+
+
+MOVED = [ProgramId(name) for name in "abc"]
+"""Programs that moves are about."""
+
+moves = st.builds(
+    Move,
+    st.sampled_from(["open", "arrive", "complete", "fail", "end", "expire", "pin"]),
+    st.sampled_from(MOVED),
+    st.floats(0, 15),
+    st.integers(0, 2**40),
+)
+
+
+def make(move: Move, table: ProgramTable, flying: list[ActiveCall], now: float) -> None:
+    """Make a move; `flying` are the calls in flight."""
+    what, program, _, number = move
+    row = table.get(program)
+    if what == "open":
+        table.open(program, f"name {number}", now, tenant=f"t{number}")
+    elif what == "arrive":
+        context = CallContext(program, "0", number % 7, CallId(f"0.{number}"), name="größe")
+        flying.append(table.arrive(context, now, single_call=number % 5 == 0 and row is None, tenant="acme"))
+    elif what in ("complete", "fail") and flying:
+        call = flying.pop(number % len(flying))
+        time = TimeSplit({"batch": number, "admission": 3}, number, 2 * number, 5, 6)
+        counts = dict.fromkeys(("prompt_tokens", "cached_tokens", "output_tokens", "preemptions"), number)
+        bill = CallBill(call.context.program, call.context.call, f"e{number % 3}", time, service_us=number, **counts)
+        table.complete(call, bill if what == "complete" else None, now)
+    elif what == "end":
+        table.end(program, now)
+    elif what == "expire":
+        table.expire(now)
+    elif what == "pin" and row is not None:
+        table.pin(row, f"e{number % 3}")
 
 
 class World:

@@ -7,51 +7,24 @@ import dataclasses
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from state_world import account, ages
+from state_world import MOVED, Move, account, ages, make, moves
 
-from autellix_sdk.bill import CallBill, TimeSplit
-from autellix_sdk.wire import CallContext, CallId, ProgramId
+from autellix_sdk.wire import ProgramId
 from autellix_server.gateway.state.rows import Anchor, decode, encode, from_stored, resume, to_stored
 from autellix_server.scheduling.levels import geometric_levels
 from autellix_server.scheduling.policies.attained import Plas
 from autellix_server.scheduling.table import ActiveCall, Program, ProgramTable, TableLimits
 
-PROGRAMS = [ProgramId(name) for name in "abc"]
 LIMITS = TableLimits(lease_s=20.0, tombstone_s=60.0)
 spans = st.floats(0, 1e6, allow_nan=False)
-moves = st.tuples(
-    st.sampled_from(["open", "arrive", "complete", "fail", "end", "expire", "pin"]),
-    st.sampled_from(PROGRAMS),
-    st.floats(0, 15),
-    st.integers(0, 2**40),
-)
 
 
-def play(history: list[tuple[str, ProgramId, float, int]]) -> tuple[ProgramTable, float]:
+def play(history: list[Move]) -> tuple[ProgramTable, float]:
     """Return a table after some moves, and the time then."""
     table, now, flying = ProgramTable(Plas(geometric_levels()), LIMITS), 500.0, list[ActiveCall]()
-    for move, program, pause_s, number in history:
-        now += pause_s
-        row = table.get(program)
-        if move == "open":
-            table.open(program, f"name {number}", now, tenant=f"t{number}")
-        elif move == "arrive":
-            context = CallContext(program, "0", number % 7, CallId(f"0.{number}"), name="größe")
-            flying.append(table.arrive(context, now, tenant="acme"))
-        elif move in ("complete", "fail") and flying:
-            call = flying.pop(number % len(flying))
-            time = TimeSplit({"batch": number, "admission": 3}, number, 2 * number, 5, 6)
-            counts = dict.fromkeys(("prompt_tokens", "cached_tokens", "output_tokens", "preemptions"), number)
-            bill = CallBill(
-                call.context.program, call.context.call, f"e{number % 3}", time, service_us=number, **counts
-            )
-            table.complete(call, bill if move == "complete" else None, now)
-        elif move == "end":
-            table.end(program, now)
-        elif move == "expire":
-            table.expire(now)
-        elif move == "pin" and row is not None:
-            table.pin(row, f"e{number % 3}")
+    for move in history:
+        now += move.pause_s
+        make(move, table, flying, now)
     return table, now
 
 
@@ -65,14 +38,12 @@ def through_file(rows: list[Program], stopped_s: float, outage_s: float, now: fl
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(moves, max_size=40), st.floats(0, 1e6), st.floats(0, 1e6))
-def test_any_history_comes_back_as_it_was(
-    history: list[tuple[str, ProgramId, float, int]], outage_s: float, now: float
-) -> None:
+def test_any_history_comes_back_as_it_was(history: list[Move], outage_s: float, now: float) -> None:
     """Idle and ended programs come back exactly; only the outage has passed."""
     table, stopped_s = play(history)
     restored = ProgramTable(Plas(geometric_levels()), LIMITS)
     restored.restore(through_file([*table, *table.ended()], stopped_s, outage_s, now), now)
-    for program in PROGRAMS:
+    for program in MOVED:
         before, after = table.get(program), restored.get(program)
         assert (before is None) == (after is None)
         if before is None or after is None or before.calls:
@@ -87,7 +58,7 @@ def test_any_history_comes_back_as_it_was(
 @settings(deadline=None)
 @given(st.lists(moves, max_size=40), spans)
 def test_calls_in_flight_are_gone_and_their_programs_idle_with_what_was_charged(
-    history: list[tuple[str, ProgramId, float, int]], outage_s: float
+    history: list[Move], outage_s: float
 ) -> None:
     """A program was busy until the gateway stopped; its lease runs from then, and an announced end comes about."""
     table, stopped_s = play(history)

@@ -7,14 +7,17 @@ import gc
 import tracemalloc
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
 
 import pytest
-from state_world import World, account, ages
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from state_world import Move, World, account, ages, make, moves
 
 from autellix_sdk.errors import ConfigurationError
 from autellix_sdk.wire import ProgramId
-from autellix_server.scheduling.table import TableLimits
+from autellix_server.scheduling.table import ActiveCall, TableLimits
 
 
 async def test_programs_survive_a_restart_with_all_they_had(world: World) -> None:
@@ -33,6 +36,42 @@ async def test_programs_survive_a_restart_with_all_they_had(world: World) -> Non
     assert [row.id for row in world.table] == ["live"]
     assert (world.row("live").pin, world.row("live").tenant) == ("e1", "acme")
     assert world.arrive("ended").base_service_s == 3.0, "leaving and coming back bought something"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.one_of(moves, st.sampled_from(["commit", "restart"])), max_size=30), st.floats(0, 100))
+def test_any_history_with_commits_and_restarts_in_it_is_in_the_file(
+    history: list[Move | Literal["commit", "restart"]], outage_s: float
+) -> None:
+    """After a last commit a restart finds the table as it is, and nothing that it has forgotten."""
+
+    async def play(world: World) -> None:
+        flying: list[ActiveCall] = []
+        for move in history:
+            if move == "restart":
+                await world.state.commit()
+                world.restart(outage_s)
+                flying.clear()
+            elif move == "commit":
+                await world.state.commit()
+            else:
+                world.sleep(move.pause_s)
+                make(move, world.table, flying, world.now)
+        await world.state.commit()
+        rows = [row for row in (*world.table, *world.table.ended()) if not row.single_call]
+        before = {row.id: (account(row), ages(row, world.now + outage_s)) for row in rows if not row.calls}
+        ids = {row.id for row in rows}
+        world.restart(outage_s)
+        assert world.stored_ids() == {row.id for row in (*world.table, *world.table.ended())} == ids
+        for program, (said, aged) in before.items():
+            assert account(world.row(program)) == said
+            assert ages(world.row(program), world.now) == pytest.approx(aged, abs=1e-6)
+        world.state.close()
+
+    with TemporaryDirectory() as folder:
+        asyncio.run(
+            play(World(Path(folder) / "gateway.db", TableLimits(lease_s=20.0, tombstone_s=60.0, max_programs=2)))
+        )
 
 
 async def test_elapsed_and_tool_time_run_on_while_the_gateway_is_down(world: World) -> None:
