@@ -203,7 +203,9 @@ def test_changed_rows_are_told_of_and_those_of_single_calls_are_not() -> None:
         heard.clear()
         return found
 
-    call = table.arrive(context(), now=0.0, tenant="acme")
+    call, other = (table.arrive(context(), now=0.0, tenant="acme") for _ in range(2))
+    assert news() == {"a"}
+    table.complete(other, None, now=0.0)
     assert news() == {"a"}
     row = table.end(A, now=0.0)
     assert news() == {"a"}

@@ -131,7 +131,6 @@ class GatewayState:
                     f" ({failure}); see to the disk, or name another file"
                 ) from failure
             self._degrade(str(failure))
-            self._all_changed = True
             return
         except ConfigurationError:
             self.close()

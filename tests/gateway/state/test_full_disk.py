@@ -143,6 +143,27 @@ async def test_a_full_file_system_is_survived_and_its_file_still_read(tmp_path: 
         world.state.close()
 
 
+async def test_values_put_while_the_disk_fails_are_stored_afterwards(tmp_path: Path) -> None:
+    """The last of each; what was put before a failed commit does not overtake what was put after it."""
+    world = World(tmp_path / "gateway.db")
+    write = world.state._store.write
+
+    def fail(*_: object) -> None:
+        world.state.put("both", "new")
+        raise StoreFailure("broken")
+
+    world.state._store.write = fail  # type: ignore[method-assign]
+    world.state.put("early", 1)
+    world.state.put("both", "old")
+    await world.state.commit()
+    assert world.state.health.reason == "broken"
+    world.state._store.write = write  # type: ignore[method-assign]
+    await world.state.commit()
+    world.restart()
+    assert (world.state.get("early"), world.state.get("both")) == (1, "new")
+    world.state.close()
+
+
 async def test_memory_is_bounded_however_long_the_disk_fails(tmp_path: Path) -> None:
     """Programs that come and go meanwhile are not listed for ever; afterwards file and table agree."""
     world = World(tmp_path / "gateway.db", TableLimits(max_programs=10))

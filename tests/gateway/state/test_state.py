@@ -147,8 +147,10 @@ async def test_calls_in_flight_at_a_crash_are_gone_and_stay_gone_at_the_next_one
         world.restart(outage_s)
         row = world.row()
         assert (row.calls, row.completed, row.service_s, row.busy_s) == (set(), 1, 1.0, pytest.approx(2.0))
+        world.sleep(5.0)
+        world.table.open(ProgramId("other"), None, world.now)
         await world.state.commit()
-    assert row.bill(world.now).tool_us == 110_000_000
+    assert row.bill(world.now).tool_us == 120_000_000
     assert world.table.expire(world.now) == []
 
 

@@ -50,14 +50,19 @@ def test_what_is_written_is_read_again_and_forgotten_rows_are_gone(tmp_path: Pat
 
 
 def test_only_its_owner_may_read_the_file(tmp_path: Path) -> None:
-    """Programs have names that users gave them."""
+    """Programs have names that users gave them; a file that others could read is closed to them."""
+    (tmp_path / "new").mkdir(mode=0o700)
+    (tmp_path / "new" / "state.db").touch(mode=0o644)
     store = Store(tmp_path / "new" / "state.db")
     store.open()
     store.write([(ProgramId("p"), stored())], {}, ANCHOR)
-    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "new").iterdir()}
     assert modes == dict.fromkeys(("state.db", "state.db-wal", "state.db.lock"), 0o600)
     store.close()
+    store = Store(tmp_path / "newer" / "state.db")
+    store.open()
+    store.close()
+    assert stat.S_IMODE((tmp_path / "newer").stat().st_mode) == 0o700
 
 
 def test_two_gateways_never_share_a_file(tmp_path: Path) -> None:
