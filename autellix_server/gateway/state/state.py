@@ -41,6 +41,9 @@ _ROWS_AT_ONCE = 4096
 _ROWS_IN_A_TURN = 64
 """Rows that are copied before the event loop has its turn: a third of a millisecond."""
 
+_THREADS_OF_A_ROW = 64
+"""Threads that make a row count as one more of these: a program may have ten thousand."""
+
 _ENDED = "ended:"
 _Result = TypeVar("_Result")
 
@@ -239,12 +242,12 @@ class GatewayState:
         try:
             while True:
                 self._writing = len(rest)
-                rows = await self._copy(rest[-_ROWS_AT_ONCE:])
+                rows = await self._copy(rest)
                 now = self._clock()
                 anchor = Anchor(self._file_clock.stored_s(now), self._wall())
                 await self._in_thread(partial(self._store.write, rows, values, anchor))
                 self._committed_s, values = now, {}
-                del rest[-_ROWS_AT_ONCE:]
+                del rest[len(rest) - len(rows) :]
                 if not rest:
                     break
         except BaseException:
@@ -255,12 +258,17 @@ class GatewayState:
             self._writing = 0
 
     async def _copy(self, programs: Sequence[ProgramId]) -> list[tuple[ProgramId, StoredProgram | None]]:
-        """Return the rows as they are now, `None` for those that are forgotten."""
+        """Return rows as they are now, `None` for those that are forgotten: the last ones, all that go at once."""
         rows: list[tuple[ProgramId, StoredProgram | None]] = []
-        for number, program in enumerate(programs, 1):
+        weight = of_earlier_turns = 0
+        for program in reversed(programs):
             row = self._table.get(program)
             rows.append((program, None if row is None or row.single_call else to_stored(row, self._file_clock)))
-            if number % _ROWS_IN_A_TURN == 0:
+            weight += 1 if row is None else 1 + len(row.threads) // _THREADS_OF_A_ROW
+            if weight >= _ROWS_AT_ONCE:
+                break
+            if weight - of_earlier_turns >= _ROWS_IN_A_TURN:
+                of_earlier_turns = weight
                 await asyncio.sleep(0)
         return rows
 

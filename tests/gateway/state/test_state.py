@@ -291,6 +291,26 @@ async def test_an_idle_gateway_leaves_the_disk_alone_but_for_a_moment_a_minute(w
         assert world.state.health.commit_age_s == age_s
 
 
+async def test_rows_of_a_hostile_size_go_a_few_at_a_time(tmp_path: Path) -> None:
+    """Neither the memory of a commit nor its log grows with the threads that clients make up."""
+    world, written = World(tmp_path / "gateway.db"), []
+    for number in range(60):
+        row = world.table.open(ProgramId(f"p{number}"), None, world.now)
+        row.threads = {("salt", thread) for thread in range(10_000)}
+    write = world.state._store.write
+
+    def count(rows: list[Any], *rest: Any) -> None:
+        written.append(len(rows))
+        write(rows, *rest)
+
+    world.state._store.write = count  # type: ignore[method-assign]
+    await world.state.commit()
+    assert (sum(written), max(written)) == (60, 27)
+    world.restart()
+    assert len(world.row("p59").threads) == 10_000
+    world.state.close()
+
+
 async def test_changes_while_a_commit_is_under_way_come_with_the_next(world: World) -> None:
     """Rows are copied in turns with the event loop, each as it is then."""
     names = [ProgramId(f"p{number}") for number in range(1000)]
