@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -123,31 +124,8 @@ class GatewayState:
         """
         self._table = table
         self._file_clock = resume(None, now, self._wall())
-        try:
-            self._store.open()
-            contents = self._store.load()
-        except StoreFailure as failure:
-            if not self._store.vacant:
-                self.close()
-                raise ConfigurationError(
-                    f"--state (or AUTELLIX_STATE) is {str(self._store.path)!r}: what it holds cannot be read now"
-                    f" ({failure}); see to the disk, or name another file"
-                ) from failure
-            self._degrade(str(failure))
-            return
-        except ConfigurationError:
-            self.close()
-            raise
-        dropped = [name for name, value in contents.values.items() if not self._restored(name, value)]
-        if dropped:
-            _log.warning("%d learned values in %s are damaged or of another version", len(dropped), self._store.path)
-        self._file_clock = clock = resume(contents.anchor, now, self._wall())
-        table.restore((from_stored(name, stored, clock) for name, stored in contents.programs.items()), now)
-        # A call in flight is stored as one that goes on.
-        self._changed.update(name for name, stored in contents.programs.items() if stored.busy_since_s is not None)
-        if contents.unreadable:
-            _log.error("%d programs in %s are damaged, and forgotten", len(contents.unreadable), self._store.path)
-            self._changed.update(contents.unreadable)
+        with _without_collections():
+            self._restore(table, now)
 
     def changed(self, row: Program) -> None:
         """Have a row stored with the next commit, as it is then; for `ProgramTable`'s `on_change`."""
@@ -210,6 +188,33 @@ class GatewayState:
             if self._trouble:
                 _log.warning("state file %s is written again", self._store.path)
             self._trouble = ""
+
+    def _restore(self, table: ProgramTable, now: float) -> None:
+        try:
+            self._store.open()
+            contents = self._store.load()
+        except StoreFailure as failure:
+            if not self._store.vacant:
+                self.close()
+                raise ConfigurationError(
+                    f"--state (or AUTELLIX_STATE) is {str(self._store.path)!r}: what it holds cannot be read now"
+                    f" ({failure}); see to the disk, or name another file"
+                ) from failure
+            self._degrade(str(failure))
+            return
+        except ConfigurationError:
+            self.close()
+            raise
+        dropped = [name for name, value in contents.values.items() if not self._restored(name, value)]
+        if dropped:
+            _log.warning("%d learned values in %s are damaged or of another version", len(dropped), self._store.path)
+        self._file_clock = clock = resume(contents.anchor, now, self._wall())
+        table.restore((from_stored(name, stored, clock) for name, stored in contents.programs.items()), now)
+        # A call in flight is stored as one that goes on.
+        self._changed.update(name for name, stored in contents.programs.items() if stored.busy_since_s is not None)
+        if contents.unreadable:
+            _log.error("%d programs in %s are damaged, and forgotten", len(contents.unreadable), self._store.path)
+            self._changed.update(contents.unreadable)
 
     async def _write_behind(self, stop: asyncio.Event) -> None:
         last = False
@@ -302,3 +307,15 @@ class GatewayState:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         finally:
             self._working_since_s = None
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Hold off the garbage collector: it would look at every row again and again, two thirds of a large start."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
