@@ -7,6 +7,7 @@ AutellixError              (autellix_sdk.errors)
     ├── EngineFailure      the engine did not start, died, or is not the engine we started
     ├── RefusedFlag        an engine flag that the plugin cannot work with
     ├── KeyRefused         (autellix_server.gateway.tenants.keys) a request without an API key that is good
+    ├── StoreFailure       (autellix_server.gateway.state.store) the disk would not take or give what is stored
     └── TraceError         (autellix_server.traces.model) a trace breaks the format
 ```
 """

@@ -32,7 +32,9 @@ _log = logging.getLogger(__name__)
 ENDED_HEADER = "x-autellix-ended"
 """Header with the programs that ended lately: a digest, a space and one line of JSON."""
 
-_MAX_ENDED = 4096
+MAX_ENDED = 4096
+"""Programs that can wait for an engine to be told of them."""
+
 _ENDED_AT_ONCE = 8
 _STAMP = re.compile(
     rf"v1;b=(\d{{1,15}});w=(\d{{1,15}});s=([01]);t=({TENANT_NAME}|);a=(\d{{1,18}});g=([1-9]\d{{0,9}});k=([0-9a-f]{{32}})"
@@ -145,10 +147,10 @@ class EndedProgram(NamedTuple):
 
 
 class EndedPrograms:
-    """Programs that ended and of which the engine has not been told. Beyond 4096 the oldest are dropped."""
+    """Programs that ended and of which the engine has not been told. Beyond `MAX_ENDED` the oldest are dropped."""
 
     def __init__(self) -> None:
-        self._rows: deque[EndedProgram] = deque(maxlen=_MAX_ENDED)
+        self._rows: deque[EndedProgram] = deque(maxlen=MAX_ENDED)
 
     def add(self, row: Program) -> None:
         """Note a program that ended. Of one that was served nothing there is nothing to learn."""

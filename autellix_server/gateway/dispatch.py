@@ -73,17 +73,17 @@ class Dispatcher:
 
     def pause(self, program: Program) -> None:
         """Hold a program's calls back from now on; those at engines go on."""
-        program.paused = True
+        self.ledger.table.mark(program, paused=True)
 
     def resume(self, program: Program) -> None:
         """Let a program's calls go on."""
-        program.paused = False
+        self.ledger.table.mark(program, paused=False)
         for ticket in self._tickets.get(program.id, ()):
             ticket.resume()
 
     def cancel(self, program: Program) -> None:
         """End a program and everything it has in flight; its calls are refused until it is opened again."""
-        program.cancelled, program.paused = True, False
+        self.ledger.table.mark(program, cancelled=True, paused=False)
         for ticket in tuple(self._tickets.get(program.id, ())):
             ticket.interrupt(Interruption("the program was cancelled", CANCELLED, retryable=False))
         self.ledger.end(program.id)
@@ -115,7 +115,7 @@ class Dispatcher:
         balanced = BalancedCall(program.id, tokens, request.prefix)
         choice = self._balancer.choose(balanced, [member.load for member in serving.values()], program.pin)
         if choice.pins:
-            program.pin = choice.engine.name
+            self.ledger.table.pin(program, choice.engine.name)
         return serving[choice.engine.name], choice
 
     def failed(self, address: EngineAddress) -> None:

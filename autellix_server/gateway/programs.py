@@ -117,7 +117,7 @@ class ProgramsApi:
         except WireError as error:
             return error_reply(400, str(error), "invalid_program")
         row = self._ledger.table.open(program, body.name, self._ledger.clock())
-        row.cancelled = False
+        self._ledger.table.mark(row, cancelled=False)
         return _json(self._row(row), status=201)
 
     async def list(self, request: web.Request) -> web.Response:
@@ -148,7 +148,7 @@ class ProgramsApi:
     async def boost(self, request: web.Request) -> web.Response:
         """Have a program's calls scheduled as if it had attained nothing, from the next one on."""
         row = self._named(request)
-        row.boosted = (await _read(request, Boost)).boosted
+        self._ledger.table.mark(row, boosted=(await _read(request, Boost)).boosted)
         return _json(self._row(row))
 
     async def cancel(self, request: web.Request) -> web.Response:

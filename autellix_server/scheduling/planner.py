@@ -20,7 +20,7 @@ from autellix_server.scheduling.starvation import OvertakingGuard, WaitGuard
 
 _DEBT_QUANTA = 2
 """First bounds by which a tenant is ahead for each level of debt: fewer keep shares closer, more leave more to the
-policy (docs/decisions/0013)."""
+policy (docs/decisions/0014)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 `Shares` is the account of all engines and belongs to the gateway, one writer. It says with every call where the call's
 tenant stands. `TenantDebts` belongs to one planner: from what it was told and from what it has served since it knows
-which tenant is ahead, and by how many levels its calls wait further back for that (docs/decisions/0013).
+which tenant is ahead, and by how many levels its calls wait further back for that (docs/decisions/0014).
 
 Source: Sheng et al., Fairness in Serving Large Language Models (VTC): a counter of weighted service for each tenant,
 lifted when the tenant comes back. Differs: the counter orders tenants by levels, so that inside a tenant the policy

@@ -7,7 +7,7 @@ ended program is kept for a while as its tombstone, so that leaving and coming b
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from autellix_sdk.bill import CallBill, ProgramBill, TimeSplit
@@ -73,10 +73,11 @@ class Program:
         ended_s: when the program ended, `None` while it lives.
         single_call: an anonymous call's own program, which ends with it and leaves nothing behind.
         history_tokens: prompt and answer of the call that was billed last, which its engine may have in its cache.
-        pin: name of the engine that its long calls go to, `None` before one was chosen.
         paused: an operator holds its calls back.
         boosted: an operator has its calls scheduled as if it had attained nothing.
         cancelled: an operator ended it; its calls are refused until it is opened again.
+        tenant: whose program it is; empty where there are no tenants.
+        pin: engine that its long calls go to, `None` before the first. Written by `ProgramTable.pin` alone.
     """
 
     id: ProgramId
@@ -95,10 +96,11 @@ class Program:
     ended_s: float | None = None
     single_call: bool = False
     history_tokens: int = 0
-    pin: str | None = None
     paused: bool = False
     boosted: bool = False
     cancelled: bool = False
+    tenant: str = ""
+    pin: str | None = None
     time: TimeSplit = field(default_factory=TimeSplit)
     service_us: int = 0
     prompt_tokens: int = 0
@@ -144,14 +146,20 @@ class ProgramTable:
         policy: decides how a completion changes attained service.
         limits: leases and bounds.
         on_end: told of every program that ends, whatever ended it.
+        on_change: told of every row that changed or was forgotten, at once and often; not of rows of single calls.
     """
 
     def __init__(
-        self, policy: Policy, limits: TableLimits | None = None, on_end: Callable[[Program], None] = lambda row: None
+        self,
+        policy: Policy,
+        limits: TableLimits | None = None,
+        on_end: Callable[[Program], None] = lambda row: None,
+        on_change: Callable[[Program], None] = lambda row: None,
     ) -> None:
         self.policy = policy
         self.limits = limits or TableLimits()
         self._on_end = on_end
+        self._on_change = on_change
         # Both in order of last activity, stalest first.
         self._programs: OrderedDict[ProgramId, Program] = OrderedDict()
         self._tombstones: OrderedDict[ProgramId, Program] = OrderedDict()
@@ -174,11 +182,55 @@ class ProgramTable:
         """Return the level at which a call of `program` would start now."""
         return self.policy.start_level(program.service_s)
 
-    def open(self, program: ProgramId, name: str | None, now: float) -> Program:
-        """Return the row of `program`, opened if new; an ended program reopens with all that it had attained."""
+    def restore(self, rows: Iterable[Program], now: float) -> None:
+        """Enter the rows of an earlier table into this one, which is empty; none has a call in flight.
+
+        What was announced to end ends now, and beyond the limits the stalest go first, as ever.
+        """
+        rows = sorted(rows, key=lambda row: row.active_s if row.ended_s is None else row.ended_s)
+        for row in rows:
+            if row.ended_s is not None:
+                self._entomb(row)
+        for row in rows:
+            if row.ended_s is None:
+                self._make_room(now)
+                self._programs[row.id] = row
+                if row.ending:
+                    self._bury(row, now)
+
+    def open(self, program: ProgramId, name: str | None, now: float, *, tenant: str = "") -> Program:
+        """Return the row of `program`, opened if new; an ended program reopens with all that it had attained.
+
+        Args:
+            program: its ID.
+            name: what it is called from now on; `None` keeps its name.
+            now: seconds.
+            tenant: whose it is, if it is new.
+        """
+        row = self._open(program, name, now, tenant)
+        self._changed(row)
+        return row
+
+    def pin(self, row: Program, engine: str | None) -> None:
+        """Note the engine that the program's long calls go to."""
+        if row.pin != engine:
+            row.pin = engine
+            self._changed(row)
+
+    def mark(
+        self, row: Program, *, paused: bool | None = None, boosted: bool | None = None, cancelled: bool | None = None
+    ) -> None:
+        """Note what an operator asks of a program; `None` leaves a mark as it is."""
+        row.paused = row.paused if paused is None else paused
+        row.boosted = row.boosted if boosted is None else boosted
+        row.cancelled = row.cancelled if cancelled is None else cancelled
+        self._changed(row)
+
+    def _open(self, program: ProgramId, name: str | None, now: float, tenant: str) -> Program:
         row = self._programs.get(program)
         if row is None:
-            row = self._tombstones.pop(program, None) or Program(program, name, arrived_s=now, active_s=now)
+            row = self._tombstones.pop(program, None)
+            row = row or Program(program, name, arrived_s=now, active_s=now, tenant=tenant)
             if row.ended_s is not None:
                 row.dead_s += now - row.ended_s
             self._make_room(now)
@@ -188,15 +240,16 @@ class ProgramTable:
         self._programs.move_to_end(program)
         return row
 
-    def arrive(self, context: CallContext, now: float, *, single_call: bool = False) -> ActiveCall:
+    def arrive(self, context: CallContext, now: float, *, single_call: bool = False, tenant: str = "") -> ActiveCall:
         """Enter a call; by the policy's rule it inherits attained service (Algorithm 1, step 1).
 
         Args:
             context: who the call is.
             now: seconds.
             single_call: the call has no program of its own; its row ends with it.
+            tenant: whose the program is, if it is new.
         """
-        row = self.open(context.program, context.name, now)
+        row = self._open(context.program, context.name, now, tenant)
         row.single_call = single_call
         call = ActiveCall(context, row, now, self.policy.inherited_s(context, row.service_s), row.wait_s)
         row.calls.add(call)
@@ -205,6 +258,7 @@ class ProgramTable:
         row.last_arrival_s = now
         if row.busy_since_s is None:
             row.busy_since_s = now
+        self._changed(row)
         return call
 
     def complete(self, call: ActiveCall, bill: CallBill | None, now: float) -> None:
@@ -227,6 +281,8 @@ class ProgramTable:
         self._programs.move_to_end(row.id)
         if not row.calls and (row.ending or row.single_call):
             self._bury(row, now)
+        else:
+            self._changed(row)
 
     def end(self, program: ProgramId, now: float) -> Program | None:
         """End a program; with calls in flight it ends when the last of them completes.
@@ -239,6 +295,8 @@ class ProgramTable:
             row.ending = True
             if not row.calls:
                 self._bury(row, now)
+            else:
+                self._changed(row)
         return row
 
     def expire(self, now: float) -> list[Program]:
@@ -254,6 +312,7 @@ class ProgramTable:
             if row.ended_s is not None and row.ended_s + self.limits.tombstone_s > now:
                 break
             del self._tombstones[row.id]
+            self._on_change(row)
         return ended
 
     def _charge(self, row: Program, call: ActiveCall, bill: CallBill) -> None:
@@ -274,10 +333,18 @@ class ProgramTable:
         del self._programs[row.id]
         row.ended_s = now
         if not row.single_call:
-            self._tombstones[row.id] = row
-            if len(self._tombstones) > self.limits.max_programs:
-                self._tombstones.popitem(last=False)
+            self._entomb(row)
+            self._on_change(row)
         self._on_end(row)
+
+    def _entomb(self, row: Program) -> None:
+        self._tombstones[row.id] = row
+        if len(self._tombstones) > self.limits.max_programs:
+            self._on_change(self._tombstones.popitem(last=False)[1])
+
+    def _changed(self, row: Program) -> None:
+        if not row.single_call:
+            self._on_change(row)
 
     def _make_room(self, now: float) -> None:
         """Before a row is added: end the stalest idle program when the table is full."""

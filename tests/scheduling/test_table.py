@@ -187,3 +187,64 @@ def test_service_is_the_sum_of_bills_whatever_the_order(steps: list[tuple[int, f
     for index in range(4):
         row = table.get(ProgramId(str(index)))
         assert (row.service_s if row else 0.0) == pytest.approx(expected[index])
+
+
+def test_changed_rows_are_told_of_and_those_of_single_calls_are_not() -> None:
+    """Whoever stores rows hears of each that changed or was forgotten, whatever changed it."""
+    heard: list[str] = []
+    table = ProgramTable(
+        Plas(geometric_levels()),
+        TableLimits(lease_s=10.0, tombstone_s=100.0, max_programs=2),
+        on_change=lambda row: heard.append(row.id),
+    )
+
+    def news() -> set[str]:
+        found = set(heard)
+        heard.clear()
+        return found
+
+    call, other = (table.arrive(context(), now=0.0, tenant="acme") for _ in range(2))
+    assert news() == {"a"}
+    table.complete(other, None, now=0.0)
+    assert news() == {"a"}
+    row = table.end(A, now=0.0)
+    assert news() == {"a"}
+    assert row is not None
+    table.pin(row, "e1")
+    assert news() == {"a"}
+    table.pin(row, "e1")
+    assert news() == set()
+    table.complete(call, None, now=1.0)
+    assert news() == {"a"}
+    assert (row.ended_s, row.pin, row.tenant) == (1.0, "e1", "acme")
+    table.end(A, now=1.0)
+    assert news() == set()
+    alone = table.arrive(context("alone"), now=1.0, single_call=True)
+    table.complete(alone, None, now=1.0)
+    assert news() == set()
+    for program in "bcd":
+        table.open(ProgramId(program), None, now=2.0)
+        assert program in news()
+    assert [ended.id for ended in table.ended()] == ["a", "b"], "the stalest ended to make room"
+    table.expire(now=12.0)
+    assert news() == {"a", "b", "c", "d"}, "two ended, and two were forgotten to make room"
+    table.expire(now=112.0)
+    assert news() == {"c", "d"}
+
+
+def test_restored_rows_live_end_and_make_room_as_before() -> None:
+    """A table takes up another's rows in their order, ends what was announced to end, and keeps to its own limits."""
+    first = make_table()
+    for number, program in enumerate("abcdef"):
+        first.open(ProgramId(program), None, now=float(number))
+    for program in "dc":
+        first.end(ProgramId(program), now=10.0 + (program == "c"))
+    ending = first.get(ProgramId("b"))
+    assert ending is not None
+    ending.ending = True
+    ended: list[str] = []
+    second = ProgramTable(Plas(geometric_levels()), TableLimits(max_programs=2), lambda row: ended.append(row.id))
+    second.restore([*first, *first.ended()], now=20.0)
+    assert [row.id for row in second] == ["e", "f"]
+    assert [row.id for row in second.ended()] == ["b", "a"]
+    assert ended == ["b", "a"]

@@ -266,7 +266,7 @@ async def test_nothing_a_client_sends_is_in_the_log(log: Log) -> None:
         engine.behave = None
         assert (await gateway.json("POST", "/v1/chat/completions", json=CHAT))[0] == 200
     messages = {line["message"] for line in logged}
-    assert "the engine failed a call: Server disconnected" in messages
+    assert "engine e0 failed a request: Server disconnected" in messages
     assert any(message.startswith("a call runs as its own program: field") for message in messages)
     assert any(line["logger"] == "aiohttp.server" and "exception" in line for line in logged)
     assert SECRET not in log.text
