@@ -61,3 +61,21 @@ class TokenEstimate:
         self._models[model] = learned
         if len(self._models) > _MAX_MODELS:
             self._models.popitem(last=False)
+
+    def learned(self) -> dict[str, list[float]]:
+        """Return all that was learned, for `restore`, in values that JSON has."""
+        return {model: [row.body_bytes, row.prompt_tokens] for model, row in self._models.items()}
+
+    def restore(self, learned: object) -> None:
+        """Take up what `learned` returned earlier; what makes no sense is left out."""
+        for model, row in learned.items() if isinstance(learned, dict) else ():
+            try:
+                body_bytes, prompt_tokens = map(float, row)
+            except (TypeError, ValueError):
+                continue
+            if (
+                body_bytes > 0
+                and prompt_tokens > 0
+                and LEAST_BYTES_PER_TOKEN <= body_bytes / prompt_tokens <= MOST_BYTES_PER_TOKEN
+            ):
+                self._models[str(model)] = _Learned(body_bytes, prompt_tokens)

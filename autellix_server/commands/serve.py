@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from autellix_server.engine.supervisor import EngineStatus
     from autellix_server.gateway.backend import Backend
     from autellix_server.gateway.settings import ServeSettings
+    from autellix_server.gateway.telemetry.logs import LogFormat, LogLevel
 
 EPILOG = """\
 what happens:
@@ -46,7 +47,8 @@ policies:
 
 environment (arguments win):
   AUTELLIX_HOST, AUTELLIX_PORT, AUTELLIX_WORKERS, AUTELLIX_ADMIN_HOST, AUTELLIX_ADMIN_PORT, AUTELLIX_TLS_CERT,
-  AUTELLIX_TLS_KEY, AUTELLIX_MODEL, AUTELLIX_ENGINES, AUTELLIX_ENGINE_URL (separated by commas),
+  AUTELLIX_TLS_KEY, AUTELLIX_KEYS_FILE, AUTELLIX_KEYS, AUTELLIX_STATE, AUTELLIX_LOG_FORMAT, AUTELLIX_LOG_LEVEL,
+  AUTELLIX_MODEL, AUTELLIX_ENGINES, AUTELLIX_ENGINE_URL (separated by commas),
   AUTELLIX_ENGINES_FILE, AUTELLIX_HANG_LIMIT_S, AUTELLIX_BALANCER, AUTELLIX_POLICY, AUTELLIX_DEVICE,
   AUTELLIX_FIRST_BOUND_S, AUTELLIX_BOUNDS_S, AUTELLIX_BETA, AUTELLIX_HOLD_S, AUTELLIX_STEPS_BETWEEN_PLANS,
   AUTELLIX_HOST_KV_GB, AUTELLIX_LEASE_S, AUTELLIX_RECORD_TRACE, AUTELLIX_MAX_BODY_BYTES,
@@ -159,10 +161,10 @@ def run(args: argparse.Namespace) -> int:
     from autellix_server.gateway.settings import ServeSettings, read_settings
     from autellix_server.gateway.sockets import bind
 
-    set_up_logging()
     if args.until_stdin_ends:
         stop_when_stdin_ends()
     settings = read_settings({name: getattr(args, name, None) for name in ServeSettings.model_fields})
+    log_to_stderr(settings.log_format, settings.log_level)
     refuse_early(settings, args.passthrough)
     with bind(settings.host, settings.port) as bound:
         warn_if_open(settings)
@@ -170,16 +172,18 @@ def run(args: argparse.Namespace) -> int:
         return asyncio.run(serve(settings, launches, bound, as_json=args.json))
 
 
-def set_up_logging() -> None:
-    """Log warnings, one line each, on standard error; what a client sends must not fill it with tracebacks."""
+def log_to_stderr(log_format: LogFormat = "text", level: LogLevel = "warning") -> None:
+    """Log on standard error; what a client sends must not fill it with tracebacks."""
     from aiohttp.http_exceptions import HttpProcessingError
+
+    from autellix_server.gateway.telemetry.logs import set_up_logging
 
     def shorten(record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
             record.msg, record.args, record.exc_info = "a malformed HTTP request was refused", (), None
         return True
 
-    logging.basicConfig(level=logging.WARNING, format="autellix: %(message)s", stream=sys.stderr)
+    set_up_logging(log_format, level)
     logging.getLogger("aiohttp.server").addFilter(shorten)
 
 
@@ -221,11 +225,12 @@ def chosen_device(settings: ServeSettings) -> Device:
 
 
 def warn_if_open(settings: ServeSettings) -> None:
-    """Warn when the gateway can be reached from other machines."""
+    """Warn when everybody on the network may use the gateway."""
     from autellix_server.gateway.guard import is_loopback
+    from autellix_server.gateway.tenants.keys_file import KEYS_VARIABLE
 
-    if not is_loopback(settings.host):
-        say(f"warning: {settings.host} can be reached from other machines and there is no authentication yet")
+    if not is_loopback(settings.host) and settings.keys_file is None and not os.environ.get(KEYS_VARIABLE):
+        say(f"warning: {settings.host} can be reached from other machines, and callers need no key: see --keys-file")
 
 
 def prepare_launches(settings: ServeSettings, arguments: list[str]) -> list[SglangLaunch]:
@@ -276,7 +281,10 @@ async def serve(settings: ServeSettings, launches: list[SglangLaunch], bound: so
     asked_to_stop = stop_requests()
     home, port = Home.from_environment(), bound.getsockname()[1]
     logs = {one.name: home.log(f"{one.name}-{port}") for one in launches}
-    async with Backend(settings, launches, logs.__getitem__, bound=bound, on_change=show_change) as backend:
+    state = state_file(settings, home)
+    async with Backend(
+        settings, launches, logs.__getitem__, bound=bound, state=state, on_change=show_change
+    ) as backend:
         for path in logs.values():
             say(f"engine log: {path}")
         stop = asyncio.create_task(asked_to_stop.wait())
@@ -289,6 +297,15 @@ async def serve(settings: ServeSettings, launches: list[SglangLaunch], bound: so
             life.cancel()
             say("stopping")
     return 0
+
+
+def state_file(settings: ServeSettings, home: Home) -> Path | None:
+    """Return where the gateway's state is kept, `None` where it is not: a free port is not the same one next time."""
+    from autellix_server.gateway.settings import NO_STATE
+
+    if settings.state is not None:
+        return None if settings.state == NO_STATE else Path(settings.state)
+    return home.state(settings.port) if settings.port else None
 
 
 async def announce_and_serve(

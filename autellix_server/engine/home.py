@@ -62,6 +62,10 @@ class Home:
         """Return the path of the log file called `name` (without suffix)."""
         return self.path / "logs" / f"{name}.log"
 
+    def state(self, port: int) -> Path:
+        """Return the state file of the gateway on a port."""
+        return self.path / "state" / f"gateway-{port}.db"
+
     def delete(self, folder: Path, say: Callable[[str], None], first: Callable[[], None] = lambda: None) -> bool:
         """Delete a folder of this home, under its lock, and return whether there was one.
 

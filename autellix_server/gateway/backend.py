@@ -17,11 +17,11 @@ from aiohttp import web
 
 from autellix_server.engine.process import Launch
 from autellix_server.engine.supervisor import EngineState, EngineStatus, Supervisor, Timing
-from autellix_server.gateway.app import make_apps, make_dispatcher, make_line, make_runner
-from autellix_server.gateway.fleet.fleet import Fleet
+from autellix_server.gateway.app import make_apps, make_runner
 from autellix_server.gateway.fleet.keeper import Keeper
 from autellix_server.gateway.fleet.prober import Prober
 from autellix_server.gateway.fleet.specs import spec_of_url
+from autellix_server.gateway.gateway import Gateway
 from autellix_server.gateway.settings import ServeSettings
 from autellix_server.gateway.sockets import bind, tls_context
 from autellix_server.gateway.workers.crew import Crew
@@ -42,6 +42,7 @@ class Backend:
         launches: the engines to start, see `engine.command.SglangLaunch`; their names are unique.
         logs: returns the file for an engine's output, by its name.
         bound: the gateway's port as taken by `sockets.bind`; `None` takes it on entry.
+        state: file that what the gateway knows survives a restart in; `None`: it does not.
         timing: how patient to be with the engines.
         on_change: called on the event loop with an engine's name at every change of its status.
 
@@ -56,6 +57,7 @@ class Backend:
         logs: Callable[[str], Path],
         *,
         bound: socket.socket | None = None,
+        state: Path | None = None,
         timing: Timing | None = None,
         on_change: Callable[[str, EngineStatus], None] = lambda name, status: None,
     ) -> None:
@@ -63,7 +65,8 @@ class Backend:
         self._bound = bound
         self._on_change = on_change
         self._became_ready = asyncio.Event()
-        self.fleet = Fleet()
+        self.gateway = Gateway(settings, state=state, environ=os.environ)
+        self.fleet = self.gateway.fleet
         self._keeper = Keeper(
             self.fleet,
             [
@@ -73,17 +76,16 @@ class Backend:
             [spec_of_url(url) for url in settings.engine_url],
             file=settings.engines_file,
             environ=os.environ,
-            make_line=partial(make_line, settings),
+            make_line=self.gateway.make_line,
             on_change=self._changed,
         )
         self._prober = Prober(self.fleet, settings.hang_limit_s)
-        self.dispatcher = make_dispatcher(settings, self.fleet)
         self._tls = tls_context(settings)
         self._exit = AsyncExitStack()
         self.url = self.admin_url = ""
 
     async def __aenter__(self) -> Self:
-        settings, apps = self._settings, make_apps(self._settings, self.dispatcher)
+        settings, apps = self._settings, make_apps(self.gateway)
         try:
             bound = self._bound or bind(settings.host, settings.port)
             if settings.workers:
@@ -122,7 +124,7 @@ class Backend:
         """Have workers accept clients, and serve them what is not theirs, until the exit."""
         path = str(Path(self._exit.enter_context(TemporaryDirectory(prefix="autellix-"))) / "api")
         await self._serve(app, web.UnixSite, path)
-        await self._exit.enter_async_context(Crew(self._settings, self.dispatcher, bound, path))
+        await self._exit.enter_async_context(Crew(self._settings, self.gateway.dispatcher, bound, path))
 
     def _url(self, bound: socket.socket) -> str:
         return base_url(*bound.getsockname()[:2], secure=self._tls is not None)
@@ -152,4 +154,5 @@ class Backend:
     def _changed(self, name: str, status: EngineStatus) -> None:
         if status.state is EngineState.READY:
             self._became_ready.set()
+        self.gateway.engine_changed(name, status)
         self._on_change(name, status)

@@ -9,13 +9,16 @@ from dataclasses import dataclass, replace
 
 from autellix_sdk.bill import CallBill, decode_bill
 from autellix_sdk.errors import WireError
-from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER, ProgramId, encode_call
+from autellix_sdk.wire import CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER, CallContext, ProgramId, encode_call
 from autellix_server.balancing.choice import recomputed_tokens
+from autellix_server.gateway.desk import CANCELLED
 from autellix_server.gateway.fleet.estimated_bill import SeenTimes, Usage, estimated_bill
 from autellix_server.gateway.recording import Recording
 from autellix_server.gateway.refusal import Refused
+from autellix_server.gateway.tenants.scope import scoped_id
 from autellix_server.identity import identify
 from autellix_server.scheduling.call import Call
+from autellix_server.scheduling.shares import TenantStanding
 from autellix_server.scheduling.table import ActiveCall, Program, ProgramTable
 from autellix_server.stamp import ENDED_HEADER, EndedPrograms, Stamp, encode_ended
 
@@ -58,29 +61,21 @@ class CallLedger:
         table: the program table.
         clock: seconds, never going back.
         recording: told of calls, `None` when they are not recorded; the table tells it of programs that end.
-        ended: the table tells it of programs that end as well; the engine hears of them with the next calls.
     """
 
-    def __init__(
-        self,
-        table: ProgramTable,
-        clock: Callable[[], float],
-        recording: Recording | None = None,
-        ended: EndedPrograms | None = None,
-    ) -> None:
+    def __init__(self, table: ProgramTable, clock: Callable[[], float], recording: Recording | None = None) -> None:
         self.table = table
-        self.ended = ended or EndedPrograms()
         self.clock = clock
         self.recording = recording
         self.counters = Counters()
 
-    def arrive(self, headers: Mapping[str, str], session: str | None, arrived_s: float) -> OpenCall:
-        """Enter a call.
+    def identify(self, headers: Mapping[str, str], session: str | None, tenant: str) -> Found:
+        """Find out which program a call belongs to.
 
         Args:
             headers: request headers, in a mapping that ignores case.
             session: that the body names, see `identity.session_in`.
-            arrived_s: when the request began, on this ledger's clock.
+            tenant: whose call it is.
 
         Raises:
             Refused: its program was cancelled.
@@ -89,14 +84,26 @@ class CallLedger:
         if found.error is not None:
             self.counters.malformed_identity += 1
             _log.warning("a call runs as its own program: %s", found.error)
-        row = self.table.get(found.context.program)
+        own = found.context.program
+        context = replace(found.context, program=scoped_id(tenant, own))
+        row = self.table.get(context.program)
         if row is not None and row.cancelled:
-            raise Refused(409, "the program was cancelled; open it again to go on", "program_cancelled")
+            raise Refused(409, "the program was cancelled; open it again to go on", CANCELLED)
+        return Found(context, own, found.single_call, is_new=row is None or row.ended_s is not None)
+
+    def arrive(self, found: Found, standing: TenantStanding, arrived_s: float) -> OpenCall:
+        """Enter a call.
+
+        Args:
+            found: as returned by `identify`.
+            standing: where its tenant stands.
+            arrived_s: when the request began, on this ledger's clock.
+        """
         self.counters.calls += 1
-        active = self.table.arrive(found.context, self.clock(), single_call=found.single_call)
+        active = self.table.arrive(found.context, self.clock(), single_call=found.single_call, tenant=standing.name)
         if self.recording is not None:
             self.recording.arrived(active.context, active.arrived_s)
-        return OpenCall(self, active, arrived_s, single_call=found.single_call)
+        return OpenCall(self, active, found, standing, arrived_s)
 
     def complete(self, call: ActiveCall, bill: CallBill | None, now: float) -> None:
         """Take a call out of the table, charged with `bill`; `None` charges nothing."""
@@ -118,14 +125,39 @@ class CallLedger:
             self.recording.close(row.id for row in self.table)
 
 
-class OpenCall:
-    """One call between its arrival and its bill. Made by `CallLedger.arrive`; must be closed."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Which program a call belongs to.
 
-    def __init__(self, ledger: CallLedger, active: ActiveCall, arrived_s: float, *, single_call: bool) -> None:
+    Attributes:
+        context: who the call is; its program is scoped to the tenant.
+        own_program: what the client calls its program.
+        single_call: the program is this call alone.
+        is_new: the program does not live yet.
+    """
+
+    context: CallContext
+    own_program: ProgramId
+    single_call: bool
+    is_new: bool
+
+
+class OpenCall:
+    """One call between its arrival and its bill. Made by `CallLedger.arrive`; must be closed.
+
+    Attributes:
+        bill: what its program was charged, `None` until then and if it never is.
+    """
+
+    def __init__(
+        self, ledger: CallLedger, active: ActiveCall, found: Found, standing: TenantStanding, arrived_s: float
+    ) -> None:
+        self.bill: CallBill | None = None
         self._ledger = ledger
         self._active = active
+        self._found = found
+        self._standing = standing
         self._arrived_s = arrived_s
-        self._single_call = single_call
         self._open = True
         self._expects_bill = False
 
@@ -134,15 +166,20 @@ class OpenCall:
         """The row of its program."""
         return self._active.program
 
-    def headers(self, secret: bytes) -> dict[str, str]:
-        """Return the identity headers and the stamp for an engine of ours that shares `secret`."""
+    def headers(self, secret: bytes, ended: EndedPrograms) -> dict[str, str]:
+        """Return the identity headers and the stamp for an engine of ours.
+
+        Args:
+            secret: that it shares.
+            ended: programs of which it has not been told; some of them are told with this call.
+        """
         self._expects_bill = True
         program, call = self._active.context.program, encode_call(self._active.context)
         base_service_us, base_wait_us = round(self._base_service_s * _US), round(self._active.base_wait_s * _US)
-        stamp = Stamp(base_service_us, base_wait_us, single_call=self._single_call)
+        stamp = Stamp(base_service_us, base_wait_us, self._found.single_call, self._standing)
         headers = {PROGRAM_HEADER: program, CALL_HEADER: call, STAMP_HEADER: stamp.encode(secret, program, call)}
-        ended = self._ledger.ended.take()
-        return headers | ({ENDED_HEADER: encode_ended(ended, secret)} if ended else {})
+        told = ended.take()
+        return headers | ({ENDED_HEADER: encode_ended(told, secret)} if told else {})
 
     def in_line(self, prompt_tokens: int) -> Call:
         """Return the call as a planner orders it.
@@ -158,6 +195,7 @@ class OpenCall:
             self._base_service_s,
             active.base_wait_s,
             program_class=active.program.name or "",
+            tenant=self._standing,
         )
 
     @property
@@ -184,7 +222,8 @@ class OpenCall:
             again = recomputed_tokens(self.program.history_tokens, bill.cached_tokens)
             bill = replace(bill, recomputed_tokens=bill.recomputed_tokens + again)
         self._complete(bill, now)
-        return bill
+        # Clients know their programs by their own names.
+        return replace(bill, program=self._found.own_program)
 
     def estimate(self, engine: str, seen: SeenTimes, usage: Usage | None) -> None:
         """Charge what was seen of a call that its engine has not billed; nothing if it has.
@@ -208,7 +247,7 @@ class OpenCall:
             self._complete(None, self._ledger.clock())
 
     def _complete(self, bill: CallBill | None, now: float) -> None:
-        self._open = False
+        self._open, self.bill = False, bill
         self._ledger.complete(self._active, bill, now)
 
     def _believed(self, text: bytes) -> CallBill | None:

@@ -7,6 +7,7 @@ here, crosses the seam.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ CANCELLED = "program_cancelled"
 """Code of the errors that calls of a cancelled program end with."""
 
 
+_STREAMED = re.compile(rb'"stream"\s*:\s*true\b')
+
+
 @dataclass(frozen=True, slots=True)
 class CallRequest:
     """A request that runs a model, as far as decisions need it.
@@ -31,6 +35,7 @@ class CallRequest:
         headers: request headers, in a mapping that ignores case.
         body_bytes: length of its body.
         model: that it names, where `Reads.models`; `None`: it names none.
+        streamed: its body asks for a stream.
         session: that its body names, see `identity.session_in`.
         prefix: hashes of the beginnings of its prompt, see `balancing.prefix`, where `Reads.prefixes`.
         arrived_s: when the request began, on the desk's clock.
@@ -40,6 +45,7 @@ class CallRequest:
     headers: Mapping[str, str]
     body_bytes: int
     model: str | None
+    streamed: bool
     session: str | None
     prefix: tuple[bytes, ...]
     arrived_s: float
@@ -59,7 +65,7 @@ class Reads:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Report:
     """What became of a call at its engine.
 
     Attributes:
@@ -68,12 +74,14 @@ class Outcome:
             piece, or nothing came.
         total_s: seconds from sending the call to the end of its answer; `None`: it was not complete, since the client
             left or the engine failed.
+        status: of the engine's answer; `None`: there was none.
         usage: tokens that the answer of an engine without our plugin tells; `None`: nothing.
     """
 
     failure: str | None = None
     first_byte_s: float | None = None
     total_s: float | None = None
+    status: int | None = None
     usage: Usage | None = None
 
 
@@ -90,11 +98,11 @@ class Ticket(Protocol):
     def headers(self) -> Mapping[str, str]:
         """What the engine is told of the call: nothing if it is not ours. Asked for once for each engine."""
 
-    async def move(self, outcome: Outcome) -> None:
+    async def move(self, report: Report) -> None:
         """Move to another engine, since this one has failed the call.
 
         Args:
-            outcome: what became of it here.
+            report: what became of it here.
 
         Raises:
             Refused: there is none.
@@ -107,7 +115,7 @@ class Ticket(Protocol):
     def interruptible(self) -> AbstractContextManager[None]:
         """Return a context to work on the call in; raises `Interruption` when it was interrupted."""
 
-    def close(self, outcome: Outcome) -> None:
+    def close(self, report: Report) -> None:
         """Take the call out; to be called once, whatever happened."""
 
 
@@ -129,15 +137,24 @@ class Desk(Protocol):
             Interruption: it was interrupted while it waited.
         """
 
-    async def resources(self, model: str | None) -> list[EngineAddress]:
+    async def resources(self, headers: Mapping[str, str], model: str | None) -> list[EngineAddress]:
         """Return the engines that may have what a request that runs no model asks for, best first.
 
+        Args:
+            headers: of the request, in a mapping that ignores case.
+            model: that it names, where `Reads.models`; `None`: it names none.
+
         Raises:
-            Refused: there is none.
+            Refused: there is none, or the request has no key that is good.
         """
 
     def failed(self, address: EngineAddress) -> None:
         """Note that an engine did not answer a request, or not to the end."""
+
+
+def streamed_in(body: bytes) -> bool:
+    """Return whether a JSON body asks for a stream, as far as can be told without reading all of it."""
+    return _STREAMED.search(body) is not None
 
 
 def model_in(body: bytes) -> str | None:

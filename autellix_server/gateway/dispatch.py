@@ -5,17 +5,22 @@ One event loop decides for all calls, so that the program table and the engines'
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from autellix_sdk.wire import ProgramId
 from autellix_server.balancing.balancer import Balancer
 from autellix_server.balancing.choice import BalancedCall, Choice
 from autellix_server.balancing.estimate import TokenEstimate
 from autellix_server.engine.supervisor import EngineAddress
 from autellix_server.gateway.calls import CallLedger
-from autellix_server.gateway.desk import CANCELLED, UNANSWERED, CallRequest, Outcome, Reads
+from autellix_server.gateway.desk import CANCELLED, UNANSWERED, CallRequest, Reads, Report
 from autellix_server.gateway.fleet.fleet import Fleet
 from autellix_server.gateway.fleet.interruption import Interruption
 from autellix_server.gateway.fleet.member import Member
+from autellix_server.gateway.headers import TRACE_HEADER
 from autellix_server.gateway.refusal import Refused, unavailable
+from autellix_server.gateway.telemetry.events import CallRecord, Listeners, PinMove, Refusal
+from autellix_server.gateway.tenants.tenants import Tenants
 from autellix_server.gateway.ticket import Ticket
 from autellix_server.scheduling.table import Program
 
@@ -27,11 +32,25 @@ class Dispatcher:
         fleet: the engines.
         ledger: where calls are entered.
         balancer: chooses among engines.
+        tenants: who may call.
+        listeners: told of calls, and of what is refused.
+        trace_headers: returns the trace context with which a call goes to its engine.
     """
 
-    def __init__(self, fleet: Fleet, ledger: CallLedger, balancer: Balancer) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        ledger: CallLedger,
+        balancer: Balancer,
+        tenants: Tenants,
+        listeners: Listeners,
+        trace_headers: Callable[[CallRecord], dict[str, str]] = lambda record: {},
+    ) -> None:
         self.fleet = fleet
         self.ledger = ledger
+        self.tenants = tenants
+        self.listeners = listeners
+        self.trace_headers = trace_headers
         self.estimate = TokenEstimate()
         self._balancer = balancer
         self._tickets: dict[ProgramId, set[Ticket]] = {}
@@ -52,17 +71,48 @@ class Dispatcher:
             Refused: it cannot be served now.
             Interruption: it was interrupted while it waited.
         """
-        self._check_model(request.model)
-        self._serving(request.model)
-        call = self.ledger.arrive(request.headers, request.session, request.arrived_s)
-        ticket = Ticket(self, call, request)
+        try:
+            ticket = self._open(request)
+        except Refused as refusal:
+            self.listeners.noted(Refusal(refusal.code))
+            raise
         self._tickets.setdefault(ticket.program.id, set()).add(ticket)
         try:
             await ticket.place()
-        except BaseException:
-            ticket.close(Outcome())
+        except BaseException as error:
+            ticket.close(Report(failure="refused" if isinstance(error, Refused) else None))
             raise
         return ticket
+
+    def _open(self, request: CallRequest) -> Ticket:
+        """Enter a call, unless something stands against it: key, model, engines, its program, limits."""
+        tenant = self.tenants.who(request.headers)
+        self._check_model(request.model)
+        self._serving(request.model)
+        found = self.ledger.identify(request.headers, request.session, tenant.name)
+        self.tenants.admit(tenant, new_program=found.is_new)
+        call = self.ledger.arrive(found, self.tenants.stand(tenant), request.arrived_s)
+        record = CallRecord(
+            found.context,
+            request.arrived_s,
+            tenant.name,
+            request.path,
+            self._fleet_name(request.model),
+            request.streamed,
+            found.single_call,
+            request.headers.get(TRACE_HEADER),
+        )
+        if found.is_new:
+            self.listeners.program_opened(call.program)
+        self.listeners.call_arrived(record)
+        return Ticket(self, call, request, tenant, record)
+
+    def _fleet_name(self, model: str | None) -> str:
+        """Return the name that the fleet has for a model; empty: it has none, or several."""
+        models = self.fleet.models
+        if model is not None:
+            return model if model in models else ""
+        return models[0] if models else ""
 
     def closed(self, ticket: Ticket) -> None:
         """Forget a ticket; it calls this itself."""
@@ -88,12 +138,17 @@ class Dispatcher:
             ticket.interrupt(Interruption("the program was cancelled", CANCELLED, retryable=False))
         self.ledger.end(program.id)
 
-    async def resources(self, model: str | None) -> list[EngineAddress]:
+    async def resources(self, headers: Mapping[str, str], model: str | None) -> list[EngineAddress]:
         """Return the engines that may have what a request that runs no model asks for, the least used first.
 
+        Args:
+            headers: of the request.
+            model: that it names, if that matters.
+
         Raises:
-            Refused: there is none.
+            Refused: there is none, or the request has no key that is good.
         """
+        self.tenants.who(headers)
         members = sorted(self._serving(model), key=lambda member: member.load.calls)
         return [member.address for member in members if member.address is not None]
 
@@ -114,6 +169,10 @@ class Dispatcher:
         tokens = self.estimate.tokens(request.model or "", request.body_bytes)
         balanced = BalancedCall(program.id, tokens, request.prefix)
         choice = self._balancer.choose(balanced, [member.load for member in serving.values()], program.pin)
+        if choice.moved_from is not None:
+            away = self.fleet.get(choice.moved_from)
+            reason = "away" if away is None or not away.accepts else "overload"
+            self.listeners.noted(PinMove(reason, choice.moved_from, choice.engine.name))
         if choice.pins:
             self.ledger.table.pin(program, choice.engine.name)
         return serving[choice.engine.name], choice

@@ -15,7 +15,7 @@ from yarl import URL
 
 from autellix_sdk.wire import BILL_HEADER
 from autellix_server.engine.supervisor import EngineAddress
-from autellix_server.gateway.desk import Outcome, Ticket
+from autellix_server.gateway.desk import Report, Ticket
 from autellix_server.gateway.fleet.interruption import Interruption
 from autellix_server.gateway.fleet.priority import PRIORITY_PATHS, with_priority
 from autellix_server.gateway.headers import HOP_BY_HOP, NEVER_ADDED, NOT_FOR_THE_ENGINE, forwarded
@@ -92,15 +92,16 @@ class Exchange:
         self._began_s = clock()
         self._first_byte_s: float | None = None
         self._total_s: float | None = None
+        self._status: int | None = None
         self._failure: str | None = None
         # An engine of ours tells tokens in its bill.
         self._usage = UsageReader() if ticket is not None and address.secret is None else None
 
     @property
-    def outcome(self) -> Outcome:
+    def report(self) -> Report:
         """What became of it, as far as it got."""
         usage = None if self._usage is None else self._usage.usage()
-        return Outcome(self._failure, self._first_byte_s, self._total_s, usage)
+        return Report(self._failure, self._first_byte_s, self._total_s, self._status, usage)
 
     @overload
     async def run(self) -> web.StreamResponse: ...
@@ -129,9 +130,10 @@ class Exchange:
         async with await self._guarded(self._send(headers, body)) as answer:
             if answer.status == pass_over:
                 return None
+            self._status = answer.status
             if answer.status >= _SERVER_ERROR:
                 self._failure = f"status {answer.status}"
-            bills = self._ticket if identity else None
+            bills = None if self._address.secret is None else self._ticket
             return await self._relay(answer, bills)
 
     async def _send(self, headers: CIMultiDict[str], body: bytes) -> aiohttp.ClientResponse:

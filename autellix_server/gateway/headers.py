@@ -11,6 +11,9 @@ from autellix_server.stamp import ENDED_HEADER
 CREDENTIALS = ("authorization", "x-api-key", "api-key")
 """Headers in which clients send their key, the first one present counts. Lower case."""
 
+TRACE_HEADER = "traceparent"
+"""Header with the client's trace context."""
+
 HOP_BY_HOP = frozenset(
     {
         "connection",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
@@ -14,6 +15,8 @@ from autellix_sdk.wire import ProgramId, check_program_id, encode_name
 from autellix_server.gateway.calls import new_id
 from autellix_server.gateway.dispatch import Dispatcher
 from autellix_server.gateway.replies import error_reply
+from autellix_server.gateway.tenants.keys import EVERYBODY, Tenant
+from autellix_server.gateway.tenants.scope import own_id, scoped_id
 from autellix_server.scheduling.table import Program
 
 MAX_BATCH = 1000
@@ -73,6 +76,7 @@ class ProgramRow(BaseModel):
     """
 
     id: str
+    tenant: str
     name: str | None
     state: Literal["active", "idle", "ended"]
     level: int
@@ -100,25 +104,38 @@ class ProgramRows(BaseModel):
 class ProgramsApi:
     """Handlers of the programs API.
 
+    Clients see their tenant's programs under the names that they gave them, operators all of them under the names of
+    the table.
+
     Args:
         dispatcher: has the calls in flight, and the ledger with the program table.
+        for_operators: who asks.
     """
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, *, for_operators: bool = False) -> None:
         self._dispatcher = dispatcher
         self._ledger = dispatcher.ledger
+        self._tenants = dispatcher.tenants
+        self._for_operators = for_operators
 
     async def open(self, request: web.Request) -> web.Response:
         """Start a program explicitly, as its first call would, or renew the lease of one that is known."""
+        tenant, table = self._who(request), self._ledger.table
         body = await _read(request, OpenProgram)
         try:
             program = check_program_id(new_id() if body.id is None else body.id)
             encode_name(body.name or "")
         except WireError as error:
             return error_reply(400, str(error), "invalid_program")
-        row = self._ledger.table.open(program, body.name, self._ledger.clock())
+        scoped = scoped_id(tenant.name, program)
+        known = table.get(scoped)
+        if known is None or known.ended_s is not None:
+            self._tenants.open_program(tenant)
+        row = table.open(scoped, body.name, self._ledger.clock(), tenant=tenant.name)
+        if known is None or known.ended_s is not None:
+            self._dispatcher.listeners.program_opened(row)
         self._ledger.table.mark(row, cancelled=False)
-        return _json(self._row(row), status=201)
+        return _json(self._row(row, tenant), status=201)
 
     async def list(self, request: web.Request) -> web.Response:
         """List live programs, with ``?all=1`` also ended ones that are still remembered."""
@@ -126,62 +143,82 @@ class ProgramsApi:
         rows: list[Program] = list(table)
         if request.query.get("all") in {"1", "true"}:
             rows = [*table.ended(), *rows]
-        newest = map(self._row, islice(reversed(rows), MAX_ROWS))
-        return _json(ProgramRows(programs=list(newest), total=len(rows)))
+        tenant = self._who(request)
+        own = [row for row in rows if self._own(tenant, row.id) is not None]
+        newest = (self._row(row, tenant) for row in islice(reversed(own), MAX_ROWS))
+        return _json(ProgramRows(programs=list(newest), total=len(own)))
 
     async def get(self, request: web.Request) -> web.Response:
         """Return one program, live or still remembered."""
-        return _json(self._row(self._named(request)))
+        return _json(self._row(self._find(request), self._who(request)))
 
     async def pause(self, request: web.Request) -> web.Response:
         """Hold a program's calls back until it is resumed; those at engines go on."""
-        row = self._named(request)
+        row = self._find(request)
         self._dispatcher.pause(row)
-        return _json(self._row(row))
+        return _json(self._row(row, self._who(request)))
 
     async def resume(self, request: web.Request) -> web.Response:
         """Let the calls of a paused program go on."""
-        row = self._named(request)
+        row = self._find(request)
         self._dispatcher.resume(row)
-        return _json(self._row(row))
+        return _json(self._row(row, self._who(request)))
 
     async def boost(self, request: web.Request) -> web.Response:
         """Have a program's calls scheduled as if it had attained nothing, from the next one on."""
-        row = self._named(request)
+        row = self._find(request)
         self._ledger.table.mark(row, boosted=(await _read(request, Boost)).boosted)
-        return _json(self._row(row))
+        return _json(self._row(row, self._who(request)))
 
     async def cancel(self, request: web.Request) -> web.Response:
         """End a program: its calls in flight end with an error, and further ones are refused until it is opened."""
-        row = self._named(request)
+        row = self._find(request)
         self._dispatcher.cancel(row)
-        return _json(self._row(row))
+        return _json(self._row(row, self._who(request)))
 
     async def end(self, request: web.Request) -> web.Response:
         """End programs and return their bills; an unknown one is a 404 of its own and no error for the rest."""
+        tenant = self._who(request)
         body = await _read(request, EndPrograms)
         if len(body.programs) > MAX_BATCH:
             return error_reply(413, f"{len(body.programs)} programs in one batch; the limit is {MAX_BATCH}", "too_many")
-        return _json(EndResults(results=list(self._ended(body.programs))))
+        return _json(EndResults(results=list(self._ended(body.programs, tenant))))
 
-    def _named(self, request: web.Request) -> Program:
+    def named(self, request: web.Request) -> ProgramId:
+        """Return the program in a request's path, under the name that the table has for it.
+
+        Raises:
+            Refused: the request has no key that is good.
+        """
+        return scoped_id(self._who(request).name, ProgramId(request.match_info["id"]))
+
+    def _who(self, request: web.Request) -> Tenant:
+        return EVERYBODY if self._for_operators else self._tenants.who(request.headers)
+
+    def _own(self, tenant: Tenant, program: ProgramId) -> ProgramId | None:
+        """Return what who asks calls a program, `None` if it is not theirs."""
+        return program if self._for_operators else own_id(tenant.name, program)
+
+    def _find(self, request: web.Request) -> Program:
         """Return the program in a request's path, live or still remembered, or end the request with a 404."""
-        row = self._ledger.table.get(ProgramId(request.match_info["id"]))
+        row = self._ledger.table.get(self.named(request))
         if row is None:
             raise web.HTTPNotFound(text="there is no such program, or it is forgotten")
         return row
 
-    def _ended(self, programs: Iterable[EndProgram]) -> Iterable[EndResult]:
+    def _ended(self, programs: Iterable[EndProgram], tenant: Tenant) -> Iterable[EndResult]:
         now = self._ledger.clock()
         for program in programs:
-            row = self._ledger.table.end(ProgramId(program.id), now)
-            bill = None if row is None else row.bill(now).to_json()
+            row = self._ledger.table.end(scoped_id(tenant.name, ProgramId(program.id)), now)
+            bill = None if row is None else {**row.bill(now).to_json(), "program": program.id}
             yield EndResult(id=program.id, status=404 if row is None else 200, bill=bill)
 
-    def _row(self, row: Program) -> ProgramRow:
-        bill = row.bill(self._ledger.clock())
+    def _row(self, row: Program, tenant: Tenant) -> ProgramRow:
+        own = self._own(tenant, row.id) or row.id
+        bill = replace(row.bill(self._ledger.clock()), program=own)
         return ProgramRow(
-            id=row.id,
+            id=own,
+            tenant=row.tenant,
             name=row.name,
             state="ended" if row.ended_s is not None else "active" if row.calls else "idle",
             level=self._ledger.table.level_of(row),

@@ -10,7 +10,7 @@ from aiohttp import hdrs, web
 
 from autellix_server.balancing.prefix import prompt_blocks
 from autellix_server.engine.supervisor import EngineAddress
-from autellix_server.gateway.desk import UNANSWERED, CallRequest, Desk, model_in
+from autellix_server.gateway.desk import UNANSWERED, CallRequest, Desk, model_in, streamed_in
 from autellix_server.gateway.exchange import EngineDied, Exchange, Upstream
 from autellix_server.gateway.fleet.interruption import Interruption
 from autellix_server.gateway.refusal import Refused, unavailable
@@ -69,9 +69,10 @@ class Proxy:
             if request.method == hdrs.METH_POST and path in CALL_PATHS:
                 prefix = prompt_blocks(body, model or "") if reads.prefixes else ()
                 session = session_in(body)
-                asked = CallRequest(path, request.headers, len(body), model, session, prefix, arrived_s)
+                streamed = streamed_in(body)
+                asked = CallRequest(path, request.headers, len(body), model, streamed, session, prefix, arrived_s)
                 return await self._call(request, body, asked)
-            return await self._resource(request, body, await self._desk.resources(model))
+            return await self._resource(request, body, await self._desk.resources(request.headers, model))
         except EngineDied:
             return refused_reply(unavailable(UNANSWERED))
         except Interruption as reason:
@@ -89,11 +90,11 @@ class Proxy:
             except (EngineDied, Interruption) as failure:
                 if isinstance(failure, Interruption) and not failure.retryable:
                     raise
-            await ticket.move(exchange.outcome)
+            await ticket.move(exchange.report)
             exchange = Exchange(self._upstream, request, body, ticket.address, self._desk.clock, ticket)
             return await exchange.run()
         finally:
-            ticket.close(exchange.outcome)
+            ticket.close(exchange.report)
 
     async def _resource(self, request: web.Request, body: bytes, engines: list[EngineAddress]) -> web.StreamResponse:
         """Ask engines in turn for what one of them has: a model, a stored response."""

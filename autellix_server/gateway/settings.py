@@ -14,12 +14,16 @@ from autellix_sdk.errors import ConfigurationError
 from autellix_server.balancing.balancer import DEFAULT_BALANCER, make_balancer
 from autellix_server.engine.command import POLICY_OFF
 from autellix_server.gateway import DEFAULT_HOST, DEFAULT_PORT
+from autellix_server.gateway.telemetry.logs import LogFormat, LogLevel
 from autellix_server.scheduling.bounds import BoundSettings
 from autellix_server.scheduling.planner import PlannerSettings
 from autellix_server.scheduling.policies import DEFAULT_POLICY, SERVABLE
 from autellix_server.scheduling.table import TableLimits
 
 POLICY_CHOICES = (*SERVABLE, POLICY_OFF)
+
+NO_STATE = "none"
+"""Value of the setting `state` for a gateway that forgets."""
 
 _ENV_PREFIX = "AUTELLIX_"
 _MIB = 1 << 20
@@ -37,6 +41,12 @@ class ServeSettings(BaseSettings):
             only this machine can reach them, and nowhere else.
         tls_cert: PEM file of the certificate chain; with it clients and operators use https.
         tls_key: PEM file of its private key; `None`: it is in `tls_cert`.
+        keys_file: TOML file of tenants and hashed API keys, followed while serving; `None`: ``AUTELLIX_KEYS`` has them,
+            or callers need none.
+        state: file that programs and what was learned survive a restart in; `NO_STATE`: nowhere; `None`: one for each
+            port.
+        log_format: ``text`` or ``json``, one line each on standard error.
+        log_level: least level of what is logged; ``info`` is one line for each call.
         allowed_hosts: further names that requests may carry in ``Host``; separated by commas in the environment.
         allowed_origins: web pages, as ``scheme://host[:port]``, that may use the server from a browser.
         max_body_bytes: largest request body.
@@ -71,6 +81,10 @@ class ServeSettings(BaseSettings):
     admin_port: int | None = Field(None, ge=0, le=65535)
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    keys_file: Path | None = None
+    state: str | None = None
+    log_format: LogFormat = "text"
+    log_level: LogLevel = "warning"
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
     max_body_bytes: int = Field(64 * _MIB, gt=0)
@@ -122,7 +136,9 @@ class ServeSettings(BaseSettings):
     def _split_names(cls, value: object) -> object:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
-    @field_validator("model", "record_trace", "engines_file", "tls_cert", "tls_key", mode="before")
+    @field_validator(
+        "model", "record_trace", "engines_file", "tls_cert", "tls_key", "keys_file", "state", mode="before"
+    )
     @classmethod
     def _expand_user(cls, value: object) -> object:
         return os.path.expanduser(value) if isinstance(value, str) else value

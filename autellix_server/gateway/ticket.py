@@ -11,13 +11,19 @@ from autellix_server.balancing.choice import Choice
 from autellix_server.balancing.estimate import TokenEstimate
 from autellix_server.engine.supervisor import EngineAddress
 from autellix_server.gateway.calls import CallLedger, OpenCall
-from autellix_server.gateway.desk import CallRequest, Outcome
+from autellix_server.gateway.desk import CallRequest, Report
 from autellix_server.gateway.fleet.estimated_bill import SeenTimes
 from autellix_server.gateway.fleet.interruption import Interruptible, Interruption
 from autellix_server.gateway.fleet.member import Member
 from autellix_server.gateway.fleet.window import Answered
+from autellix_server.gateway.telemetry.events import CallRecord, Listeners, Outcome, Stage
+from autellix_server.gateway.tenants.keys import Tenant
+from autellix_server.gateway.tenants.tenants import Tenants
 from autellix_server.scheduling.call import Call
 from autellix_server.scheduling.table import Program
+
+_US = 1_000_000
+_CLIENT_ERROR = 400
 
 
 class Issuer(Protocol):
@@ -25,6 +31,9 @@ class Issuer(Protocol):
 
     ledger: CallLedger
     estimate: TokenEstimate
+    tenants: Tenants
+    listeners: Listeners
+    trace_headers: Callable[[CallRecord], dict[str, str]]
 
     def choose(self, program: Program, request: CallRequest, without: Member | None) -> tuple[Member, Choice]:
         """Return the engine for a call, see `Dispatcher.choose`."""
@@ -42,15 +51,22 @@ class Ticket:
         issuer: the dispatcher.
         call: its account.
         request: what it asks for.
+        tenant: whose it is.
+        record: what listeners are told of it.
     """
 
     address: EngineAddress
     priority: int | None = None
 
-    def __init__(self, issuer: Issuer, call: OpenCall, request: CallRequest) -> None:
+    def __init__(
+        self, issuer: Issuer, call: OpenCall, request: CallRequest, tenant: Tenant, record: CallRecord
+    ) -> None:
         self._issuer = issuer
         self._call = call
         self._request = request
+        self._tenant = tenant
+        self._record = record
+        self._cancelled = False
         self._task = asyncio.current_task()
         self._resumed = asyncio.Event()
         self._interruption: Interruption | None = None
@@ -64,8 +80,11 @@ class Ticket:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the engine is told of the call: nothing if it is not ours."""
-        return {} if self.address.secret is None else self._call.headers(self.address.secret)
+        """What the engine is told of the call: the trace it is in, and if it is ours who it is."""
+        headers = self._issuer.trace_headers(self._record)
+        if self.address.secret is None or self._stay is None:
+            return headers
+        return headers | self._call.headers(self.address.secret, self._stay.member.ended)
 
     async def place(self, without: Member | None = None) -> None:
         """Choose an engine, and wait until it may have the call.
@@ -84,15 +103,19 @@ class Ticket:
         member, choice = self._issuer.choose(self.program, self._request, without)
         assert member.address is not None
         self._moved = self._moved or choice.moved_from is not None
+        clock = self._issuer.ledger.clock
         self._stay = _Stay(member, self, self._call.in_line(self._prompt_tokens))
+        if member.line is not None:
+            self._record.note(Stage.HELD, clock(), member.name)
         with self.interruptible():
-            await self._stay.begin(self._issuer.ledger.clock)
+            await self._stay.begin(clock)
+        self._record.note(Stage.SENT, clock(), member.name)
         self.address, self.priority = member.address, self._stay.priority
 
-    async def move(self, outcome: Outcome) -> None:
+    async def move(self, report: Report) -> None:
         """Move to another engine, see `desk.Ticket`."""
         failed = None if self._stay is None else self._stay.member
-        self._end_stay(outcome)
+        self._end_stay(report)
         await self.place(failed)
 
     async def settle(self, text: bytes) -> bytes | None:
@@ -103,25 +126,47 @@ class Ticket:
         self._learn(bill.prompt_tokens)
         return bill.encode().encode("ascii")
 
-    def close(self, outcome: Outcome) -> None:
+    def close(self, report: Report) -> None:
         """Take the call out; one without a bill is charged what was seen of it."""
-        self._end_stay(outcome)
+        self._end_stay(report)
         self._issuer.closed(self)
         self._call.close()
+        bill, tenants, now = self._call.bill, self._issuer.tenants, self._issuer.ledger.clock()
+        if bill is not None:
+            self._record.settle(bill, now)
+        # Who left before anything was seen of the call is charged a mean one among the shares.
+        unknown = None if report.failure is None and report.status is None else 0.0
+        tenants.charge(self._tenant, unknown if bill is None else bill.service_us / _US)
+        tenants.release(self._tenant, 0 if bill is None else bill.prompt_tokens + bill.output_tokens)
+        self._record.end(self._outcome(report), now)
+        self._issuer.listeners.call_ended(self._record)
 
-    def _end_stay(self, outcome: Outcome) -> None:
+    def _outcome(self, report: Report) -> Outcome:
+        if self._cancelled:
+            return Outcome.CANCELLED
+        if report.failure is not None:
+            return Outcome.FAILED
+        if report.total_s is None:
+            return Outcome.CLIENT_LEFT
+        return Outcome.REJECTED if report.status is not None and report.status >= _CLIENT_ERROR else Outcome.OK
+
+    def _end_stay(self, report: Report) -> None:
         stay, self._stay = self._stay, None
         if stay is None:
             return
         ledger = self._issuer.ledger
         now = ledger.clock()
-        ledger.counters.engine_failures += outcome.failure is not None
-        stay.end(outcome, now, self._prompt_tokens)
-        seen = stay.seen(self._request.arrived_s, outcome, now)
-        if outcome.failure is None and seen is not None:
-            self._call.estimate(stay.member.name, seen, outcome.usage)
-        if outcome.usage is not None:
-            self._learn(outcome.usage.prompt_tokens)
+        ledger.counters.engine_failures += report.failure is not None
+        if report.first_byte_s is not None and stay.sent_s is not None:
+            self._record.note(Stage.FIRST_BYTE, stay.sent_s + report.first_byte_s, stay.member.name)
+        if report.failure is not None:
+            self._record.note(Stage.FAILED, now, stay.member.name, "engine")
+        stay.end(report, now, self._prompt_tokens)
+        seen = stay.seen(self._request.arrived_s, report, now)
+        if report.failure is None and seen is not None:
+            self._call.estimate(stay.member.name, seen, report.usage)
+        if report.usage is not None:
+            self._learn(report.usage.prompt_tokens)
 
     @property
     def _prompt_tokens(self) -> int:
@@ -138,6 +183,7 @@ class Ticket:
         """Cancel the work on the call; `interruptible` turns the cancellation into `reason`."""
         if self._interruption is None and self._task is not None:
             self._interruption = reason
+            self._cancelled = self._cancelled or not reason.retryable
             self._task.cancel()
 
     @contextmanager
@@ -165,7 +211,7 @@ class _Stay:
         self.member = member
         self._work = work
         self._call = call
-        self._sent_s: float | None = None
+        self.sent_s: float | None = None
         self._era = 0
 
     async def begin(self, clock: Callable[[], float]) -> None:
@@ -176,37 +222,37 @@ class _Stay:
             await member.line.enter(self._call)
             if member.priority is not None:
                 self.priority = member.priority.value_of(self._call.level)
-        self._sent_s = clock()
-        self._era = member.breaker.sent(self._sent_s)
+        self.sent_s = clock()
+        self._era = member.breaker.sent(self.sent_s)
 
-    def end(self, outcome: Outcome, now: float, prompt_tokens: int) -> None:
+    def end(self, report: Report, now: float, prompt_tokens: int) -> None:
         """Take the call out of the engine, which is judged by what became of it."""
         self.member.calls.discard(self._work)
-        if self._sent_s is None:
+        if self.sent_s is None:
             return
-        line, breaker, total_s = self.member.line, self.member.breaker, outcome.total_s
-        if outcome.failure is not None:
-            breaker.failed(self._era, outcome.failure, now)
+        line, breaker, total_s = self.member.line, self.member.breaker, report.total_s
+        if report.failure is not None:
+            breaker.failed(self._era, report.failure, now)
         elif total_s is None:
             breaker.left(self._era)
         else:
-            breaker.answered(self._era, total_s if outcome.first_byte_s is None else outcome.first_byte_s, now)
+            breaker.answered(self._era, total_s if report.first_byte_s is None else report.first_byte_s, now)
         if line is None:
             return
-        if outcome.failure is not None or total_s is None:
+        if report.failure is not None or total_s is None:
             line.left(self._call)
         else:
-            output_tokens = 0 if outcome.usage is None else outcome.usage.output_tokens
-            line.answered(self._call, Answered(total_s, outcome.first_byte_s, prompt_tokens, output_tokens))
+            output_tokens = 0 if report.usage is None else report.usage.output_tokens
+            line.answered(self._call, Answered(total_s, report.first_byte_s, prompt_tokens, output_tokens))
 
-    def seen(self, arrived_s: float, outcome: Outcome, now: float) -> SeenTimes | None:
+    def seen(self, arrived_s: float, report: Report, now: float) -> SeenTimes | None:
         """Return what was seen of the call as far as its program can be charged with it, `None` for nothing.
 
         Of a call that an engine of ours did not bill only what came after its first byte is certain to be service.
         """
-        if self._sent_s is None:
+        if self.sent_s is None:
             return None
-        first_s = None if outcome.first_byte_s is None else self._sent_s + outcome.first_byte_s
+        first_s = None if report.first_byte_s is None else self.sent_s + report.first_byte_s
         if self.member.ours:
             return None if first_s is None else SeenTimes(arrived_s, first_s, first_s, now)
-        return SeenTimes(arrived_s, self._sent_s, first_s, now)
+        return SeenTimes(arrived_s, self.sent_s, first_s, now)

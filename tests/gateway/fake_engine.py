@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,10 +15,11 @@ from aiohttp import web
 from autellix_sdk.bill import CallBill, TimeSplit
 from autellix_sdk.wire import BILL_COMMENT, BILL_HEADER, CallContext, CallId, ProgramId, decode_call
 from autellix_server.engine.supervisor import EngineAddress, EngineState, EngineStatus
-from autellix_server.gateway.app import make_apps, make_dispatcher, make_runner
+from autellix_server.gateway.app import make_apps, make_runner
 from autellix_server.gateway.calls import CallLedger
 from autellix_server.gateway.fleet.fleet import Fleet
 from autellix_server.gateway.fleet.member import Engine, Member
+from autellix_server.gateway.gateway import Gateway as TheGateway
 from autellix_server.gateway.settings import ServeSettings
 from autellix_server.stamp import Stamp, decode_stamp
 
@@ -208,20 +209,24 @@ class Gateway:
 
 @asynccontextmanager
 async def running_gateway(
-    engine: Engine | Sequence[Engine], clock: Clock | None = None, **settings: Any
+    engine: Engine | Sequence[Engine],
+    clock: Clock | None = None,
+    environ: Mapping[str, str] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Gateway]:
     """Run a gateway in front of one or more engines with the settings given."""
     engines = engine if isinstance(engine, Sequence) else [engine]
     options = ServeSettings(**settings)
     clock = clock or Clock()
-    fleet = Fleet(map(Member, engines))
-    dispatcher = make_dispatcher(options, fleet, clock)
-    runner = make_runner(make_apps(options, dispatcher).main)
+    made = TheGateway(options, environ=environ or {}, clock=clock)
+    for one in engines:
+        made.fleet.add(Member(one))
+    runner = make_runner(make_apps(made).main)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
         async with aiohttp.ClientSession(auto_decompress=False) as client:
-            yield Gateway(f"http://127.0.0.1:{runner.addresses[0][1]}", fleet, dispatcher.ledger, client, clock)
+            yield Gateway(f"http://127.0.0.1:{runner.addresses[0][1]}", made.fleet, made.ledger, client, clock)
     finally:
         await runner.cleanup()
 

@@ -119,9 +119,9 @@ async def test_a_long_tool_call_keeps_its_program_and_a_hanging_process_does_not
         renewed, table = asyncio.Event(), gateway.ledger.table
         open_as_ever = table.open
 
-        def open_program(*args: object) -> object:
+        def open_program(*args: object, **options: object) -> object:
             renewed.set()
-            return open_as_ever(*args)  # type: ignore[arg-type]
+            return open_as_ever(*args, **options)  # type: ignore[arg-type]
 
         monkeypatch.setattr(table, "open", open_program)
         for _ in range(3):

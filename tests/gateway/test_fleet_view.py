@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from aiohttp import web
 from fake_engine import CHAT, FakeEngine, Gateway, Seen, identity, running_engine, running_gateway
 from script_launch import until
-
-from autellix_server.engine.supervisor import EngineState, EngineStatus
 
 BOUNDS = {"first_bound_s": 0.001, "bounds_s": [0.001, 0.002], "median_service_s": 0.001, "calibrated": True}
 METRICS = b"# TYPE autellix_preemptions_total counter\nautellix_preemptions_total 3.0\n"
@@ -46,30 +42,21 @@ async def test_an_engine_that_is_not_ours_is_not_asked() -> None:
             assert (engine.looks, (await gateway.json("GET", "/health"))[1]["engines"]["e0"]["bounds"]) == (0, None)
 
 
-async def test_metrics_are_the_engines(gateway: Gateway, engine: FakeEngine) -> None:
-    """Byte for byte, with their type."""
+async def test_metrics_are_the_gateways_and_the_engines(gateway: Gateway, engine: FakeEngine) -> None:
+    """Those of an engine with its name; one that shows none takes nothing from the rest."""
 
     async def show(request: web.Request, seen: Seen) -> web.Response:
-        assert (seen.method, seen.path) == ("GET", "/metrics")
+        if seen.path != "/metrics":
+            return web.json_response({})
         return web.Response(body=METRICS, headers={"Content-Type": TEXT})
 
-    engine.behave = show
-    async with gateway.client.get(gateway.url + "/metrics") as reply:
-        assert (reply.status, reply.headers["Content-Type"], await reply.read()) == (200, TEXT, METRICS)
-
-
-async def test_an_engine_without_metrics_is_told_from_one_that_is_away(gateway: Gateway, engine: FakeEngine) -> None:
-    """The message names the flag; without an engine it is to be asked again."""
-
-    async def nothing(*_: Any) -> web.Response:
-        return web.Response(status=404)
-
-    engine.behave = nothing
-    status, reply = await gateway.json("GET", "/metrics")
-    assert (status, reply["error"]["code"]) == (404, "no_metrics")
-    assert "serve -- --enable-metrics" in reply["error"]["message"]
-    engine.behave = engine.die_at_once
-    assert (await gateway.json("GET", "/metrics"))[0] == 503
-    engine.status = EngineStatus(EngineState.STARTING, "starting")
-    status, reply = await gateway.json("GET", "/metrics")
-    assert (status, reply["error"]["message"]) == (503, "the engine is not available: starting")
+    await gateway.json("POST", "/v1/chat/completions", json=CHAT, headers=identity())
+    for behave, shown in ((show, True), (engine.die_at_once, False)):
+        engine.behave = behave
+        async with gateway.client.get(gateway.url + "/metrics") as reply:
+            lines = (await reply.read()).decode().splitlines()
+        assert reply.status == 200
+        assert ('autellix_preemptions_total{engine="e0"} 3.0' in lines) is shown
+        assert [line for line in lines if line.startswith("autellix_gateway_calls_total{")] == [
+            'autellix_gateway_calls_total{engine="e0",model="",outcome="ok",path="/v1/chat/completions"} 1.0'
+        ]

@@ -50,6 +50,7 @@ async def test_a_row_shows_what_a_program_has_used(gateway: Gateway, engine: Fak
     bill = program_bill_from_json(row.pop("bill"))
     assert row == {
         "id": "p1",
+        "tenant": "",
         "name": "agent",
         "state": "idle",
         "level": 2,

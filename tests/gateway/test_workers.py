@@ -20,10 +20,10 @@ from script_launch import until
 
 from autellix_sdk.bill import decode_bill
 from autellix_server.engine.guardian import live_processes
-from autellix_server.gateway.app import make_apps, make_dispatcher, make_runner
-from autellix_server.gateway.fleet.fleet import Fleet
+from autellix_server.gateway.app import make_apps, make_runner
 from autellix_server.gateway.fleet.interruption import Interruption
 from autellix_server.gateway.fleet.member import Member
+from autellix_server.gateway.gateway import Gateway as TheGateway
 from autellix_server.gateway.settings import ServeSettings
 from autellix_server.gateway.sockets import bind
 from autellix_server.gateway.workers.crew import Crew
@@ -36,19 +36,20 @@ LOST = Interruption("engine e0 is lost", "engine_lost", retryable=True)
 async def crewed_gateway(engines: list[FakeEngine], folder: Path, workers: int = 1) -> AsyncIterator[Gateway]:
     """Run a gateway with workers in front of engines."""
     settings = ServeSettings(port=0, policy="plas", workers=workers)
-    fleet = Fleet(map(Member, engines))
-    dispatcher = make_dispatcher(settings, fleet)
-    runner = make_runner(make_apps(settings, dispatcher).main)
+    made = TheGateway(settings, environ={})
+    for engine in engines:
+        made.fleet.add(Member(engine))
+    runner = make_runner(make_apps(made).main)
     await runner.setup()
     await web.UnixSite(runner, str(folder / "api")).start()
     bound = bind("127.0.0.1", 0)
     url = f"http://127.0.0.1:{bound.getsockname()[1]}"
     try:
         async with (
-            Crew(settings, dispatcher, bound, str(folder / "api")),
+            Crew(settings, made.dispatcher, bound, str(folder / "api")),
             aiohttp.ClientSession(auto_decompress=False) as client,
         ):
-            yield Gateway(url, fleet, dispatcher.ledger, client, time.monotonic)  # type: ignore[arg-type]
+            yield Gateway(url, made.fleet, made.ledger, client, time.monotonic)  # type: ignore[arg-type]
     finally:
         await runner.cleanup()
 

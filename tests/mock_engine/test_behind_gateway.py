@@ -43,6 +43,7 @@ class Address:
     """The mock engine as the gateway's supervisor would describe it."""
 
     status: EngineStatus
+    name: str = "e0"
 
 
 @asynccontextmanager

@@ -14,6 +14,10 @@ from autellix_server.gateway.fleet.interruption import Interruptible, Interrupti
 from autellix_server.gateway.fleet.kinds import PriorityOrder
 from autellix_server.gateway.fleet.line import Line
 from autellix_server.gateway.fleet.loads import engine_load
+from autellix_server.scheduling.table import Program
+from autellix_server.stamp import EndedPrograms
+
+_US = 1_000_000
 
 
 class Engine(Protocol):
@@ -42,6 +46,7 @@ class Member:
         draining: it gets no new calls.
         alive_s: when it last gave a sign of life, on the event loop's clock; 0: not yet.
         bounds: bounds of its levels as it last showed them; `None` until then, and if it has none.
+        ended: programs that ended and of which it has not been told.
         breaker: keeps calls from it while it fails them.
     """
 
@@ -51,6 +56,7 @@ class Member:
     draining: bool = False
     alive_s: float = 0.0
     bounds: Mapping[str, Any] | None = None
+    ended: EndedPrograms = field(default_factory=EndedPrograms)
     breaker: Breaker = field(init=False)
 
     def __post_init__(self) -> None:
@@ -95,6 +101,12 @@ class Member:
             slots = self.line.window
         shown = self.engine.shown if isinstance(self.engine, Attachment) else None
         return engine_load(self.name, len(self.calls), shown, slots)
+
+    def program_ended(self, row: Program) -> None:
+        """Take note of a program that ended, for whoever learns from it: the engine, or its line here."""
+        self.ended.add(row)
+        if self.line is not None:
+            self.line.program_ended(row.id, row.name or "", row.service_us / _US)
 
     def lose_calls(self, reason: Interruption) -> None:
         """Interrupt every call in the engine: it will not answer them."""

@@ -1,4 +1,4 @@
-"""What engines show of themselves, through the gateway: their metrics, and the bounds of their levels."""
+"""What engines show of themselves, through the gateway: their models, and the bounds of their levels."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from aiohttp import hdrs, web
 from autellix_server.engine.supervisor import EngineAddress
 from autellix_server.gateway.fleet.fleet import Fleet
 from autellix_server.gateway.fleet.member import Member
-from autellix_server.gateway.refusal import unavailable
-from autellix_server.gateway.replies import error_reply, refused_reply
 from autellix_server.scheduling.table import ProgramTable
 
 _log = logging.getLogger(__name__)
@@ -48,24 +46,6 @@ class FleetView:
             yield
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
-
-    async def metrics(self, request: web.Request) -> web.Response:
-        """Pass the engine's Prometheus metrics on, ours among them."""
-        member = next((member for member in self._fleet if member.address is not None), None)
-        if member is None or member.address is None:
-            return refused_reply(unavailable(self._fleet.detail))
-        try:
-            async with self._session.get(f"{member.address.url}/metrics") as reply:
-                if reply.status == 404:
-                    return error_reply(
-                        404, "the engine keeps no metrics; start it with: serve -- --enable-metrics", "no_metrics"
-                    )
-                body = await reply.read()
-                return web.Response(
-                    body=body, status=reply.status, headers={hdrs.CONTENT_TYPE: reply.headers[hdrs.CONTENT_TYPE]}
-                )
-        except (aiohttp.ClientError, TimeoutError) as error:
-            return refused_reply(unavailable(f"no metrics from it: {error or 'it does not answer'}"))
 
     async def models(self) -> web.Response:
         """Return what the engines list under ``/v1/models`` as one list, each model once."""

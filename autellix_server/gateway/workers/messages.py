@@ -14,17 +14,17 @@ from dataclasses import asdict
 from typing import Any
 
 from autellix_server.engine.supervisor import EngineAddress
-from autellix_server.gateway.desk import CallRequest, Outcome
+from autellix_server.gateway.desk import CallRequest, Report
 from autellix_server.gateway.fleet.estimated_bill import Usage
 from autellix_server.gateway.fleet.interruption import Interruption
-from autellix_server.gateway.headers import CREDENTIALS
+from autellix_server.gateway.headers import CREDENTIALS, TRACE_HEADER
 from autellix_server.gateway.refusal import Refused
 from autellix_server.identity import IDENTITY_HEADERS
 
 LINE_LIMIT = 1 << 20
 """Bytes of the longest message."""
 
-_TOLD_HEADERS = (*IDENTITY_HEADERS, *CREDENTIALS)
+_TOLD_HEADERS = (*IDENTITY_HEADERS, *CREDENTIALS, TRACE_HEADER)
 
 Message = dict[str, Any]
 
@@ -38,13 +38,19 @@ def asked(request: CallRequest) -> Message:
     """Return a request; of its headers those that decide anything."""
     return {
         "path": request.path,
-        "headers": {name: value for name in _TOLD_HEADERS if (value := request.headers.get(name)) is not None},
+        "headers": told_headers(request.headers),
         "body_bytes": request.body_bytes,
         "model": request.model,
+        "streamed": request.streamed,
         "session": request.session,
         "prefix": [block.hex() for block in request.prefix],
         "arrived_s": request.arrived_s,
     }
+
+
+def told_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return those headers of a request that decide anything."""
+    return {name: value for name in _TOLD_HEADERS if (value := headers.get(name)) is not None}
 
 
 def request_of(message: Message) -> CallRequest:
@@ -52,15 +58,15 @@ def request_of(message: Message) -> CallRequest:
     return CallRequest(**{**message, "prefix": tuple(map(bytes.fromhex, message["prefix"]))})
 
 
-def ended(outcome: Outcome) -> Message:
+def reported(report: Report) -> Message:
     """Return what became of a call."""
-    return asdict(outcome)
+    return asdict(report)
 
 
-def outcome_of(message: Message) -> Outcome:
+def report_of(message: Message) -> Report:
     """Return what `ended` said."""
     usage = message["usage"]
-    return Outcome(**{**message, "usage": None if usage is None else Usage(**usage)})
+    return Report(**{**message, "usage": None if usage is None else Usage(**usage)})
 
 
 def told(address: EngineAddress) -> Message:

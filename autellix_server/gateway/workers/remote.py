@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from itertools import count
 
 from autellix_server.engine.supervisor import EngineAddress
-from autellix_server.gateway.desk import CallRequest, Outcome, Reads
+from autellix_server.gateway.desk import CallRequest, Reads, Report
 from autellix_server.gateway.fleet.interruption import Interruption
 from autellix_server.gateway.refusal import unavailable
 from autellix_server.gateway.workers.messages import (
@@ -19,11 +19,12 @@ from autellix_server.gateway.workers.messages import (
     asked,
     data_of,
     encode,
-    ended,
     error_of,
     failure,
+    reported,
     text,
     told,
+    told_headers,
 )
 
 _GONE = "the gateway has stopped"
@@ -70,15 +71,15 @@ class RemoteDesk:
         try:
             await ticket.admitted(request)
         except BaseException:
-            ticket.close(Outcome())
+            ticket.close(Report())
             raise
         return ticket
 
-    async def resources(self, model: str | None) -> list[EngineAddress]:
+    async def resources(self, headers: Mapping[str, str], model: str | None) -> list[EngineAddress]:
         """Return the engines that may have something, see `desk.Desk`."""
         ticket = self._open()
         try:
-            answer = await ticket.ask("resources", model=model)
+            answer = await ticket.ask("resources", headers=told_headers(headers), model=model)
         finally:
             self.forget(ticket.number)
         return [address_of(engine) for engine in answer["engines"]]
@@ -122,9 +123,9 @@ class RemoteTicket:
         """Wait until the call has an engine; raises as `move` does."""
         self._take(await self.ask("admit", request=asked(request)))
 
-    async def move(self, outcome: Outcome) -> None:
+    async def move(self, report: Report) -> None:
         """Move to another engine, see `desk.Ticket`."""
-        self._take(await self.ask("move", outcome=ended(outcome)))
+        self._take(await self.ask("move", report=reported(report)))
 
     async def settle(self, bill: bytes) -> bytes | None:
         """Charge the engine's bill, see `desk.Ticket`."""
@@ -162,9 +163,9 @@ class RemoteTicket:
                 raise
             raise reason from None
 
-    def close(self, outcome: Outcome) -> None:
+    def close(self, report: Report) -> None:
         """Take the call out, see `desk.Ticket`."""
-        self._desk.say({"call": self.number, "do": "close", "outcome": ended(outcome)})
+        self._desk.say({"call": self.number, "do": "close", "report": reported(report)})
         self._desk.forget(self.number)
 
     def _take(self, answer: Message) -> None:

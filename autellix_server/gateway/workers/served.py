@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from autellix_server.gateway.desk import Outcome, Reads
+from autellix_server.gateway.desk import Reads, Report
 from autellix_server.gateway.dispatch import Dispatcher
 from autellix_server.gateway.fleet.interruption import Interruption
 from autellix_server.gateway.refusal import Refused
@@ -18,7 +18,7 @@ from autellix_server.gateway.workers.messages import (
     data_of,
     encode,
     failure,
-    outcome_of,
+    report_of,
     request_of,
     text,
     told,
@@ -75,20 +75,20 @@ class ServedDesk:
         if do == "admit":
             self._calls[number] = _ServedCall(self, number, message["request"])
         elif do == "resources":
-            task = asyncio.create_task(self._resources(number, message["model"]))
+            task = asyncio.create_task(self._resources(number, message["headers"], message["model"]))
             self._asked.add(task)
             task.add_done_callback(self._asked.discard)
         elif do == "failed":
             self._dispatcher.failed(address_of(message["address"]))
         elif call := self._calls.get(number):
             if do == "close":
-                call.close(outcome_of(message["outcome"]))
+                call.close(report_of(message["report"]))
             else:
                 call.orders.put_nowait(message)
 
-    async def _resources(self, number: int, model: str | None) -> None:
+    async def _resources(self, number: int, headers: dict[str, str], model: str | None) -> None:
         try:
-            engines = await self._dispatcher.resources(model)
+            engines = await self._dispatcher.resources(headers, model)
         except Refused as refusal:
             self.answer(number, failure(refusal))
         else:
@@ -114,7 +114,7 @@ class _ServedCall:
         self.orders: asyncio.Queue[Message] = asyncio.Queue()
         self._desk = desk
         self._number = number
-        self._outcome = Outcome()
+        self._report = Report()
         self.task = asyncio.create_task(self._run(request))
 
     async def _run(self, request: Message) -> None:
@@ -129,12 +129,12 @@ class _ServedCall:
             while True:
                 await self._obey(ticket)
         finally:
-            ticket.close(self._outcome)
+            ticket.close(self._report)
             self._desk.forget(self._number)
 
-    def close(self, outcome: Outcome) -> None:
+    def close(self, report: Report) -> None:
         """End the call, whatever it waits for."""
-        self._outcome = outcome
+        self._report = report
         self.task.cancel()
 
     def _placed(self, ticket: Ticket) -> None:
@@ -154,7 +154,7 @@ class _ServedCall:
             self._desk.answer(self._number, {"settled": text(await ticket.settle(data_of(order["bill"]) or b""))})
         elif order["do"] == "move":
             try:
-                await ticket.move(outcome_of(order["outcome"]))
+                await ticket.move(report_of(order["report"]))
             except (Refused, Interruption) as error:
                 self._desk.answer(self._number, failure(error))
             else:
