@@ -70,6 +70,9 @@ Ctrl-C, SIGTERM and the end of its terminal stop it with exit status 0.
 """
 
 
+_SWITCH_INTERVAL_S = 0.0005
+
+
 def register(subparsers: Subparsers) -> None:
     """Add `autellix serve`."""
     parser = add_command(
@@ -166,6 +169,9 @@ def run(args: argparse.Namespace) -> int:
     settings = read_settings({name: getattr(args, name, None) for name in ServeSettings.model_fields})
     log_to_stderr(settings.log_format, settings.log_level)
     refuse_early(settings, args.passthrough)
+    # The thread that writes the state file waits for the interpreter: 5 ms a step, and longer beside a busy event loop
+    # that gives it away for a moment in every turn.
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     with bind(settings.host, settings.port) as bound:
         warn_if_open(settings)
         launches = prepare_launches(settings, args.passthrough)
