@@ -6,7 +6,7 @@ import asyncio
 import gc
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -18,9 +18,11 @@ from autellix_server.gateway_bench.wire import PATH, chat_body
 Kind = Literal["plain", "streamed"]
 KINDS: tuple[Kind, ...] = ("plain", "streamed")
 
+OPENING_S = 1.0
+"""In which the streams of a rung are opened, one after the other."""
+
 _PROGRAMS = 50
 _SETTLE_S = 10.0
-_OPENING_S = 1.0
 _LEAD_S = 0.05
 """From when a load is made to when its first request is due."""
 
@@ -109,36 +111,25 @@ async def offer_calls(url: str, load: Load, kind: Kind, seconds: float, salt: st
     return CallsFound(good, _failures(exchanges))
 
 
-async def offer_streams(
-    url: str,
-    load: Load,
-    streams: int,
-    per_s: float,
-    *,
-    when_open: Callable[[], None] = lambda: None,
-) -> StreamsFound:
-    """Open streams, spread over a second, each for the load's seconds; wait for their ends.
+async def offer_streams(url: str, load: Load, streams: int, per_s: float, seconds: float) -> StreamsFound:
+    """Open streams, spread over `OPENING_S`, and wait for their ends.
 
     Args:
         url: of a gateway, or of the engine itself.
-        load: how long, and with which prompts.
+        load: which prompts they have.
         streams: how many.
         per_s: events a second of each.
-        when_open: called when all have been open for a while, half-way.
+        seconds: for how long each goes on.
     """
-    events = max(1, round(load.seconds * per_s))
+    events = max(1, round(seconds * per_s))
     body = chat_body(events, per_s, stream=True, prompt_bytes=load.prompt_bytes)
     begin_s = asyncio.get_running_loop().time() + _LEAD_S
     exchanges = [
-        Exchange(begin_s + number * _OPENING_S / streams, _request(url, body, number), events)
+        Exchange(begin_s + number * OPENING_S / streams, _request(url, body, number), events)
         for number in range(streams)
     ]
-    look = asyncio.get_running_loop().call_at(begin_s + (_OPENING_S + load.seconds) / 2, when_open)
-    try:
-        with undisturbed():
-            await _run(url, exchanges, load.seconds + _SETTLE_S)
-    finally:
-        look.cancel()
+    with undisturbed():
+        await _run(url, exchanges, seconds + _SETTLE_S)
     delays = [delay_s for exchange in exchanges for delay_s in exchange.delays_s]
     return StreamsFound(streams, streams * events, delays, _failures(exchanges))
 

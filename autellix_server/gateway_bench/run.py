@@ -15,6 +15,7 @@ from autellix_server.engine.progress import Progress
 from autellix_server.gateway_bench.arms import DIRECT, AnyArm, engine_launch
 from autellix_server.gateway_bench.load import (
     KINDS,
+    OPENING_S,
     CallsFound,
     Kind,
     Load,
@@ -26,6 +27,7 @@ from autellix_server.gateway_bench.results import Busy, Held, Latency, Pair, Res
 from autellix_server.gateway_bench.servers import Spent, Stage, running
 
 _WARM_UP_S = 1.0
+_HELD_S = 1.0
 _ATTEMPTS = 2
 """A rung that was not carried is tried once more before the ladder ends: a machine is never quite still."""
 
@@ -114,7 +116,7 @@ class GatewayBench:
                 pair = Pair(name, number, kind, _latency(found[direct][0]), _latency(through), busy)
                 self.results.pairs.append(pair)
                 self.progress.say(
-                    f"  {kind} calls: {1e3 * pair.added_p50_s:.2f} ms added to the median, {1e3 * pair.added_p99_s:.2f} to P99"
+                    f"  {kind}: adds {1e3 * pair.added_p50_s:.2f} ms to the median, {1e3 * pair.added_p99_s:.2f} to P99"
                 )
 
     async def _slice(self, way: Stage, kind: Kind, salt: str) -> tuple[CallsFound, Busy]:
@@ -125,10 +127,13 @@ class GatewayBench:
     async def _held(self, number: int, name: str, stage: Stage) -> Held:
         """Weigh the gateway before and while many slow streams are open."""
         assert stage.arm is not None
-        weigh, load, sizes = stage.arm.rss_bytes, self.load, [stage.arm.rss_bytes()]
+        before_bytes, load = stage.arm.rss_bytes(), self.load
         self.progress.step("memory")
-        await offer_streams(stage.url, load, load.held, 1.0, when_open=lambda: sizes.append(weigh()))
-        return Held(name, number, load.held, *sizes)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(offer_streams(stage.url, load, load.held, 1.0, 2 * OPENING_S + _HELD_S))
+            await asyncio.sleep(OPENING_S + _HELD_S)
+            open_bytes = stage.arm.rss_bytes()
+        return Held(name, number, load.held, before_bytes, open_bytes)
 
     async def _ladder(self, number: int, name: str, stage: Stage) -> None:
         """Raise the load until events are lost or late."""
@@ -148,7 +153,7 @@ class GatewayBench:
     async def _rung(self, number: int, name: str, stage: Stage, events_per_s: int) -> Rung:
         load, before = self.load, stage.look()
         streams = max(1, round(events_per_s / load.per_stream))
-        found = await offer_streams(stage.url, load, streams, load.per_stream)
+        found = await offer_streams(stage.url, load, streams, load.per_stream, load.seconds)
         spent = stage.look().since(before)
         return Rung(
             arm=name,

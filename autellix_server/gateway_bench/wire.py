@@ -128,9 +128,8 @@ class Message:
         data, found = self._buffer + data, []
         while data:
             if self._left:
-                piece, data = data[: self._left], data[self._left :]
-                self._left -= len(piece)
-                found.append(piece)
+                found.append(data[: max(0, self._left - 2)])
+                self._left, data = max(0, self._left - len(data)), data[self._left :]
                 continue
             line, end, after = data.partition(b"\r\n")
             if not end:
