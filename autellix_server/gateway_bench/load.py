@@ -99,13 +99,14 @@ async def offer_calls(url: str, load: Load, kind: Kind, seconds: float, salt: st
     streamed = kind == "streamed"
     events = load.call_events if streamed else 1
     body = chat_body(events, 0, stream=streamed, prompt_bytes=load.prompt_bytes)
-    draw, now = random.Random(f"{load.seed} {salt}"), asyncio.get_running_loop().time() + _LEAD_S
+    draw = random.Random(f"{load.seed} {salt}")
     exchanges: list[Exchange] = []
-    due_s = now + draw.expovariate(load.rate)
-    while due_s < now + seconds:
-        exchanges.append(Exchange(due_s, _request(url, body, len(exchanges)), events))
-        due_s += draw.expovariate(load.rate)
     with undisturbed():
+        begin_s = asyncio.get_running_loop().time() + _LEAD_S
+        due_s = begin_s + draw.expovariate(load.rate)
+        while due_s < begin_s + seconds:
+            exchanges.append(Exchange(due_s, _request(url, body, len(exchanges)), events))
+            due_s += draw.expovariate(load.rate)
         await _run(url, exchanges, _SETTLE_S)
     good = [exchange.latency_s for exchange in exchanges if exchange.good]
     return CallsFound(good, _failures(exchanges))
@@ -123,12 +124,12 @@ async def offer_streams(url: str, load: Load, streams: int, per_s: float, second
     """
     events = max(1, round(seconds * per_s))
     body = chat_body(events, per_s, stream=True, prompt_bytes=load.prompt_bytes)
-    begin_s = asyncio.get_running_loop().time() + _LEAD_S
-    exchanges = [
-        Exchange(begin_s + number * OPENING_S / streams, _request(url, body, number), events)
-        for number in range(streams)
-    ]
     with undisturbed():
+        begin_s = asyncio.get_running_loop().time() + _LEAD_S
+        exchanges = [
+            Exchange(begin_s + number * OPENING_S / streams, _request(url, body, number), events)
+            for number in range(streams)
+        ]
         await _run(url, exchanges, seconds + _SETTLE_S)
     delays = [delay_s for exchange in exchanges for delay_s in exchange.delays_s]
     return StreamsFound(streams, streams * events, delays, _failures(exchanges))
