@@ -85,7 +85,7 @@ def register(subparsers: Subparsers) -> None:
         "--events",
         type=_ladder,
         metavar="N,N",
-        help="events a second of all streams, rung by rung, 0: none (default: 1000 to 30000)",
+        help="events a second of all streams, rung by rung, 0: none (default: 1000 to 50000)",
     )
     parser.add_argument(
         "--server", action="append", default=[], metavar="NAME=COMMAND", help="a further arm; may be repeated"

@@ -50,7 +50,7 @@ class Load:
     call_events: int = 4
     prompt_bytes: int = 2000
     per_stream: float = 50.0
-    ladder: Sequence[int] = (1000, 2000, 3000, 4000, 5000, 6000, 8000, 10000, 12500, 15000, 20000, 25000, 30000)
+    ladder: Sequence[int] = (1000, 2500, 5000, 7500, 10000, 15000, 20000, 25000, 30000, 40000, 50000)
     late_s: float = 0.05
     held: int = 500
     seed: int = 0
