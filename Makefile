@@ -16,8 +16,14 @@ SOURCES := autellix_sdk autellix_server examples tests
 # openai 3 is on httpx2, openai 2 on httpx alone: what the SDK does to the package is tested with both.
 OPENAI2 := .venv-openai2
 
+# What our gateway is compared with; each has an environment of its own.
+ROUTERS := litellm sglang-router vllm-router
+# LiteLLM would ask the internet for prices, and wants a word on starting without a key, which is on loopback here.
+LITELLM := env LITELLM_LOCAL_MODEL_COST_MAP=True LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY=true \
+  LITELLM_LOG=ERROR OPENAI_API_KEY=none
+
 .PHONY: help demo test check format lint types architecture unit clients slow sdk coverage gpu test-frameworks engine
-.PHONY: results api clean
+.PHONY: results api bench-gateway clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 25
@@ -83,9 +89,17 @@ results: $(STAMP) ## docs/results.md from simulation: half an hour; TRACES="--tr
 api: $(STAMP) ## docs/api.md from the docstrings of the SDK
 	$(BIN)/python -m tests.sdk.api_reference
 
+bench-gateway: $(STAMP) $(ROUTERS:%=.venv-routers-%/.installed) ## our gateway beside other gateways; OPTIONS="--json"
+	$(BIN)/autellix gateway-bench $(OPTIONS) \
+	  --server "litellm=$(LITELLM) .venv-routers-litellm/bin/litellm --model openai/fixed --api_base {engine}/v1 \
+	    --host 127.0.0.1 --port {port}" \
+	  --server "sglang-router=.venv-routers-sglang-router/bin/sglang-router launch --worker-urls {engine} \
+	    --host 127.0.0.1 --port {port}" \
+	  --server "vllm-router=.venv-routers-vllm-router/bin/vllm-router --worker-urls {engine} --host 127.0.0.1 --port {port}"
+
 clean: ## remove environments and caches; `autellix engine remove` removes engines and model
-	rm -rf $(VENV) $(OPENAI2) $(FRAMEWORKS:%=.venv-frameworks-%) .coverage* .mypy_cache .ruff_cache .pytest_cache \
-	  .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(OPENAI2) $(FRAMEWORKS:%=.venv-frameworks-%) $(ROUTERS:%=.venv-routers-%) .coverage* .mypy_cache \
+	  .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 # Makes the environment $(1) unless its pip is there.
 define environment
@@ -116,6 +130,14 @@ $(OPENAI2)/.installed: constraints/openai2.txt
 	$(call environment,$(@D))
 	@echo "installing openai 2 into $(@D)"
 	@$(@D)/bin/pip install -qq --disable-pip-version-check --no-deps -r constraints/openai2.txt
+	@$(@D)/bin/pip check --disable-pip-version-check
+	@touch $@
+
+# Likewise; LiteLLM's takes 0.7 GB, and none has torch.
+.venv-routers-%/.installed: constraints/routers-%.txt
+	$(call environment,$(@D))
+	@echo "installing $* into $(@D)"
+	@$(@D)/bin/pip install -qq --disable-pip-version-check --no-deps -r constraints/routers-$*.txt
 	@$(@D)/bin/pip check --disable-pip-version-check
 	@touch $@
 

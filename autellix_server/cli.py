@@ -22,6 +22,7 @@ COMMANDS = {
     "study": "reproduce the paper's evaluation in simulation, as a page with plots",
     "bench": "compare servers under real load: programs arrive, whatever the server manages",
     "calibrate": "measure a running engine and write the engine model that `simulate` takes",
+    "gateway-bench": "compare our gateway with others and with none: added latency, streams, memory",
     "mock-engine": "an engine model behind an OpenAI-compatible server, with faults on demand",
 }
 """Each is a module of `autellix_server.commands`, imported only when it is the one that was asked for."""
