@@ -18,8 +18,8 @@ pytestmark = pytest.mark.engine
 BOUNDS = {"torch.float32": 16.0, "torch.bfloat16": 1.0, "attention torch.bfloat16": 1.5}
 """Greatest errors of a case, or of a type, in units of what the type can tell apart at the largest number of a row.
 
-Rounding a result to bfloat16 costs half a unit. Attention in bfloat16 rounds its weights as well, as PyTorch's does, whose
-greatest error over the same tensors is 1.1 to 1.35."""
+Rounding a result to bfloat16 costs half a unit. Attention in bfloat16 rounds its weights as well, as PyTorch's does,
+whose greatest error over the same tensors is 1.1 to 1.35."""
 
 
 def results(engine_python: Path, library: Path, threads: int) -> dict[str, dict[str, Any]]:
