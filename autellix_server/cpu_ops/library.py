@@ -36,6 +36,7 @@ class CpuOps:
         lanes: floats that the machine computes at a time; norms, activations and heads have a multiple of it.
         dot_step: elements that a dot product takes at a time; the inputs of a linear layer are a multiple of it, and
             so is a head's size.
+        max_linear_rows: rows up to which `linear` is faster than PyTorch's product.
         max_norm_width: elements that a row of `rms_norm` may have.
         max_head_size: elements that a head of `attention` may have.
         max_group: query heads of `attention` that may share a KV head.
@@ -50,6 +51,7 @@ class CpuOps:
         functions = ctypes.CDLL(str(library))
         functions.autellix_threads(threads)
         self.lanes: int = functions.autellix_lanes()
+        self.max_linear_rows: int = getattr(functions, f"autellix_max_linear_rows_{dtype}")()
         self.max_norm_width: int = functions.autellix_max_norm_width()
         self.max_head_size: int = functions.autellix_max_head_size()
         self.max_group: int = functions.autellix_max_group()

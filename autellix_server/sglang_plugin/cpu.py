@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.arg_groups.choices import add_attention_backend_choices
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 ATTENTION_BACKEND = "autellix_cpu"
 """Name of our attention backend in SGLang's registry."""
 
+OVERLAP = "AUTELLIX_CPU_OVERLAP"
+"""Variable that is ``on`` for an engine that is to prepare a step while the one before it computes, as on a GPU."""
+
 add_attention_backend_choices([ATTENTION_BACKEND])
 
 
@@ -31,9 +35,14 @@ class AutellixCpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
         return ATTENTION_BACKEND
 
     def apply_server_args_defaults(self, server_args: Any) -> None:
-        """Tell SGLang that nothing is captured in graphs, which it knows of its own CPU backends only."""
+        """Set what SGLang does not know of a CPU: steps are neither captured in graphs nor overlapped.
+
+        A CPU computes a step while it is launched. What overlapping does there is to hold each token back for a step.
+        """
         if server_args.attention_backend == ATTENTION_BACKEND:
             server_args.disable_cuda_graph = True
+        if not switched_off() and os.environ.get(OVERLAP) != "on":
+            server_args.disable_overlap_schedule = True
 
     def init_backend(self) -> None:
         """Register our attention backend and sampler in a process that runs a model."""

@@ -22,9 +22,6 @@ from autellix_server.cpu_ops.library import CpuOps
 from autellix_server.sglang_plugin.cpu_targets import CPU_OPS_RELIED_ON
 from autellix_server.sglang_plugin.guard import check_engine, refuse
 
-FEW_ROWS = 48
-"""Rows up to which our product is faster than PyTorch's in bfloat16. In float32 it always is."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -117,11 +114,10 @@ class Product:
 
     def __init__(self, ops: CpuOps, dtype: torch.dtype) -> None:
         self._ops, self._dtype = ops, dtype
-        self._rows = FEW_ROWS if dtype is torch.bfloat16 else 1 << 30
 
     def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Return [rows, outputs] of [rows, inputs], [outputs, inputs] and [outputs]."""
-        if x.dim() == 2 and x.shape[0] <= self._rows and x.dtype is self._dtype and x.stride(1) == 1:
+        if x.dim() == 2 and x.shape[0] <= self._ops.max_linear_rows and x.dtype is self._dtype and x.stride(1) == 1:
             return self._ops.linear(x, weight, bias)
         return linear(x, weight, bias)
 

@@ -98,6 +98,7 @@ _CPU = Suite(
     device="cpu",
     shape=TINY,
     page_sizes=(1, 16),
+    variables={"AUTELLIX_CPU_OVERLAP": "on"},
     host_kv_gb=1,
     start_limit_s=240,
     load=Load(

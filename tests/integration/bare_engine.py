@@ -18,8 +18,8 @@ from autellix_server.engine.model import BundledModel
 from autellix_server.engine.supervisor import EngineState, EngineStatus, Supervisor, Timing
 from tests.integration.server import START_LIMIT_S
 
-LOOPS = {"overlap": (), "normal": ("--disable-overlap-schedule",)}
-"""The engine's event loops, and what it is told for each."""
+LOOPS = {"overlap": {"AUTELLIX_CPU_OVERLAP": "on"}, "normal": dict[str, str]()}
+"""The engine's event loops, and the variables it is told each by: a GPU runs the first, a CPU by itself the second."""
 
 _STRAIN = {
     "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1",
@@ -74,10 +74,14 @@ class BareEngine:
         """Return a client of its OpenAI-compatible endpoints."""
         return httpx.AsyncClient(base_url=f"{self.url}/v1", headers=self._headers, timeout=240)
 
+    def info(self) -> dict[str, Any]:
+        """Return what it says of itself in ``/server_info``."""
+        info: dict[str, Any] = httpx.get(f"{self.url}/server_info", headers=self._headers, timeout=60).json()
+        return info
+
     def counts(self) -> dict[str, Any]:
-        """Return what the plugin's scheduler process reports in ``/server_info``."""
-        info = httpx.get(f"{self.url}/server_info", headers=self._headers, timeout=60).json()
-        counts: dict[str, Any] = info["internal_states"][0]["autellix"]
+        """Return what the plugin's scheduler process reports there."""
+        counts: dict[str, Any] = self.info()["internal_states"][0]["autellix"]
         return counts
 
     def flush(self) -> bool:

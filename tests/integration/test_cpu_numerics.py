@@ -112,6 +112,11 @@ def test_float32_answers_are_those_of_transformers(exact: BareEngine, engine_pyt
     assert [answer.bill.cached_tokens for answer in again] == [len(one.prompt) - 1 for one in expected]
 
 
+def test_steps_do_not_overlap_by_themselves(exact: BareEngine) -> None:
+    """A CPU has computed a step when it is launched: its tokens need not wait for the next one."""
+    assert exact.info()["disable_overlap_schedule"] is True
+
+
 async def _answers(http: httpx.AsyncClient, expected: Sequence[Expected], tokens: int) -> list[Answer]:
     """Ask for all at once."""
     calls = (

@@ -15,8 +15,11 @@ from tests.integration.test_failures import run_engine_python
 
 pytestmark = pytest.mark.engine
 
-BOUNDS = {"torch.float32": 16, "torch.bfloat16": 1}
-"""Greatest errors, in units of what the type can tell apart at the largest number of a row."""
+BOUNDS = {"torch.float32": 16.0, "torch.bfloat16": 1.0, "attention torch.bfloat16": 1.5}
+"""Greatest errors of a case, or of a type, in units of what the type can tell apart at the largest number of a row.
+
+Rounding a result to bfloat16 costs half a unit. Attention in bfloat16 rounds its weights as well, as PyTorch's does,
+whose greatest error over the same tensors is 1.1 to 1.35."""
 
 
 def results(engine_python: Path, library: Path, threads: int) -> dict[str, dict[str, Any]]:
@@ -29,8 +32,8 @@ def results(engine_python: Path, library: Path, threads: int) -> dict[str, dict[
 
 
 def too_far_off(cases: dict[str, dict[str, Any]]) -> list[str]:
-    """Return the cases whose error is above the bound of their type."""
-    return [name for name, case in cases.items() if not case["error"] <= BOUNDS[name.split()[1]]]
+    """Return the cases whose error is above their bound."""
+    return [name for name, case in cases.items() if not case["error"] <= BOUNDS.get(name, BOUNDS[name.split()[1]])]
 
 
 def test_operations_are_exact_whoever_computes_them(engine_python: Path) -> None:

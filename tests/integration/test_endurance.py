@@ -35,9 +35,9 @@ def crowded(
     engine_python: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[BareEngine]:
     """An engine with little room on the device and enough in host memory, with either of its event loops."""
-    room = ("--max-total-tokens", "900", *LOOPS[request.param])
+    room = ("--max-total-tokens", "900")
     launch = launch_of(engine_python, *ENGINE, *room, steps_between_plans=4, host_kv_gb=1)
-    with under_strain(), bare_engine(launch, tmp_path_factory.mktemp("engine") / "log") as engine:
+    with under_strain(**LOOPS[request.param]), bare_engine(launch, tmp_path_factory.mktemp("engine") / "log") as engine:
         yield engine
 
 

@@ -36,7 +36,7 @@ overlap_loop = pytest.mark.parametrize("preempting", ["overlap"], indirect=True)
 @pytest.fixture(scope="module")
 def preempting(engine_python: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server that preempts as often as it can, with either of the engine's event loops."""
-    with under_strain(), serve(*PLANS, "--", *ENGINE, *LOOPS[request.param]) as running:
+    with under_strain(**LOOPS[request.param]), serve(*PLANS, "--", *ENGINE) as running:
         yield running
 
 

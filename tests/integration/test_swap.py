@@ -37,8 +37,8 @@ def swapping(
     engine_python: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[BareEngine]:
     """An engine that preempts as often as it can, with host memory for all there is, with either of its event loops."""
-    launch = launch_of(engine_python, *ENGINE, *LOOPS[request.param], steps_between_plans=2, host_kv_gb=1)
-    with under_strain(), bare_engine(launch, tmp_path_factory.mktemp("engine") / "log") as engine:
+    launch = launch_of(engine_python, *ENGINE, steps_between_plans=2, host_kv_gb=1)
+    with under_strain(**LOOPS[request.param]), bare_engine(launch, tmp_path_factory.mktemp("engine") / "log") as engine:
         yield engine
 
 
@@ -73,6 +73,12 @@ def crowd(engine: BareEngine, first: int, count: int, **options: Any) -> tuple[l
 def texts(answers: Sequence[Answer]) -> list[str]:
     """The completions alone."""
     return [answer.text for answer in answers]
+
+
+@both_loops
+def test_the_engine_runs_the_loop_it_was_told_to(swapping: BareEngine, request: pytest.FixtureRequest) -> None:
+    """Steps overlap only for who asks: a CPU would hold each token back."""
+    assert swapping.info()["disable_overlap_schedule"] is (request.node.callspec.params["swapping"] == "normal")
 
 
 @both_loops

@@ -38,9 +38,12 @@ def model(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="module")
 def two_ranks(model: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server that preempts as often as it can, on two ranks, with either of the engine's event loops."""
-    engine = (*ENGINE, *LOOPS[request.param], "--tp", "2")
+    engine = (*ENGINE, "--tp", "2")
     plans = (*PLANS, "--first-bound-s", "0.02")
-    with under_strain(**CHECKED), serve("--model", str(model), *plans, "--", *engine) as running:
+    with (
+        under_strain(**CHECKED, **LOOPS[request.param]),
+        serve("--model", str(model), *plans, "--", *engine) as running,
+    ):
         yield running
 
 

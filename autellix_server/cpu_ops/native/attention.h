@@ -7,19 +7,22 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <vector>
 
 #include "pool.h"
 #include "simd.h"
+#include "tile.h"
 
 namespace autellix {
 
 constexpr int KEYS = 64;         // keys at a time
-constexpr int MAX_ROWS = 64;     // queries of a chunk, counting every head
-constexpr int ROWS_WANTED = 48;  // of a chunk of a prompt
+constexpr int MAX_ROWS = 96;     // queries of a chunk, counting every head
+constexpr int ROWS_WANTED = 96;  // of a chunk of a prompt
 constexpr int MAX_HEAD = 256;    // elements of a head
+constexpr float SLACK = 8;       // weights go up to 2^SLACK before all are taken relative to a higher score
+
+static_assert(KEYS % TILE_COLUMNS == 0 && MAX_HEAD % TILE_COLUMNS == 0);
 
 struct Batch {
     const int32_t* slots;     // [requests, slot_stride]: where the KV of each position lies
@@ -47,160 +50,113 @@ struct Tensors {
 // The queries of one chunk, from their scores with a block of keys to their outputs.
 template <class T>
 struct Rows {
-    int count;
-    T query[MAX_ROWS][MAX_HEAD];
-    uint32_t keys[MAX_HEAD][KEYS];  // the block's keys, turned: 4 bytes of each, then the next 4 of each
-    int64_t limit[MAX_ROWS];  // keys that a query sees
-    float scores[MAX_ROWS][KEYS];
-    float best[MAX_ROWS], sum[MAX_ROWS];
-    float out[MAX_ROWS][MAX_HEAD];
+    int count, size, width;  // `width` is the size to the next tile
+    T query[MAX_ROWS * MAX_HEAD];
+    int64_t limit[MAX_ROWS];           // keys that a query sees
+    uint32_t keys[MAX_HEAD * KEYS];    // the block's keys, turned
+    uint32_t values[KEYS * MAX_HEAD];  // the block's values, a word for each element of one key, or of two in bfloat16
+    float scores[MAX_ROWS * KEYS];     // logarithms to base 2 of the weights
+    T weights[MAX_ROWS * KEYS];
+    float best[MAX_ROWS];              // what weights are relative to
+    float sum[MAX_ROWS * LANES];       // of weights, in each lane
+    float out[MAX_ROWS * MAX_HEAD];
 };
 
-// Turns the keys of a block; what is beyond the last one are copies of it.
-template <class T>
-inline void turn(uint32_t (*turned)[KEYS], const T* const* keys, int count, int size) {
-    constexpr int PER_WORD = sizeof(uint32_t) / sizeof(T);
-    for (int first = 0; first < count; first += LANES)
-        for (int word = 0; word < size / PER_WORD; word += LANES) {
-            words square[LANES];
-            for (int i = 0; i < LANES; ++i)
-                std::memcpy(&square[i], keys[std::min(first + i, count - 1)] + word * PER_WORD, sizeof(words));
-            transpose(square);
-            for (int i = 0; i < LANES; ++i) std::memcpy(turned[word + i] + first, &square[i], sizeof(words));
+// Lays out the values of a block as a panel; a key beyond the last one has the last one's.
+inline void lay_out(uint32_t* panel, int width, const float* const* values, int count, int size) {
+    for (int key = 0; key < count; ++key) std::memcpy(panel + key * width, values[key], size * sizeof(float));
+}
+
+inline void lay_out(uint32_t* panel, int width, const bf16* const* values, int count, int size) {
+    for (int key = 0; key < count; key += 2)
+        for (int i = 0; i < size; i += LANES) {
+            words pair = load_bits(values[key] + i) | load_bits(values[std::min(key + 1, count - 1)] + i) << 16;
+            std::memcpy(panel + key / 2 * width + i, &pair, sizeof pair);
         }
 }
 
-// scores[r][key] = scale * dot(query[r], key), for 4 vectors of keys. Each is added up from the first element on.
-template <class T, int R>
-inline void score(const T (*query)[MAX_HEAD], const uint32_t (*turned)[KEYS], int first, int size, float scale,
-                  float (*scores)[KEYS]) {
-    constexpr int PER_WORD = sizeof(uint32_t) / sizeof(T), V = 4;
-    using Side = typename Dot<T>::Side;
-    floats sums[R][V] = {};
-    for (int word = 0; word < size / PER_WORD; ++word) {
-        Side key[V];
-        for (int v = 0; v < V; ++v) std::memcpy(&key[v], turned[word] + first + v * LANES, sizeof(Side));
-        for (int r = 0; r < R; ++r) {
-            uint32_t part;
-            std::memcpy(&part, query[r] + word * PER_WORD, sizeof part);
-            Side same = (Side)(words{} + part);
-            for (int v = 0; v < V; ++v) sums[r][v] = Dot<T>::add(sums[r][v], same, key[v]);
-        }
-    }
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) store(scores[r] + first + v * LANES, sums[r][v] * scale);
-}
-
-template <class T, int R = 4>
-inline void score(int r, const T (*query)[MAX_HEAD], const uint32_t (*turned)[KEYS], int first, int size, float scale,
-                  float (*scores)[KEYS]) {
-    if constexpr (R > 1) {
-        if (r < R) return score<T, R - 1>(r, query, turned, first, size, scale, scores);
-    }
-    score<T, R>(query, turned, first, size, scale, scores);
-}
-
-// sums[r] += scores[r][key] * values[key], for 4 * V elements of a head.
-template <class T, int R, int V>
-inline void add_values(float (*scores)[KEYS], const T* const* values, int keys, int offset, float (*out)[MAX_HEAD]) {
-    floats sums[R][V];
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) sums[r][v] = load(out[r] + offset + v * LANES);
-    for (int key = 0; key < keys; ++key) {
-        floats value[V];
-        for (int v = 0; v < V; ++v) value[v] = load(values[key] + offset + v * LANES);
-        for (int r = 0; r < R; ++r)
-            for (int v = 0; v < V; ++v) sums[r][v] += scores[r][key] * value[v];
-    }
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) store(out[r] + offset + v * LANES, sums[r][v]);
-}
-
-template <class T, int V, int R = 4>
-inline void add_values(int r, float (*scores)[KEYS], const T* const* values, int keys, int offset, float (*out)[MAX_HEAD]) {
-    if constexpr (R > 1) {
-        if (r < R) return add_values<T, V, R - 1>(r, scores, values, keys, offset, out);
-    }
-    add_values<T, R, V>(scores, values, keys, offset, out);
-}
-
-// Turns a row's scores into weights relative to the highest so far.
+// Turns a row's scores, of which it sees `seen`, into weights. A weight is added up as it is rounded.
 template <class T>
-inline void soften(Rows<T>& rows, int row, int size) {
-    float* scores = rows.scores[row];
-    floats top = all(rows.best[row]);
-    for (int i = 0; i < KEYS; i += LANES) {
-        floats s = load(scores + i);
-        top = s > top ? s : top;
-    }
+inline void soften(Rows<T>& rows, int row, int seen) {
+    float *scores = rows.scores + row * KEYS, *sum = rows.sum + row * LANES;
+    if (seen < KEYS)
+        for (int i = 0; i < KEYS; i += LANES)
+            store(scores + i, numbers(i) < seen ? load(scores + i) : all(-std::numeric_limits<float>::infinity()));
+    floats top = load(scores);
+    for (int i = LANES; i < KEYS; i += LANES) top = higher(load(scores + i), top);
     float best = highest(top);
-    if (best > rows.best[row]) {
-        float shrink = std::exp(rows.best[row] - best);
+    if (best > rows.best[row] + SLACK) {
+        floats shrink = power_of_two(all(rows.best[row] - best));
         rows.best[row] = best;
-        rows.sum[row] *= shrink;
-        for (int i = 0; i < size; i += LANES) store(rows.out[row] + i, load(rows.out[row] + i) * shrink);
+        store(sum, load(sum) * shrink);
+        float* out = rows.out + row * rows.width;
+        for (int i = 0; i < rows.size; i += LANES) store(out + i, load(out + i) * shrink);
     }
-    floats sum{};
+    T* weights = rows.weights + row * KEYS;
+    floats total = load(sum);
     for (int i = 0; i < KEYS; i += LANES) {
-        floats s = load(scores + i);
-        floats weight = s > -std::numeric_limits<float>::max() ? exponential(s - best) : floats{};
-        store(scores + i, weight);
-        sum += weight;
+        store(weights + i, power_of_two(load(scores + i) - rows.best[row]));
+        total += load(weights + i);
     }
-    rows.sum[row] += add_up(sum);
+    store(sum, total);
 }
 
+// Takes the keys from `start` on, `count` of them, into account.
 template <class T>
-void attend(const Tensors<T>& tensors, const Batch& batch, const Heads& heads, int sequence, int64_t first_token,
-            int first_query, int queries, int kv_head) {
-    thread_local Rows<T> rows;
-    int group = heads.query / heads.kv;
+inline void take(Rows<T>& rows, const T* const* keys, const T* const* values, int64_t start, int count, float scale) {
+    int size = rows.size;
+    turn(rows.keys, KEYS, keys, count, size / PER_WORD<T>);
+    tiles(rows.count, rows.query, size, rows.keys, KEYS, count, size / PER_WORD<T>,
+          [](int, int) { return floats{}; },
+          [&](int row, int key, floats sum) { store(rows.scores + row * KEYS + key, sum * scale); });
+    for (int row = 0; row < rows.count; ++row) {
+        int seen = int(std::clamp<int64_t>(rows.limit[row] - start, 0, KEYS));
+        if (seen) soften(rows, row, seen);
+        else std::memset(rows.weights + row * KEYS, 0, KEYS * sizeof(T));
+    }
+    lay_out(rows.values, rows.width, values, count, size);
+    tiles(rows.count, rows.weights, KEYS, rows.values, rows.width, size, (count + PER_WORD<T> - 1) / PER_WORD<T>,
+          [&](int row, int column) { return load(rows.out + row * rows.width + column); },
+          [&](int row, int column, floats sum) { store(rows.out + row * rows.width + column, sum); });
+}
+
+// Not inlined, since a compiler that knows `rows` to be a thread's own looks it up again in every loop.
+template <class T>
+[[gnu::noinline]] void attend(Rows<T>& rows, const Tensors<T>& tensors, const Batch& batch, const Heads& heads,
+                              int sequence, int64_t first_token, int first_query, int queries, int kv_head) {
+    int group = heads.query / heads.kv, size = heads.size;
     int64_t fresh = batch.fresh ? batch.fresh[sequence] : 1;
     rows.count = queries * group;
+    rows.size = size;
+    rows.width = (size + TILE_COLUMNS - 1) / TILE_COLUMNS * TILE_COLUMNS;
     for (int q = 0; q < queries; ++q)
         for (int g = 0; g < group; ++g) {
             int row = q * group + g;
             const T* from = tensors.query + (first_token + first_query + q) * tensors.query_stride;
-            std::memcpy(rows.query[row], from + (kv_head * group + g) * heads.size, heads.size * sizeof(T));
+            std::memcpy(rows.query + row * size, from + (kv_head * group + g) * size, size * sizeof(T));
             rows.limit[row] = batch.lengths[sequence] - fresh + first_query + q + 1;
             rows.best[row] = -std::numeric_limits<float>::max();
-            rows.sum[row] = 0;
-            std::fill_n(rows.out[row], heads.size, 0.0f);
+            store(rows.sum + row * LANES, floats{});
+            std::fill_n(rows.out + row * rows.width, size, 0.0f);
         }
     const int32_t* slots = batch.slots + batch.requests[sequence] * batch.slot_stride;
-    int64_t width = int64_t(heads.kv) * heads.size;
-    for (int64_t start = 0; start < rows.limit[rows.count - 1]; start += KEYS) {
-        int keys = int(std::min<int64_t>(KEYS, rows.limit[rows.count - 1] - start));
-        const T* key_at[KEYS];
-        const T* value_at[KEYS];
-        for (int key = 0; key < keys; ++key) {
-            int64_t at = slots[start + key] * width + kv_head * heads.size;
-            key_at[key] = tensors.keys + at;
-            value_at[key] = tensors.values + at;
+    int64_t width = int64_t(heads.kv) * size, last = rows.limit[rows.count - 1];
+    for (int64_t start = 0; start < last; start += KEYS) {
+        int count = int(std::min<int64_t>(KEYS, last - start));
+        const T* keys[KEYS];
+        const T* values[KEYS];
+        for (int key = 0; key < count; ++key) {
+            int64_t at = slots[start + key] * width + kv_head * size;
+            keys[key] = tensors.keys + at;
+            values[key] = tensors.values + at;
         }
-        turn(rows.keys, key_at, keys, heads.size);
-        for (int row = 0; row < rows.count; row += 4)
-            for (int key = 0; key < keys; key += 4 * LANES)
-                score<T>(std::min(4, rows.count - row), rows.query + row, rows.keys, key, heads.size, heads.scale,
-                         rows.scores + row);
-        for (int row = 0; row < rows.count; ++row) {
-            int seen = int(std::clamp<int64_t>(rows.limit[row] - start, 0, keys));
-            std::fill(rows.scores[row] + seen, rows.scores[row] + KEYS, -std::numeric_limits<float>::infinity());
-            if (seen) soften(rows, row, heads.size); else std::fill_n(rows.scores[row], KEYS, 0.0f);
-        }
-        for (int row = 0; row < rows.count; row += 4) {
-            int some = std::min(4, rows.count - row);
-            int offset = 0;
-            for (; offset + 4 * LANES <= heads.size; offset += 4 * LANES)
-                add_values<T, 4>(some, rows.scores + row, value_at, keys, offset, rows.out + row);
-            for (; offset < heads.size; offset += LANES)
-                add_values<T, 1>(some, rows.scores + row, value_at, keys, offset, rows.out + row);
-        }
+        take(rows, keys, values, start, count, heads.scale * LOG2_E);
     }
     for (int row = 0; row < rows.count; ++row) {
         int64_t token = first_token + first_query + row / group;
-        T* to = tensors.out + (token * heads.query + kv_head * group + row % group) * heads.size;
-        for (int i = 0; i < heads.size; i += LANES) store(to + i, load(rows.out[row] + i) / rows.sum[row]);
+        T* to = tensors.out + (token * heads.query + kv_head * group + row % group) * size;
+        float sum = add_up(load(rows.sum + row * LANES));
+        for (int i = 0; i < size; i += LANES) store(to + i, load(rows.out + row * rows.width + i) / sum);
     }
 }
 
@@ -222,7 +178,8 @@ void attention(const Tensors<T>& tensors, const Batch& batch, const Heads& heads
         Pool::instance().run(std::min(Pool::MAX_CHUNKS, count - done), [&, mine = parts.data()](int chunk) {
             // The last parts of a prompt see the most keys; begun first, they are not what everybody waits for.
             const Part& part = mine[(count - 1 - done - chunk) / heads.kv];
-            attend(tensors, batch, heads, part.sequence, part.first_token, part.first_query, part.queries,
+            thread_local Rows<T> rows;
+            attend(rows, tensors, batch, heads, part.sequence, part.first_token, part.first_query, part.queries,
                    (count - 1 - done - chunk) % heads.kv);
         });
 }

@@ -20,6 +20,7 @@ int autellix_max_group() { return MAX_ROWS; }
 void autellix_threads(int count) { Pool::instance().grow(count); }
 
 #define FOR(T, NAME)                                                                                                  \
+    int autellix_max_linear_rows_##NAME() { return MAX_LINEAR_ROWS<T>; }                                              \
     void autellix_linear_##NAME(const T* x, int64_t x_stride, const T* weight, const T* bias, T* y, int rows,         \
                                 int outputs, int inputs) {                                                            \
         linear(x, x_stride, weight, bias, y, rows, outputs, inputs);                                                  \

@@ -28,9 +28,19 @@ struct bf16 {
     uint16_t bits;
 };
 
+constexpr float LOG2_E = 1.44269504088896341f;
+
 inline floats all(float value) { return value - floats{}; }
 
 using Lanes = std::make_integer_sequence<int, LANES>;
+
+template <int... LANE>
+inline integers numbers(int first, std::integer_sequence<int, LANE...>) {
+    return integers{LANE...} + first;
+}
+
+// The numbers from `first` on, lane by lane.
+inline integers numbers(int first) { return numbers(first, Lanes()); }
 
 // The lanes FROM of x and y together; those from LANES on are y's.
 template <int... FROM, class V>
@@ -77,14 +87,14 @@ inline floats swap_by(floats v, std::integer_sequence<int, LANE...>) {
     return pick<(LANE ^ H)...>(v, v);
 }
 
+// Lane by lane.
+inline floats higher(floats x, floats y) { return x > y ? x : y; }
+
 // The highest of the lanes.
 template <int H = LANES / 2>
 inline float highest(floats v) {
     if constexpr (H == 0) return v[0];
-    else {
-        floats other = swap_by<H>(v, Lanes());
-        return highest<H / 2>(other > v ? other : v);
-    }
+    else return highest<H / 2>(higher(swap_by<H>(v, Lanes()), v));
 }
 
 inline floats load(const float* from) {
@@ -93,18 +103,24 @@ inline floats load(const float* from) {
     return v;
 }
 
-inline floats load(const bf16* from) {
+inline words load_bits(const bf16* from) {
     halves h;
     std::memcpy(&h, from, sizeof h);
-    return (floats)(__builtin_convertvector(h, words) << 16);
+    return __builtin_convertvector(h, words);
 }
+
+inline floats load(const bf16* from) { return (floats)(load_bits(from) << 16); }
 
 inline void store(float* to, floats v) { std::memcpy(to, &v, sizeof v); }
 
 inline void store(bf16* to, floats v) {
+#if defined(__AVX512BF16__)
+    __m256bh h = _mm512_cvtneps_pbh((__m512)v);
+#else
     words bits = (words)v;
     words rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;  // to the nearest, ties to even
     halves h = __builtin_convertvector(v == v ? rounded : (words{} + 0x7fc0), halves);
+#endif
     std::memcpy(to, &h, sizeof h);
 }
 
@@ -139,6 +155,21 @@ inline void transpose(words* square) {
     for (int i = 0; i < LANES; ++i)
         if (!(i & H)) exchange<H>(square[i], square[i + H], Lanes());
     if constexpr (H > 1) transpose<H / 2>(square);
+}
+
+// 2^x for x up to 127, within 2 units in the last place of 2^(x rounded to a float); exactly 0 up to -127.
+inline floats power_of_two(floats x) {
+    x = higher(x, all(-127.0f));
+    const float round_off = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest whole number in the low bits
+    floats shifted = x + round_off;
+    floats r = x - (shifted - round_off);
+    floats p = all(1.32647e-3f);
+    p = p * r + 9.67151e-3f;
+    p = p * r + 5.550734e-2f;
+    p = p * r + 2.4022242e-1f;
+    p = p * r + 6.9314698e-1f;
+    p = p * r + 1.0f;
+    return (floats)((integers)p + ((integers)shifted << 23));
 }
 
 // exp, within 2 units in the last place; below -87 it is 0 for what it is used for.
