@@ -140,6 +140,23 @@ def register(subparsers: Subparsers) -> None:
         metavar="GB",
         help="host memory for KV of calls that made room for others, and of histories (default: 0, they compute again)",
     )
+    parser.add_argument(
+        "--keys-file",
+        metavar="FILE",
+        help="TOML file of tenants and hashed API keys, followed while serving; see: autellix key new --help",
+    )
+    parser.add_argument(
+        "--state",
+        metavar="FILE",
+        help="where programs and what was learned survive a restart, `none` for nowhere (default: a file for each port "
+        "under AUTELLIX_HOME)",
+    )
+    parser.add_argument("--log-format", choices=("text", "json"), help="how a line of the log looks (default: text)")
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        help="info: a line for each call (default: warning)",
+    )
     parser.add_argument("--admin-host", help="address for operators' endpoints, with --admin-port (default: 127.0.0.1)")
     parser.add_argument(
         "--admin-port",

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import aiohttp
 import pytest
-from bench_world import listening
+from gateway_bench_world import listening
 
 from autellix_sdk.bill import decode_bill
 from autellix_sdk.wire import BILL_COMMENT, BILL_HEADER

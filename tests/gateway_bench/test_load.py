@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 
 import pytest
-from bench_world import Says, listening
+from gateway_bench_world import Says, listening
 
 from autellix_server.gateway_bench.client import Exchange, LoadClient
 from autellix_server.gateway_bench.load import KINDS, Kind, Load, answers, offer_calls, offer_streams

@@ -33,6 +33,7 @@ class Prober:
     def __init__(self, fleet: Fleet, hang_limit_s: float) -> None:
         self._fleet = fleet
         self._hang_limit_s = hang_limit_s
+        self._away: set[str] = set()
 
     async def run(self) -> None:
         """Ask until cancelled."""
@@ -45,9 +46,14 @@ class Prober:
     async def _probe(self, session: aiohttp.ClientSession, member: Member) -> None:
         address, clock = member.address, asyncio.get_running_loop().time
         if address is None:
-            member.alive_s = 0.0
+            # Who watches it has noticed first; connections that were open may still hang.
+            self._away.add(member.name)
+            if member.calls:
+                self._judge(member, clock())
             return
-        member.alive_s = member.alive_s or clock()
+        if member.name in self._away or not member.alive_s:
+            self._away.discard(member.name)
+            member.alive_s = clock()
         try:
             async with session.get(f"{address.url}/health") as reply:
                 member.alive_s = clock()
@@ -55,9 +61,12 @@ class Prober:
                 member.breaker.probed(f"/health answers {reply.status}" if sick else None, clock())
         except (aiohttp.ClientError, TimeoutError) as error:
             member.breaker.probed(str(error) or "no answer", clock())
-            silent_s = clock() - member.alive_s
-            if silent_s > self._hang_limit_s and member.address is address:
-                self._lose(member, f"gave no sign of life for {silent_s:.0f} s")
+            self._judge(member, clock())
+
+    def _judge(self, member: Member, now: float) -> None:
+        silent_s = now - member.alive_s
+        if silent_s > self._hang_limit_s:
+            self._lose(member, f"gave no sign of life for {silent_s:.0f} s")
 
     def _lose(self, member: Member, reason: str) -> None:
         _log.warning("engine %s %s", member.name, reason)
