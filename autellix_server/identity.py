@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from autellix_sdk.errors import WireError
 from autellix_sdk.wire import (
+    BILL_HEADER,
     CALL_HEADER,
     PROGRAM_HEADER,
     CallContext,
@@ -88,6 +89,15 @@ def identify(headers: Mapping[str, str], new_id: Callable[[], str], session: str
     if session:
         return Identified(_call_without_sdk(_program_of_session(session), new_id), SESSION_FIELD)
     return Identified(_own_program(new_id), NO_PROGRAM)
+
+
+def knows_us(headers: Mapping[str, str]) -> bool:
+    """Return whether a client expects our comments in a stream: it sends a header of ours. Others may not skip them.
+
+    Args:
+        headers: request headers; names in lower case, or a mapping that ignores case.
+    """
+    return any(name in headers for name in (PROGRAM_HEADER, CALL_HEADER, BILL_HEADER))
 
 
 def session_in(body: bytes) -> str | None:

@@ -13,7 +13,7 @@ import aiohttp
 
 from autellix_sdk.bill import decode_bill
 from autellix_sdk.errors import UsageError
-from autellix_sdk.wire import BILL_COMMENT
+from autellix_sdk.wire import BILL_COMMENT, BILL_HEADER
 from autellix_server.engine.limits import EngineLimits
 from autellix_server.errors import EngineFailure
 
@@ -154,7 +154,8 @@ class HttpClient:
         loop = asyncio.get_running_loop()
         stream = TokenStream()
         sent_s = loop.time()
-        async with _explained(), self._session.post(f"{self._url}/v1/completions", json=body) as reply:
+        url, headers = f"{self._url}/v1/completions", {BILL_HEADER: "1"}  # which asks for the bill in the stream
+        async with _explained(), self._session.post(url, json=body, headers=headers) as reply:
             await _check(reply)
             async for line in reply.content:
                 stream.line(line, loop.time())

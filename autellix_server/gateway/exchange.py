@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from io import BytesIO
 from typing import Any, Self, TypeVar, overload
@@ -22,6 +22,7 @@ from autellix_server.gateway.headers import HOP_BY_HOP, NEVER_ADDED, NOT_FOR_THE
 from autellix_server.gateway.replies import error_event
 from autellix_server.gateway.sse import BillScanner
 from autellix_server.gateway.usage import UsageReader
+from autellix_server.identity import knows_us
 
 _log = logging.getLogger(__name__)
 
@@ -187,7 +188,7 @@ class Exchange:
         """Pass on server-sent events as they come, with the bill in their midst settled."""
         scanner = None
         if bills is not None and hdrs.CONTENT_ENCODING not in headers:
-            scanner = BillScanner(bills.settle)
+            scanner = BillScanner(bills.settle if knows_us(self._request.headers) else _silently(bills))
             headers.popall(hdrs.CONTENT_LENGTH, None)  # Our bill may be longer, or left out.
         response = _relayed(web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers), answer)
         await response.prepare(self._request)
@@ -237,6 +238,15 @@ class Exchange:
     def _fail(self, error: Exception) -> None:
         self._failure = str(error) or type(error).__name__
         _log.warning("engine %s failed a request: %s", self._address.name, self._failure)
+
+
+def _silently(bills: Ticket) -> Callable[[bytes], Awaitable[None]]:
+    """Return what charges bills and shows none."""
+
+    async def settle(text: bytes) -> None:
+        await bills.settle(text)
+
+    return settle
 
 
 def _relayed(response: web.StreamResponse, answer: aiohttp.ClientResponse) -> web.StreamResponse:

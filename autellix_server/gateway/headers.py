@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import hdrs
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from autellix_sdk.wire import STAMP_HEADER
+from autellix_sdk.wire import BILL_HEADER, STAMP_HEADER
 from autellix_server.stamp import ENDED_HEADER
 
 CREDENTIALS = ("authorization", "x-api-key", "api-key")
@@ -32,6 +32,7 @@ NOT_FOR_THE_ENGINE = HOP_BY_HOP | {
     "content-length",
     "expect",
     *CREDENTIALS,
+    BILL_HEADER,
     STAMP_HEADER,
     ENDED_HEADER,
 }

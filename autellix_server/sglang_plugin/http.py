@@ -17,7 +17,7 @@ from typing import Any
 
 from autellix_sdk.bill import CallBill, TimeSplit
 from autellix_sdk.wire import BILL_COMMENT, BILL_HEADER, CallContext, CallId, ProgramId
-from autellix_server.identity import Identified, identify
+from autellix_server.identity import Identified, identify, knows_us
 from autellix_server.scheduling.shares import NO_TENANT, TenantStanding
 from autellix_server.scheduling.table import ActiveCall, ProgramTable
 from autellix_server.sglang_plugin.records import CallTag, RequestRecord, critical_path
@@ -49,6 +49,7 @@ class HttpCall:
         single_call: its program is this call alone.
         tenant: where its tenant stands among the others.
         active: its entry in our own program table; `None` when a gateway's stamp made that unnecessary.
+        shows_bill: its client expects a bill in a stream.
         records: what the scheduler reported so far.
         bill: the bill sent with the response.
     """
@@ -60,6 +61,7 @@ class HttpCall:
     single_call: bool = False
     tenant: TenantStanding = NO_TENANT
     active: ActiveCall | None = None
+    shows_bill: bool = False
     records: list[RequestRecord] = field(default_factory=list)
     bill: CallBill | None = None
 
@@ -152,7 +154,7 @@ class HttpHooks:
         identified = identify(headers, lambda: uuid.uuid4().hex)
         if identified.error is not None:
             _log.warning("call runs as its own program: %s", identified.error)
-        call.identified = identified
+        call.identified, call.shows_bill = identified, knows_us(headers)
         stamp = believed_stamp(headers, self._settings.secret)
         self._ended.extend(believed_ended(headers, self._settings.secret))
         if stamp is None:
@@ -219,7 +221,8 @@ class _BillSender:
             done = _DONE.search(body)
             if (done or not message.get("more_body", False)) and (bill := self._take_bill()) is not None:
                 at = done.start() if done else len(body)
-                message["body"] = body[:at] + BILL_COMMENT + bill + b"\n\n" + body[at:]
+                if self._call.shows_bill:
+                    message["body"] = body[:at] + BILL_COMMENT + bill + b"\n\n" + body[at:]
         await self._send(message)
 
     def _take_bill(self) -> bytes | None:
