@@ -15,12 +15,13 @@ from collections.abc import Callable
 
 from autellix_sdk.bill import CallBill, TimeSplit
 from autellix_sdk.wire import BILL_COMMENT, BILL_HEADER, CALL_HEADER, PROGRAM_HEADER, STAMP_HEADER, CallId, ProgramId
+from autellix_server.engine.marker import MARKER_KEY
 from autellix_server.gateway_bench.precise import precise_loop
 from autellix_server.gateway_bench.wire import MODEL, PATH, BadMessage, Message, asked, header, mark
 from autellix_server.listening import BACKLOG
 
 _MODELS = {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "autellix"}]}
-_SELF = {"model_path": MODEL, "served_model_name": MODEL, "is_generation": True, "autellix": {}}
+_SELF = {"model_path": MODEL, "served_model_name": MODEL, "is_generation": True, MARKER_KEY: {"http": True}}
 RESOURCES = {
     "/health": {},
     "/health_generate": {},

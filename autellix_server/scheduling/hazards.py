@@ -8,6 +8,7 @@ from typing import cast
 from autellix_server.scheduling.levels import Levels
 
 _PRIOR_WEIGHT = 2.0
+_BINS_BEFORE = 2
 _WINDOW = 500.0
 _STALE_SHARE = 1 / 32
 
@@ -19,7 +20,8 @@ class Hazards:
     censored observations, not missing ones (the Kaplan-Meier estimate, binned). Each share is a running mean over the
     last 500 or so programs that were in the bin; older ones fade exponentially. The prior, worth two observations a
     bin, says that a program which has had t seconds ends within the next t with even odds, whatever t: under it the
-    least attained service goes first. Memory: two numbers a bin.
+    least attained service goes first. The first bin, which reaches down to 0, is as likely an end as three bins are.
+    Memory: two numbers a bin.
 
     Args:
         bins: bins of attained service, growing by a constant factor.
@@ -34,6 +36,7 @@ class Hazards:
         self._small_s = small_s
         self._widths_s = [bins.quantum_s(index) for index in range(bins.count - 1)] + [last_s]
         self._share = [1 - 1 / growth] * bins.count
+        self._share[0] = 1 - growth ** -(1 + _BINS_BEFORE)
         self._weight = [_PRIOR_WEIGHT] * bins.count
         self._unused = 0
         self._observed = 0

@@ -6,7 +6,7 @@ from itertools import pairwise
 from math import inf
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from small_engine import make_call
 
@@ -34,6 +34,7 @@ def level(policy: Gittins, attained_s: float, program_class: str = "agent", in_f
 
 
 @given(service, service)
+@example(0.0, 0.125)
 def test_without_data_the_least_attained_service_goes_first(one: float, other: float) -> None:
     """As under ATLAS."""
     policy = Gittins(geometric_levels())
