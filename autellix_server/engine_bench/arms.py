@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autellix_sdk.errors import UsageError
 from autellix_server.cpu_ops.build import SWITCH
 from autellix_server.engine.command import CPU_ENVIRONMENT, POLICY_OFF, SglangLaunch
 from autellix_server.engine.process import Launch
+from autellix_server.engine_bench.any_server import PORT, ServerLaunch, named_command
 
 STOCK = "stock"
 OURS = "ours"
@@ -24,8 +21,7 @@ STOCK_VARIABLES = {SWITCH: "off"}
 What stays is how much it serves at once, in slots, KV tokens and chunks, and that it sleeps while it is idle.
 """
 
-_NAMED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9 ._-]{0,39})=(?P<line>.+)")
-_PORT, _MODEL = "{port}", "{model}"
+_MODEL = "{model}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,44 +84,6 @@ class StockLaunch:
         return shipped | STOCK_VARIABLES
 
 
-@dataclass(frozen=True, slots=True)
-class CommandLaunch:
-    """Any OpenAI-compatible server. Satisfies `process.Launch`.
-
-    Attributes:
-        name: of the arm.
-        words: its command line; ``{port}`` and ``{model}`` stand for the port and the model's folder.
-        model: the folder.
-    """
-
-    name: str
-    words: tuple[str, ...]
-    model: str
-
-    @property
-    def python(self) -> Path:
-        """Interpreter for the guardian: the one that runs this."""
-        return Path(sys.executable)
-
-    @property
-    def policy(self) -> str:
-        """No policy."""
-        return POLICY_OFF
-
-    @property
-    def secret(self) -> bytes:
-        """There is none."""
-        return b""
-
-    def command(self, port: int, config: Path) -> list[str]:
-        """Return the server's command line."""
-        return [word.replace(_PORT, str(port)).replace(_MODEL, self.model) for word in self.words]
-
-    def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return the caller's environment."""
-        return dict(environ)
-
-
 def own_arms(python: Path, model: str, policy: str, slots: int, arguments: Sequence[str]) -> list[Arm]:
     """Return SGLang as it is shipped and the engine as it comes.
 
@@ -148,12 +106,7 @@ def command_arm(text: str, model: str) -> Arm:
     Raises:
         UsageError: it does not; the message says what to write.
     """
-    found = _NAMED.fullmatch(text)
-    if found is None or found["name"] in (STOCK, OURS) or _PORT not in found["line"]:
-        raise UsageError(f"--server is {text!r}; write NAME=COMMAND, with a new name and {_PORT} for the port")
-    try:
-        words = tuple(shlex.split(found["line"]))
-    except ValueError as error:
-        raise UsageError(f"--server {found['name']}: the command line cannot be split: {error}") from error
+    name, words = named_command(text, (STOCK, OURS), {PORT: "the port"})
+    words = tuple(word.replace(_MODEL, model) for word in words)
     gguf = next((Path(word) for word in words if word.endswith(".gguf")), None)
-    return Arm(found["name"], CommandLaunch(found["name"], words, model), sglang=False, gguf=gguf)
+    return Arm(name, ServerLaunch(name, words), sglang=False, gguf=gguf)

@@ -2,63 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import secrets
-import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from autellix_sdk.errors import UsageError
-from autellix_server.engine.command import POLICY_OFF
+from autellix_server.engine_bench.any_server import PORT, ServerLaunch, named_command
 
 DIRECT = "direct"
 OURS = "ours"
 ENGINE = "engine"
 
-_NAMED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9 ._-]{0,39})=(?P<line>.+)")
-_PORT, _ENGINE = "{port}", "{engine}"
+_ENGINE = "{engine}"
 _SECRET_VARIABLE = "AUTELLIX_GATEWAY_BENCH_SECRET"
 _SECRET_BYTES = 16
-
-
-@dataclass(frozen=True, slots=True)
-class ServerLaunch:
-    """Any server of a command line. Satisfies `engine.process.Launch`.
-
-    Attributes:
-        name: of the server.
-        words: its command line; ``{port}`` stands for the port.
-        variables: environment variables beside the caller's.
-    """
-
-    name: str
-    words: tuple[str, ...]
-    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-    @property
-    def python(self) -> Path:
-        """Interpreter for the guardian: the one that runs this."""
-        return Path(sys.executable)
-
-    @property
-    def policy(self) -> str:
-        """No policy."""
-        return POLICY_OFF
-
-    @property
-    def secret(self) -> bytes:
-        """There is none."""
-        return b""
-
-    def command(self, port: int, config: Path) -> list[str]:
-        """Return the server's command line."""
-        return [word.replace(_PORT, str(port)) for word in self.words]
-
-    def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return the caller's environment and the server's own variables."""
-        return {**environ, **self.variables}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +60,7 @@ class OwnArm:
     @property
     def words(self) -> tuple[str, ...]:
         """Its command line, without the engine."""
-        return (sys.executable, "-m", "autellix_server", "serve", "--port", _PORT, *self.arguments)
+        return (sys.executable, "-m", "autellix_server", "serve", "--port", PORT, *self.arguments)
 
     def launch(self, engine_url: str, folder: Path) -> ServerLaunch:
         """Return what starts it in front of an engine; a file in `folder` tells it of the engine."""
@@ -116,7 +75,7 @@ AnyArm = Arm | OwnArm
 
 def engine_launch() -> ServerLaunch:
     """Return what starts the engine."""
-    return ServerLaunch(ENGINE, (sys.executable, "-m", "autellix_server.gateway_bench.fixed_engine", _PORT))
+    return ServerLaunch(ENGINE, (sys.executable, "-m", "autellix_server.gateway_bench.fixed_engine", PORT))
 
 
 def command_arm(text: str) -> Arm:
@@ -125,16 +84,8 @@ def command_arm(text: str) -> Arm:
     Raises:
         UsageError: it does not; the message says what to write.
     """
-    found = _NAMED.fullmatch(text)
-    if found is None or found["name"] in (DIRECT, OURS, ENGINE) or any(hole not in text for hole in (_PORT, _ENGINE)):
-        raise UsageError(
-            f"--server is {text!r}; write NAME=COMMAND, with a new name, {_PORT} for the port and {_ENGINE} for the "
-            "engine's URL"
-        )
-    try:
-        return Arm(found["name"], tuple(shlex.split(found["line"])))
-    except ValueError as error:
-        raise UsageError(f"--server {found['name']}: the command line cannot be split: {error}") from error
+    holes = {PORT: "the port", _ENGINE: "the engine's URL"}
+    return Arm(*named_command(text, (DIRECT, OURS, ENGINE), holes))
 
 
 def names_of(arms: Sequence[AnyArm]) -> list[str]:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from autellix_server.engine.guardian import descendants
 from autellix_server.engine.process import EngineProcess
+from autellix_server.engine_bench.any_server import ServerLaunch
 from autellix_server.engine_bench.usage import cores_s, cores_s_of, memory_of
 from autellix_server.errors import EngineFailure
-from autellix_server.gateway_bench.arms import ServerLaunch
 
 START_LIMIT_S = 120.0
 
