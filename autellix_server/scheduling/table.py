@@ -26,7 +26,8 @@ class TableLimits:
 
     Attributes:
         lease_s: a program without a call in flight ends this long after its last call.
-        tombstone_s: an ended program's row, and with it its attained service, is kept this long.
+        tombstone_s: an ended program's row, and with it its attained service, is kept this long, unless it had no call
+            and nobody ended it.
         max_programs: above this many live rows the stalest idle program ends early; tombstones are bounded alike.
     """
 
@@ -333,7 +334,9 @@ class ProgramTable:
         del self._programs[row.id]
         row.ended_s = now
         if not row.single_call:
-            self._entomb(row)
+            # One that nobody ever used has no account: what is left of it would be memory for anybody to fill.
+            if row.ending or row.last_arrival_s is not None:
+                self._entomb(row)
             self._on_change(row)
         self._on_end(row)
 

@@ -12,7 +12,7 @@ from autellix_server.scheduling.levels import geometric_levels
 from autellix_server.scheduling.policies.attained import AtlasDag, Plas
 from autellix_server.scheduling.table import MAX_THREADS, ActiveCall, ProgramTable, TableLimits
 
-A = ProgramId("a")
+A, B = ProgramId("a"), ProgramId("b")
 
 
 def make_table(**limits: float) -> ProgramTable:
@@ -110,6 +110,22 @@ def test_lease_ends_an_idle_program_and_tombstone_is_forgotten_later() -> None:
     table.expire(now=111.0)
     assert table.get(A) is None
     assert table.arrive(context(), now=112.0).base_service_s == 0.0
+
+
+def test_a_program_without_a_call_is_forgotten_with_its_lease() -> None:
+    """It has no account that anybody could want, unless somebody ended it and may ask again."""
+    changed: list[str] = []
+    table = ProgramTable(
+        Plas(geometric_levels()), TableLimits(lease_s=10.0), on_change=lambda row: changed.append(row.id)
+    )
+    for name in (A, B):
+        table.open(name, None, now=0.0)
+    table.end(B, now=1.0)
+    changed.clear()
+    assert [row.id for row in table.expire(now=10.0)] == [A]
+    assert table.get(A) is None
+    assert table.get(B) is not None
+    assert changed == [A]
 
 
 def test_reopening_renews_the_lease_and_leaves_the_dead_time_out_of_the_bill() -> None:
@@ -223,7 +239,7 @@ def test_changed_rows_are_told_of_and_those_of_single_calls_are_not() -> None:
     table.complete(alone, None, now=1.0)
     assert news() == set()
     for program in "bcd":
-        table.open(ProgramId(program), None, now=2.0)
+        table.complete(table.arrive(context(program), now=2.0), None, now=2.0)
         assert program in news()
     assert [ended.id for ended in table.ended()] == ["a", "b"], "the stalest ended to make room"
     table.expire(now=12.0)
@@ -236,7 +252,7 @@ def test_restored_rows_live_end_and_make_room_as_before() -> None:
     """A table takes up another's rows in their order, ends what was announced to end, and keeps to its own limits."""
     first = make_table()
     for number, program in enumerate("abcdef"):
-        first.open(ProgramId(program), None, now=float(number))
+        first.complete(first.arrive(context(program), now=float(number)), None, now=float(number))
     for program in "dc":
         first.end(ProgramId(program), now=10.0 + (program == "c"))
     ending = first.get(ProgramId("b"))

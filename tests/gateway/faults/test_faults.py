@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import time
@@ -9,9 +10,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import aiohttp
 import httpx
 import pytest
 from fault_world import CHAT, Fleet, engines_of, fleet, identity, program
+
+from autellix_server.engine_bench.usage import memory_of
 
 COMPLETIONS = "/v1/chat/completions"
 LONG = {**CHAT, "max_tokens": 20_000, "stream": True}
@@ -152,6 +156,28 @@ def test_a_program_may_end_twice(two: tuple[Fleet, httpx.Client]) -> None:
     ]
     assert len({json.dumps(result) for results in ends for result in results}) == 1
     assert ends[0][0]["status"] == 200
+
+
+def test_ten_thousand_abandoned_programs_are_gone_by_lease(tmp_path: Path) -> None:
+    """And with them their memory: a second ten thousand takes no more than the first."""
+    with fleet(tmp_path, 1, 20.0, "--lease-s", "3") as running, running.serving() as client:
+        resident = []
+        for crowd in ("a", "b"):
+            asyncio.run(abandon(f"{running.gateway.url}/autellix/v1/programs", crowd))
+            until(lambda: client.get("/health").json()["programs"] == 0)
+            resident.append(memory_of([running.gateway.process.pid]).rss_bytes)
+        assert resident[1] < resident[0] + 5e6, "half a kilobyte a program would show"
+
+
+async def abandon(url: str, crowd: str) -> None:
+    """Open ten thousand programs and leave."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=32)) as session:
+
+        async def begin(number: int) -> None:
+            async with session.post(url, json={"id": f"{crowd}{number}"}) as reply:
+                assert reply.status == 201, await reply.text()
+
+        await asyncio.gather(*map(begin, range(10_000)))
 
 
 def test_a_gateway_killed_under_load_comes_back_with_its_accounts(tmp_path: Path) -> None:
