@@ -231,7 +231,7 @@ async def test_damaged_rows_and_values_are_dropped_with_one_line_of_the_log_each
 
 
 async def test_ten_thousand_abandoned_programs_leave_nothing(tmp_path: Path) -> None:
-    """All gone by lease, again and again: table, memory and file stay as large as after the first time."""
+    """All gone by lease, again and again: memory stays as after the first time, the file as after the second."""
     world = World(tmp_path / "gateway.db", TableLimits(lease_s=10.0, tombstone_s=60.0))
     sizes, memory = [], []
     tracemalloc.start()
