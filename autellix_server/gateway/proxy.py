@@ -35,8 +35,8 @@ CALL_PATHS = frozenset(
 )
 """Paths whose POST runs the model and so is a call of a program."""
 
-WITHHELD_PATHS = frozenset({"/v1/loads"})
-"""Engine endpoints under /v1 that tell about all tenants' load."""
+WITHHELD_PATHS = frozenset({"/v1/loads", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
+"""Engine endpoints under /v1 that are not for clients: all tenants' load, and (vLLM's) what the engine serves."""
 
 
 class Proxy:
@@ -59,8 +59,7 @@ class Proxy:
         """Answer a request under /v1."""
         arrived_s = self._desk.clock()
         path = unquote(request.raw_path.partition("?")[0])
-        # A slash at the end: the engine would redirect the client to its own, private address.
-        if not path.startswith("/v1/") or path in WITHHELD_PATHS or path.endswith("/") or "/../" in f"{path}/":
+        if not _is_ours(path) or "#" in request.raw_path:
             return error_reply(404, f"there is no {path!a} here", "not_found")
         body = await request.read()
         reads = self._desk.reads
@@ -113,3 +112,13 @@ class Proxy:
         except EngineDied:
             self._desk.failed(last)
             raise
+
+
+def _is_ours(path: str) -> bool:
+    """Return whether a decoded path is one that clients may ask an engine for.
+
+    Paths that somebody on the way may take for another one are not: a slash too many, for which engines redirect the
+    client to their own, private address, and dots.
+    """
+    odd = {"", ".", ".."}.intersection(path.split("/")[1:])
+    return path.startswith("/v1/") and not odd and path not in WITHHELD_PATHS
