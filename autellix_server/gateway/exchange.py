@@ -205,6 +205,7 @@ class Exchange:
             self._fail(death)
             rest = error_event("the engine died before the answer was complete", "engine_died")
         except Interruption as reason:
+            self._fail(reason)
             rest = error_event(str(reason), reason.code)
         await response.write_eof(rest)
         return response
@@ -228,14 +229,15 @@ class Exchange:
             self._fail(error)
             raise EngineDied from error
         except Interruption as reason:
-            if reason.retryable:
-                self._fail(reason)
+            self._fail(reason)
             raise
 
     def _interruptible(self) -> AbstractContextManager[None]:
         return nullcontext() if self._ticket is None else self._ticket.interruptible()
 
     def _fail(self, error: Exception) -> None:
+        if isinstance(error, Interruption) and not error.retryable:
+            return  # Somebody wanted it: that says nothing about the engine.
         self._failure = str(error) or type(error).__name__
         _log.warning("engine %s failed a request: %s", self._address.name, self._failure)
 
