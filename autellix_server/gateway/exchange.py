@@ -269,7 +269,7 @@ async def drop_added_headers(request: web.Request, response: web.StreamResponse)
 async def _settle_header(headers: CIMultiDict[str], ticket: Ticket) -> None:
     """Replace the engine's bill by the client's in the headers of an answer that is not streamed."""
     bill = headers.popall(BILL_HEADER, [])
-    settled = await ticket.settle(bill[0].encode()) if bill else None
+    settled = await ticket.settle(bill[0].encode("utf-8", "surrogateescape")) if bill else None
     if settled is not None:
         headers[BILL_HEADER] = settled.decode("ascii")
 

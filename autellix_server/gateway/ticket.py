@@ -266,7 +266,7 @@ class _Stay:
             line.answered(self._call, Answered(total_s, report.first_byte_s, prompt_tokens, output_tokens))
 
     def seen(self, arrived_s: float, sent_s: float, report: Report, now: float) -> SeenTimes | None:
-        """Return what was seen of a call that was sent as far as its program can be charged with it, `None` for nothing.
+        """Return what was seen of a call as far as its program can be charged with it, `None` for nothing.
 
         Of a call that an engine of ours did not bill only what came after its first byte is certain to be service.
         """

@@ -132,6 +132,7 @@ async def test_a_stream_of_a_lost_engine_ends_with_the_reason(gateway: Gateway, 
         "code": "engine_lost",
     }
     await asyncio.wait_for(engines[0].left.wait(), 5)
+    assert gateway.ledger.counters.engine_failures == 1
 
 
 async def test_a_drained_engine_gets_no_new_calls(gateway: Gateway, engines: list[FakeEngine]) -> None:

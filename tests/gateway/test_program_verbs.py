@@ -6,7 +6,8 @@ import asyncio
 import json
 
 import pytest
-from fake_engine import CHAT, FakeEngine, Gateway, identity
+from aiohttp import ClientPayloadError, web
+from fake_engine import CHAT, FakeEngine, Gateway, Seen, identity
 from script_launch import until
 
 COMPLETIONS = "/v1/chat/completions"
@@ -89,3 +90,46 @@ async def test_an_unknown_program_is_a_404(gateway: Gateway, name: str) -> None:
     """Nothing is made up for it."""
     assert (await verb(gateway, name, "nobody"))[0] == 404
     assert gateway.program("nobody") is None
+
+
+async def test_cancelling_is_not_the_engines_fault(gateway: Gateway, engine: FakeEngine) -> None:
+    """However much of an answer was passed on, streamed or not: the engine stays trusted."""
+
+    async def half_an_answer(request: web.Request, seen: Seen) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Length": "10000000", "Content-Type": "application/json"})
+        await answer.prepare(request)
+        await answer.write(b'{"half')
+        await asyncio.sleep(60)
+        return answer
+
+    member = gateway.fleet.get("e0")
+    assert member is not None
+    for number, behave in enumerate([half_an_answer, engine.stay_silent] * 3):
+        engine.behave = behave
+        name = f"p{number}"
+        async with gateway.client.post(gateway.url + COMPLETIONS, json=CHAT, headers=identity(name)) as response:
+            await response.content.readany()
+            assert (await verb(gateway, "cancel", name))[0] == 200
+            if behave is half_an_answer:
+                with pytest.raises(ClientPayloadError):
+                    await asyncio.wait_for(response.read(), 5)
+            else:
+                await asyncio.wait_for(response.read(), 5)
+    await until(lambda: not member.calls)
+    assert (gateway.ledger.counters.engine_failures, member.breaker.state(gateway.clock())) == (0, "closed")
+
+
+async def test_verbs_on_a_program_that_has_ended_meanwhile_change_no_other(
+    gateway: Gateway, engine: FakeEngine
+) -> None:
+    """It is remembered with what was asked of it, so that its next call is held; then it may go on."""
+    await call(gateway, 0)
+    await gateway.json("POST", "/autellix/v1/programs/end", json={"programs": [{"id": "p1"}]})
+    for name in ("pause", "boost"):
+        status, row = await verb(gateway, name)
+        assert (status, row["state"]) == (200, "ended")
+    waiting = asyncio.create_task(call(gateway, 1))
+    await until(lambda: len(gateway.program("p1").calls) == 1)
+    await verb(gateway, "resume")
+    assert await asyncio.wait_for(waiting, 5) == 200
+    assert engine.seen[1].stamp.base_service_us == 0

@@ -17,6 +17,7 @@ from fake_engine import (
     Gateway,
     Seen,
     identity,
+    ready,
     running_engine,
     running_gateway,
 )
@@ -151,6 +152,33 @@ async def test_a_bill_that_is_not_this_calls_is_dropped(
         # Of a stream something was seen: the time since its first byte, which here is none.
         assert (counters.distrusted_bills, counters.estimated, counters.uncharged) == (1, int(stream), int(not stream))
         assert gateway.program("p1").service_us == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "bill", [b"\xff\xfe", b"{}", b"NaN", b'{"service_us": NaN}', b"[" * 9000, b'{"service_us": -1}', b"9" * 5000, b""]
+)
+async def test_a_bill_that_is_none_harms_nobody(stream: bool, bill: bytes) -> None:
+    """The answer passes; the program has no call in flight and is charged nothing."""
+    kind, name = (b"text/event-stream", b"X-Other") if stream else (b"application/json", b"X-Autellix-Bill")
+    body = b"data: 1\n\n: autellix " + bill + b"\n\ndata: [DONE]\n\n" if stream else b"{}"
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: " + kind + b"\r\n" + name + b": " + bill[:5000] + b"\r\n"
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        engine = FakeEngine(ready(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+        async with running_gateway(engine) as gateway:
+            got, passed = await chat(gateway, identity(), stream=stream)
+            assert (got, passed) == (None, b"data: 1\n\n\ndata: [DONE]\n\n" if stream else b"{}")
+            assert gateway.ledger.counters.distrusted_bills == 1
+            row = gateway.program("p1")
+            assert (len(row.calls), row.completed, row.service_us) == (0, 1, 0)
 
 
 async def test_a_second_bill_is_dropped(engine: FakeEngine, gateway: Gateway) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from fake_engine import CHAT, FakeEngine, Gateway, identity, running_engine, running_gateway
+from script_launch import until
 
 from autellix_sdk.bill import decode_bill
 from autellix_server.gateway.tenants.keys import digest_of, new_key
@@ -137,3 +139,31 @@ async def test_a_tenant_over_its_limit_is_told_which_and_when_to_come_back(
         await gateway.json("POST", f"{PROGRAMS}/end", json={"programs": [{"id": "p1"}]}, headers=bearer(ACME))
         status, _ = await gateway.json("POST", PROGRAMS, json={"id": "p9"}, headers=bearer(ACME))
         assert status == 201
+
+
+async def test_a_call_that_no_engine_got_costs_its_tenant_nothing(gateway: Gateway, engine: FakeEngine) -> None:
+    """It waited because its program was paused; what an engine had and nothing was seen of costs a mean call."""
+    engine.service_us = 2_000_000
+    await call(gateway, ACME, "p1")
+    await gateway.json("POST", f"{PROGRAMS}/p1/pause", json={}, headers=bearer(ACME))
+    for number in (1, 2):
+        waiting = asyncio.create_task(call(gateway, ACME, "p1", number))
+        await until(lambda: len(gateway.program("acme.p1").calls) == 1)
+        waiting.cancel()
+        await until(lambda: not gateway.program("acme.p1").calls)
+    await call(gateway, ACME, "p2")
+    assert engine.seen[-1].stamp.tenant.service_us == 2_000_000
+    hung = asyncio.Event()
+
+    async def hang(request: object, seen: object) -> Any:
+        hung.set()
+        await asyncio.sleep(60)
+
+    engine.behave = hang
+    leaving = asyncio.create_task(call(gateway, ACME, "p2", 1))
+    await asyncio.wait_for(hung.wait(), 5)
+    leaving.cancel()
+    await until(lambda: not gateway.program("acme.p2").calls)
+    engine.behave = None
+    await call(gateway, ACME, "p2", 2)
+    assert engine.seen[-1].stamp.tenant.service_us == 6_000_000
