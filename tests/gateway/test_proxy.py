@@ -181,6 +181,28 @@ async def test_a_bill_that_is_none_harms_nobody(stream: bool, bill: bytes) -> No
             assert (len(row.calls), row.completed, row.service_us) == (0, 1, 0)
 
 
+@pytest.mark.parametrize(
+    ("header", "shown"),
+    [
+        ({}, 0),
+        ({"x-autellix-stamp": "v1"}, 0),
+        ({"X-Autellix-Bill": "1"}, 1),
+        ({"X-Autellix-Program": "p1"}, 1),
+        ({"X-Autellix-Call": "v1;s=a;t=0;c=0.0"}, 1),
+    ],
+)
+async def test_a_stream_shows_its_bill_to_clients_that_know_us(
+    gateway: Gateway, engine: FakeEngine, header: dict[str, str], shown: int
+) -> None:
+    """Others may not skip comments: they see the engine's events alone. All are charged."""
+    bill, body = await chat(gateway, {"x-session-id": "s7", **header}, stream=True)
+    assert (bill is not None, body.count(b"autellix")) == (bool(shown), shown)
+    assert body.count(b"data: ") == len(WORDS) + 1
+    assert gateway.ledger.counters.uncharged == gateway.ledger.counters.estimated == 0
+    if not shown:
+        assert gateway.program("s7").service_us == 5000
+
+
 async def test_a_second_bill_is_dropped(engine: FakeEngine, gateway: Gateway) -> None:
     """A call is charged once."""
 
