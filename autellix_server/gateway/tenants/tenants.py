@@ -117,4 +117,4 @@ class Tenants:
 def _check(over: OverLimit | None) -> None:
     if over is not None:
         code = f"over_{over.limit}"
-        raise Refused(429, str(over), code, kind="rate_limit_error", retry_after_s=int(over.retry_after))
+        raise Refused(429, str(over), code, kind="rate_limit_error", retry_after_s=over.retry_after_s)
