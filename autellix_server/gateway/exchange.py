@@ -153,12 +153,12 @@ class Exchange:
     async def _relay(self, answer: aiohttp.ClientResponse, bills: Ticket | None) -> web.StreamResponse:
         """Pass the engine's answer on; a bill is expected if there is somebody to charge it."""
         headers = forwarded(answer.headers, HOP_BY_HOP)
-        if bills is not None:
-            await _settle_header(headers, bills)
         if answer.content_type == _EVENT_STREAM:
             return await self._relay_stream(answer, headers, bills)
         if self._request.method != hdrs.METH_HEAD and 0 < (answer.content_length or 0) <= _SHORT_ANSWER_BYTES:
-            return await self._relay_whole(answer, headers)
+            return await self._relay_whole(answer, headers, bills)
+        if bills is not None:
+            await _settle_header(headers, bills)
         response = _relayed(web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers), answer)
         await response.prepare(self._request)
         try:
@@ -174,10 +174,14 @@ class Exchange:
         await response.write_eof()
         return response
 
-    async def _relay_whole(self, answer: aiohttp.ClientResponse, headers: CIMultiDict[str]) -> web.StreamResponse:
+    async def _relay_whole(
+        self, answer: aiohttp.ClientResponse, headers: CIMultiDict[str], bills: Ticket | None
+    ) -> web.StreamResponse:
         """Pass on a short answer in one piece, head and body: one system call less, and all of it or nothing."""
         body = await self._guarded(answer.read())
         self._total_s = self._clock() - self._began_s
+        if bills is not None:
+            await _settle_header(headers, bills)
         if self._usage is not None:
             self._usage.whole(body)
         return _relayed(web.Response(status=answer.status, reason=answer.reason, headers=headers, body=body), answer)

@@ -112,15 +112,16 @@ class Ticket:
             if address is not None:
                 break
             self._end_stay(Report())
-            without = member
+            if not self.program.paused:
+                without = member
         self._record.note(Stage.SENT, clock(), member.name)
         self.address, self.priority = address, stay.priority
 
     async def _begun(self, stay: _Stay) -> EngineAddress | None:
-        """Wait until an engine may have the call, and return its address; `None`: it was lost meanwhile."""
+        """Wait until an engine may have the call, and return its address, see `_Stay.begin`."""
         try:
             with self.interruptible():
-                return await stay.begin(self._issuer.ledger.clock)
+                return await stay.begin(self.program, self._issuer.ledger.clock)
         except Interruption as reason:
             if not reason.retryable:
                 raise
@@ -234,12 +235,15 @@ class _Stay:
         self._ours = member.ours  # Of an engine that is gone nobody knows.
         self._era = 0
 
-    async def begin(self, clock: Callable[[], float]) -> EngineAddress | None:
-        """Wait until the engine may have the call, and return its address; `None`: it went away meanwhile."""
+    async def begin(self, program: Program, clock: Callable[[], float]) -> EngineAddress | None:
+        """Wait until the engine may have the call, and return its address.
+
+        `None`: meanwhile it went away, or the call's program was paused.
+        """
         member = self.member
         if member.line is not None:
             await member.line.enter(self._call)
-            if member.address is None:
+            if member.address is None or program.paused:
                 member.line.left(self._call)
                 return None
             if member.priority is not None:

@@ -189,3 +189,21 @@ async def test_nothing_is_learned_from_an_engines_refusal(status: int) -> None:
         now.engines[0].behave = None
         assert await now.call(1) == 200
         assert (len(now.windows[0].lessons), now.rest) == (1, [(0, 0, 0)])
+
+
+async def test_calls_of_a_paused_program_stay_behind() -> None:
+    """Also those that were in line already; whoever else is there goes ahead, and what was at the engine goes on."""
+    async with world() as now:
+        inside, *waiting = await now.one_inside_and_held(2)
+        other = asyncio.create_task(now.call(0, "p2"))
+        await until(lambda: now.held == 3)
+        await now.gateway.json("POST", "/autellix/v1/programs/p1/pause", json={})
+        assert not inside.done()
+        now.engines[0].behave = None
+        inside.cancel()
+        assert await asyncio.wait_for(other, 5) == 200
+        await until(lambda: now.rest == [(0, 0, 0)])
+        assert not any(call.done() for call in waiting)
+        await now.gateway.json("POST", "/autellix/v1/programs/p1/resume", json={})
+        assert await asyncio.wait_for(asyncio.gather(*waiting), 5) == [200] * 2
+        assert now.rest == [(0, 0, 0)]
