@@ -17,6 +17,8 @@ from autellix_server.gateway.refusal import Refused, unavailable
 from autellix_server.gateway.replies import error_reply, refused_reply
 from autellix_server.identity import session_in
 
+_CLIENT_LEFT = 499
+
 CALL_PATHS = frozenset(
     f"/v1/{name}"
     for name in (
@@ -78,6 +80,9 @@ class Proxy:
             return error_reply(503 if reason.retryable else 409, str(reason), reason.code, kind="server_error")
         except Refused as refusal:
             return refused_reply(refusal)
+        except ConnectionResetError:
+            # A write has met the closed connection before its end cancelled us. Nobody reads the reply.
+            return web.Response(status=_CLIENT_LEFT)
 
     async def _call(self, request: web.Request, body: bytes, asked: CallRequest) -> web.StreamResponse:
         """Run a call at the engine that it is given; once more at another one if that does not answer."""

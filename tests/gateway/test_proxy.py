@@ -24,6 +24,7 @@ from fake_engine import (
 
 from autellix_sdk.bill import CallBill, decode_bill
 from autellix_server.engine.supervisor import EngineState, EngineStatus
+from autellix_server.gateway import exchange
 from autellix_server.gateway.calls import stretch
 
 COMPLETIONS = "/v1/chat/completions"
@@ -224,6 +225,33 @@ async def test_a_client_that_leaves_cancels_its_call(engine: FakeEngine, gateway
         assert len(gateway.program("p1").calls) == 1
     await asyncio.wait_for(engine.left.wait(), 5)
     assert (len(gateway.program("p1").calls), gateway.program("p1").completed) == (0, 1)
+
+
+class Unread(web.StreamResponse):
+    """An answer whose client leaves just before its end."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Find the connection closed."""
+        assert self._req is not None
+        assert self._req.transport is not None
+        self._req.transport.close()
+        await super().write_eof(data)
+
+
+async def test_a_client_that_leaves_before_the_last_write_is_no_error(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The write says so before anything else does; the call was answered and is charged."""
+    relayed = exchange._relayed
+
+    def unread(response: web.StreamResponse, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        return relayed(Unread(status=response.status, headers=response.headers), answer)
+
+    monkeypatch.setattr(exchange, "_relayed", unread)
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await chat(gateway, identity(), stream=True)
+    assert not [record for record in caplog.records if record.name == "aiohttp.server"]
+    assert (gateway.program("p1").completed, gateway.program("p1").service_us) == (1, 5000)
 
 
 async def test_events_pass_as_they_come(engine: FakeEngine, gateway: Gateway) -> None:
