@@ -23,13 +23,16 @@ CALL_PATHS = frozenset(
     f"/v1/{name}"
     for name in (
         "audio/transcriptions",
+        "audio/translations",
         "chat/completions",
+        "chat/completions/batch",
         "classify",
         "completions",
         "decisions",
         "embeddings",
         "messages",
         "rerank",
+        "reranking",
         "responses",
         "score",
         "systemone",

@@ -120,6 +120,13 @@ async def test_only_calls_that_run_the_model_count(gateway: Gateway, engine: Fak
     assert engine.seen[0].header("x-autellix-stamp") == []
 
 
+@pytest.mark.parametrize("path", ["/v1/audio/translations", "/v1/chat/completions/batch", "/v1/reranking"])
+async def test_no_path_runs_a_model_past_the_accounts(gateway: Gateway, engine: FakeEngine, path: str) -> None:
+    """Also those that only some engines have: they go with a stamp, as their program's."""
+    assert (await gateway.json("POST", path, json=CHAT, headers=identity()))[0] == 200
+    assert (engine.seen[0].stamp.single_call, gateway.program("p1").completed) == (False, 1)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_engine_that_is_not_ours_gets_and_gives_nothing_of_ours(stream: bool) -> None:
     """With the policy off calls are counted and the answer is the engine's, byte for byte."""

@@ -14,7 +14,16 @@ from json.decoder import JSONDecoder
 
 PRIORITY_PATHS = frozenset(
     f"/v1/{name}"
-    for name in ("chat/completions", "classify", "completions", "embeddings", "rerank", "responses", "score")
+    for name in (
+        "chat/completions",
+        "chat/completions/batch",
+        "classify",
+        "completions",
+        "embeddings",
+        "rerank",
+        "responses",
+        "score",
+    )
 )
 """Calls that may carry a `priority`; the messages API has none."""
 
