@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
@@ -34,6 +35,8 @@ _LARGE_BODY_BYTES = 1 << 20
 _SHORT_ANSWER_BYTES = 1 << 20
 _EVENT_STREAM = "text/event-stream"
 _SERVER_ERROR = 500
+_LAST_WORD_S = 1.0
+_DIED = ("the engine died before the answer was complete", "engine_died")
 _ORIGINAL = web.ResponseKey("original", CIMultiDictProxy[str])
 
 
@@ -205,14 +208,22 @@ class Exchange:
                         await response.write(ready)
                 rest = scanner.end() if scanner else b""
             self._total_s = self._clock() - self._began_s
-        except EngineDied as death:
-            self._fail(death)
-            rest = error_event("the engine died before the answer was complete", "engine_died")
-        except Interruption as reason:
-            self._fail(reason)
-            rest = error_event(str(reason), reason.code)
-        await response.write_eof(rest)
+            await response.write_eof(rest)
+        except (EngineDied, Interruption) as end:
+            self._fail(end)
+            answer.close()  # The engine stops now, whether the client reads on or not.
+            await self._end_early(response, end)
         return response
+
+    async def _end_early(self, response: web.StreamResponse, end: EngineDied | Interruption) -> None:
+        """Tell a client why its stream ends; one that does not read it in time is left."""
+        message, code = (str(end), end.code) if isinstance(end, Interruption) else _DIED
+        try:
+            async with asyncio.timeout(_LAST_WORD_S):
+                await response.write_eof(error_event(message, code))
+        except TimeoutError:
+            if self._request.transport is not None:
+                self._request.transport.abort()
 
     async def _next_chunk(self, answer: aiohttp.ClientResponse) -> bytes:
         """Return what has come since the last time, nothing at the end."""

@@ -6,9 +6,11 @@ import asyncio
 import json
 
 import pytest
-from aiohttp import ClientPayloadError, web
+from aiohttp import ClientPayloadError, ClientResponse, web
 from fake_engine import CHAT, FakeEngine, Gateway, Seen, identity
 from script_launch import until
+
+from autellix_server.gateway import exchange
 
 COMPLETIONS = "/v1/chat/completions"
 
@@ -133,3 +135,33 @@ async def test_verbs_on_a_program_that_has_ended_meanwhile_change_no_other(
     await verb(gateway, "resume")
     assert await asyncio.wait_for(waiting, 5) == 200
     assert engine.seen[1].stamp.base_service_us == 0
+
+
+class Deaf(web.StreamResponse):
+    """An answer whose client has stopped reading."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Wait until there is room for the end."""
+        await asyncio.Event().wait()
+
+
+async def test_a_client_that_does_not_read_keeps_no_cancelled_call(
+    gateway: Gateway, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its engine stops at once, and the program ends soon, though nobody takes the error."""
+    relayed = exchange._relayed
+
+    def unread(response: web.StreamResponse, answer: ClientResponse) -> web.StreamResponse:
+        return relayed(Deaf(status=response.status, headers=response.headers), answer)
+
+    monkeypatch.setattr(exchange, "_relayed", unread)
+    monkeypatch.setattr(exchange, "_LAST_WORD_S", 0.05)
+    engine.behave = engine.stay_silent
+    body = {**CHAT, "stream": True}
+    async with gateway.client.post(gateway.url + COMPLETIONS, json=body, headers=identity()) as response:
+        await response.content.readany()
+        await verb(gateway, "cancel")
+        await asyncio.wait_for(engine.left.wait(), 5)
+        await until(lambda: not gateway.program("p1").calls)
+        with pytest.raises(ClientPayloadError):
+            await asyncio.wait_for(response.read(), 5)
