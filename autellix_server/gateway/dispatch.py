@@ -170,8 +170,7 @@ class Dispatcher:
         balanced = BalancedCall(program.id, tokens, request.prefix)
         choice = self._balancer.choose(balanced, [member.load for member in serving.values()], program.pin)
         if choice.moved_from is not None:
-            away = self.fleet.get(choice.moved_from)
-            reason = "away" if away is None or not away.accepts else "overload"
+            reason = "overload" if choice.moved_from in serving else "away"
             self.listeners.noted(PinMove(reason, choice.moved_from, choice.engine.name))
         if choice.pins:
             self.ledger.table.pin(program, choice.engine.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
@@ -34,6 +35,8 @@ _LARGE_BODY_BYTES = 1 << 20
 _SHORT_ANSWER_BYTES = 1 << 20
 _EVENT_STREAM = "text/event-stream"
 _SERVER_ERROR = 500
+_LAST_WORD_S = 1.0
+_DIED = ("the engine died before the answer was complete", "engine_died")
 _ORIGINAL = web.ResponseKey("original", CIMultiDictProxy[str])
 
 
@@ -153,12 +156,12 @@ class Exchange:
     async def _relay(self, answer: aiohttp.ClientResponse, bills: Ticket | None) -> web.StreamResponse:
         """Pass the engine's answer on; a bill is expected if there is somebody to charge it."""
         headers = forwarded(answer.headers, HOP_BY_HOP)
-        if bills is not None:
-            await _settle_header(headers, bills)
         if answer.content_type == _EVENT_STREAM:
             return await self._relay_stream(answer, headers, bills)
         if self._request.method != hdrs.METH_HEAD and 0 < (answer.content_length or 0) <= _SHORT_ANSWER_BYTES:
-            return await self._relay_whole(answer, headers)
+            return await self._relay_whole(answer, headers, bills)
+        if bills is not None:
+            await _settle_header(headers, bills)
         response = _relayed(web.StreamResponse(status=answer.status, reason=answer.reason, headers=headers), answer)
         await response.prepare(self._request)
         try:
@@ -174,10 +177,14 @@ class Exchange:
         await response.write_eof()
         return response
 
-    async def _relay_whole(self, answer: aiohttp.ClientResponse, headers: CIMultiDict[str]) -> web.StreamResponse:
+    async def _relay_whole(
+        self, answer: aiohttp.ClientResponse, headers: CIMultiDict[str], bills: Ticket | None
+    ) -> web.StreamResponse:
         """Pass on a short answer in one piece, head and body: one system call less, and all of it or nothing."""
         body = await self._guarded(answer.read())
         self._total_s = self._clock() - self._began_s
+        if bills is not None:
+            await _settle_header(headers, bills)
         if self._usage is not None:
             self._usage.whole(body)
         return _relayed(web.Response(status=answer.status, reason=answer.reason, headers=headers, body=body), answer)
@@ -201,13 +208,22 @@ class Exchange:
                         await response.write(ready)
                 rest = scanner.end() if scanner else b""
             self._total_s = self._clock() - self._began_s
-        except EngineDied as death:
-            self._fail(death)
-            rest = error_event("the engine died before the answer was complete", "engine_died")
-        except Interruption as reason:
-            rest = error_event(str(reason), reason.code)
-        await response.write_eof(rest)
+            await response.write_eof(rest)
+        except (EngineDied, Interruption) as end:
+            self._fail(end)
+            answer.close()  # The engine stops now, whether the client reads on or not.
+            await self._end_early(response, end)
         return response
+
+    async def _end_early(self, response: web.StreamResponse, end: EngineDied | Interruption) -> None:
+        """Tell a client why its stream ends; one that does not read it in time is left."""
+        message, code = (str(end), end.code) if isinstance(end, Interruption) else _DIED
+        try:
+            async with asyncio.timeout(_LAST_WORD_S):
+                await response.write_eof(error_event(message, code))
+        except TimeoutError:
+            if self._request.transport is not None:
+                self._request.transport.abort()
 
     async def _next_chunk(self, answer: aiohttp.ClientResponse) -> bytes:
         """Return what has come since the last time, nothing at the end."""
@@ -228,14 +244,15 @@ class Exchange:
             self._fail(error)
             raise EngineDied from error
         except Interruption as reason:
-            if reason.retryable:
-                self._fail(reason)
+            self._fail(reason)
             raise
 
     def _interruptible(self) -> AbstractContextManager[None]:
         return nullcontext() if self._ticket is None else self._ticket.interruptible()
 
     def _fail(self, error: Exception) -> None:
+        if isinstance(error, Interruption) and not error.retryable:
+            return  # Somebody wanted it: that says nothing about the engine.
         self._failure = str(error) or type(error).__name__
         _log.warning("engine %s failed a request: %s", self._address.name, self._failure)
 
@@ -267,7 +284,7 @@ async def drop_added_headers(request: web.Request, response: web.StreamResponse)
 async def _settle_header(headers: CIMultiDict[str], ticket: Ticket) -> None:
     """Replace the engine's bill by the client's in the headers of an answer that is not streamed."""
     bill = headers.popall(BILL_HEADER, [])
-    settled = await ticket.settle(bill[0].encode()) if bill else None
+    settled = await ticket.settle(bill[0].encode("utf-8", "surrogateescape")) if bill else None
     if settled is not None:
         headers[BILL_HEADER] = settled.decode("ascii")
 

@@ -167,7 +167,7 @@ class Gateway:
         table = self.ledger.table
         self.state.restore(table, self.ledger.clock())
         for row in table:
-            self.tenants.restored(row.id)
+            self.tenants.count_program(row.id)
         self.dispatcher.estimate.restore(self.state.get(_BYTES_PER_TOKEN))
 
     def _put_learned(self) -> None:

@@ -129,12 +129,15 @@ class ProgramsApi:
             return error_reply(400, str(error), "invalid_program")
         scoped = scoped_id(tenant.name, program)
         known = table.get(scoped)
-        if known is None or known.ended_s is not None:
+        is_new = known is None or known.ended_s is not None
+        if is_new and self._for_operators:
+            self._tenants.count_program(scoped)
+        elif is_new:
             self._tenants.open_program(tenant)
-        row = table.open(scoped, body.name, self._ledger.clock(), tenant=tenant.name)
-        if known is None or known.ended_s is not None:
+        row = table.open(scoped, body.name, self._ledger.clock(), tenant=self._tenants.owner_of(scoped))
+        if is_new:
             self._dispatcher.listeners.program_opened(row)
-        self._ledger.table.mark(row, cancelled=False)
+        table.mark(row, cancelled=False)
         return _json(self._row(row, tenant), status=201)
 
     async def list(self, request: web.Request) -> web.Response:
@@ -166,8 +169,9 @@ class ProgramsApi:
 
     async def boost(self, request: web.Request) -> web.Response:
         """Have a program's calls scheduled as if it had attained nothing, from the next one on."""
+        body = await _read(request, Boost)
         row = self._find(request)
-        self._ledger.table.mark(row, boosted=(await _read(request, Boost)).boosted)
+        self._ledger.table.mark(row, boosted=body.boosted)
         return _json(self._row(row, self._who(request)))
 
     async def cancel(self, request: web.Request) -> web.Response:

@@ -17,17 +17,22 @@ from autellix_server.gateway.refusal import Refused, unavailable
 from autellix_server.gateway.replies import error_reply, refused_reply
 from autellix_server.identity import session_in
 
+_CLIENT_LEFT = 499
+
 CALL_PATHS = frozenset(
     f"/v1/{name}"
     for name in (
         "audio/transcriptions",
+        "audio/translations",
         "chat/completions",
+        "chat/completions/batch",
         "classify",
         "completions",
         "decisions",
         "embeddings",
         "messages",
         "rerank",
+        "reranking",
         "responses",
         "score",
         "systemone",
@@ -35,8 +40,8 @@ CALL_PATHS = frozenset(
 )
 """Paths whose POST runs the model and so is a call of a program."""
 
-WITHHELD_PATHS = frozenset({"/v1/loads"})
-"""Engine endpoints under /v1 that tell about all tenants' load."""
+WITHHELD_PATHS = frozenset({"/v1/loads", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
+"""Engine endpoints under /v1 that are not for clients: all tenants' load, and (vLLM's) what the engine serves."""
 
 
 class Proxy:
@@ -59,8 +64,7 @@ class Proxy:
         """Answer a request under /v1."""
         arrived_s = self._desk.clock()
         path = unquote(request.raw_path.partition("?")[0])
-        # A slash at the end: the engine would redirect the client to its own, private address.
-        if not path.startswith("/v1/") or path in WITHHELD_PATHS or path.endswith("/") or "/../" in f"{path}/":
+        if not _is_ours(path) or "#" in request.raw_path:
             return error_reply(404, f"there is no {path!a} here", "not_found")
         body = await request.read()
         reads = self._desk.reads
@@ -79,6 +83,9 @@ class Proxy:
             return error_reply(503 if reason.retryable else 409, str(reason), reason.code, kind="server_error")
         except Refused as refusal:
             return refused_reply(refusal)
+        except ConnectionResetError:
+            # A write has met the closed connection before its end cancelled us. Nobody reads the reply.
+            return web.Response(status=_CLIENT_LEFT)
 
     async def _call(self, request: web.Request, body: bytes, asked: CallRequest) -> web.StreamResponse:
         """Run a call at the engine that it is given; once more at another one if that does not answer."""
@@ -113,3 +120,13 @@ class Proxy:
         except EngineDied:
             self._desk.failed(last)
             raise
+
+
+def _is_ours(path: str) -> bool:
+    """Return whether a decoded path is one that clients may ask an engine for.
+
+    Paths that somebody on the way may take for another one are not: a slash too many, for which engines redirect the
+    client to their own, private address, and dots.
+    """
+    odd = {"", ".", ".."}.intersection(path.split("/")[1:])
+    return path.startswith("/v1/") and not odd and path not in WITHHELD_PATHS

@@ -13,7 +13,7 @@ from autellix_server.engine.supervisor import EngineAddress
 from autellix_server.gateway.calls import CallLedger, OpenCall
 from autellix_server.gateway.desk import CallRequest, Report
 from autellix_server.gateway.fleet.estimated_bill import SeenTimes
-from autellix_server.gateway.fleet.interruption import Interruptible, Interruption
+from autellix_server.gateway.fleet.interruption import Interruption
 from autellix_server.gateway.fleet.member import Member
 from autellix_server.gateway.fleet.window import Answered
 from autellix_server.gateway.telemetry.events import CallRecord, Listeners, Outcome, Stage
@@ -96,21 +96,36 @@ class Ticket:
             Refused: there is none.
             Interruption: the call was interrupted while it waited.
         """
-        while self.program.paused:
-            self._resumed.clear()
-            with self.interruptible():
-                await self._resumed.wait()
-        member, choice = self._issuer.choose(self.program, self._request, without)
-        assert member.address is not None
-        self._moved = self._moved or choice.moved_from is not None
         clock = self._issuer.ledger.clock
-        self._stay = _Stay(member, self, self._call.in_line(self._prompt_tokens))
-        if member.line is not None:
-            self._record.note(Stage.HELD, clock(), member.name)
-        with self.interruptible():
-            await self._stay.begin(clock)
+        while True:
+            while self.program.paused:
+                self._resumed.clear()
+                with self.interruptible():
+                    await self._resumed.wait()
+            member, choice = self._issuer.choose(self.program, self._request, without)
+            self._moved = self._moved or choice.moved_from is not None
+            stay = self._stay = _Stay(member, self._call.in_line(self._prompt_tokens))
+            member.calls.add(self)
+            if member.line is not None:
+                self._record.note(Stage.HELD, clock(), member.name)
+            address = await self._begun(stay)
+            if address is not None:
+                break
+            self._end_stay(Report())
+            if not self.program.paused:
+                without = member
         self._record.note(Stage.SENT, clock(), member.name)
-        self.address, self.priority = member.address, self._stay.priority
+        self.address, self.priority = address, stay.priority
+
+    async def _begun(self, stay: _Stay) -> EngineAddress | None:
+        """Wait until an engine may have the call, and return its address, see `_Stay.begin`."""
+        try:
+            with self.interruptible():
+                return await stay.begin(self.program, self._issuer.ledger.clock)
+        except Interruption as reason:
+            if not reason.retryable:
+                raise
+            return None
 
     async def move(self, report: Report) -> None:
         """Move to another engine, see `desk.Ticket`."""
@@ -134,8 +149,8 @@ class Ticket:
         bill, tenants, now = self._call.bill, self._issuer.tenants, self._issuer.ledger.clock()
         if bill is not None:
             self._record.settle(bill, now)
-        # Who left before anything was seen of the call is charged a mean one among the shares.
-        unknown = None if report.failure is None and report.status is None else 0.0
+        # Who left an engine before anything was seen of the call is charged a mean one among the shares.
+        unknown = None if self._record.engine and report.failure is None and report.status is None else 0.0
         tenants.charge(self._tenant, unknown if bill is None else bill.service_us / _US)
         tenants.release(self._tenant, 0 if bill is None else bill.prompt_tokens + bill.output_tokens)
         self._record.end(self._outcome(report), now)
@@ -148,21 +163,24 @@ class Ticket:
             return Outcome.FAILED
         if report.total_s is None:
             return Outcome.CLIENT_LEFT
-        return Outcome.REJECTED if report.status is not None and report.status >= _CLIENT_ERROR else Outcome.OK
+        return Outcome.REJECTED if _rejected(report) else Outcome.OK
 
     def _end_stay(self, report: Report) -> None:
         stay, self._stay = self._stay, None
         if stay is None:
             return
+        stay.member.calls.discard(self)
+        if stay.sent_s is None:
+            return  # It only waited there.
         ledger = self._issuer.ledger
         now = ledger.clock()
         ledger.counters.engine_failures += report.failure is not None
-        if report.first_byte_s is not None and stay.sent_s is not None:
+        if report.first_byte_s is not None:
             self._record.note(Stage.FIRST_BYTE, stay.sent_s + report.first_byte_s, stay.member.name)
         if report.failure is not None:
             self._record.note(Stage.FAILED, now, stay.member.name, "engine")
         stay.end(report, now, self._prompt_tokens)
-        seen = stay.seen(self._request.arrived_s, report, now)
+        seen = stay.seen(self._request.arrived_s, stay.sent_s, report, now)
         if report.failure is None and seen is not None:
             self._call.estimate(stay.member.name, seen, report.usage)
         if report.usage is not None:
@@ -181,9 +199,12 @@ class Ticket:
 
     def interrupt(self, reason: Interruption) -> None:
         """Cancel the work on the call; `interruptible` turns the cancellation into `reason`."""
-        if self._interruption is None and self._task is not None:
-            self._interruption = reason
-            self._cancelled = self._cancelled or not reason.retryable
+        known = self._interruption
+        if self._task is None or (known is not None and (reason.retryable or not known.retryable)):
+            return
+        self._interruption = reason
+        self._cancelled = self._cancelled or not reason.retryable
+        if known is None:
             self._task.cancel()
 
     @contextmanager
@@ -207,29 +228,32 @@ class _Stay:
 
     priority: int | None = None
 
-    def __init__(self, member: Member, work: Interruptible, call: Call) -> None:
+    def __init__(self, member: Member, call: Call) -> None:
         self.member = member
-        self._work = work
-        self._call = call
         self.sent_s: float | None = None
+        self._call = call
+        self._ours = member.ours  # Of an engine that is gone nobody knows.
         self._era = 0
 
-    async def begin(self, clock: Callable[[], float]) -> None:
-        """Wait until the engine may have the call."""
+    async def begin(self, program: Program, clock: Callable[[], float]) -> EngineAddress | None:
+        """Wait until the engine may have the call, and return its address.
+
+        `None`: meanwhile it went away, or the call's program was paused.
+        """
         member = self.member
-        member.calls.add(self._work)
         if member.line is not None:
             await member.line.enter(self._call)
+            if member.address is None or program.paused:
+                member.line.left(self._call)
+                return None
             if member.priority is not None:
                 self.priority = member.priority.value_of(self._call.level)
         self.sent_s = clock()
         self._era = member.breaker.sent(self.sent_s)
+        return member.address
 
     def end(self, report: Report, now: float, prompt_tokens: int) -> None:
-        """Take the call out of the engine, which is judged by what became of it."""
-        self.member.calls.discard(self._work)
-        if self.sent_s is None:
-            return
+        """Take a call that was sent out of the engine, which is judged by what became of it."""
         line, breaker, total_s = self.member.line, self.member.breaker, report.total_s
         if report.failure is not None:
             breaker.failed(self._era, report.failure, now)
@@ -239,20 +263,22 @@ class _Stay:
             breaker.answered(self._era, total_s if report.first_byte_s is None else report.first_byte_s, now)
         if line is None:
             return
-        if report.failure is not None or total_s is None:
+        if report.failure is not None or total_s is None or _rejected(report):
             line.left(self._call)
         else:
             output_tokens = 0 if report.usage is None else report.usage.output_tokens
             line.answered(self._call, Answered(total_s, report.first_byte_s, prompt_tokens, output_tokens))
 
-    def seen(self, arrived_s: float, report: Report, now: float) -> SeenTimes | None:
-        """Return what was seen of the call as far as its program can be charged with it, `None` for nothing.
+    def seen(self, arrived_s: float, sent_s: float, report: Report, now: float) -> SeenTimes | None:
+        """Return what was seen of a call as far as its program can be charged with it, `None` for nothing.
 
         Of a call that an engine of ours did not bill only what came after its first byte is certain to be service.
         """
-        if self.sent_s is None:
-            return None
-        first_s = None if report.first_byte_s is None else self.sent_s + report.first_byte_s
-        if self.member.ours:
+        first_s = None if report.first_byte_s is None else sent_s + report.first_byte_s
+        if self._ours:
             return None if first_s is None else SeenTimes(arrived_s, first_s, first_s, now)
-        return SeenTimes(arrived_s, self.sent_s, first_s, now)
+        return SeenTimes(arrived_s, sent_s, first_s, now)
+
+
+def _rejected(report: Report) -> bool:
+    return report.status is not None and report.status >= _CLIENT_ERROR

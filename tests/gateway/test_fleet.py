@@ -9,8 +9,10 @@ from contextlib import AsyncExitStack
 
 import aiohttp
 import pytest
-from fake_engine import CHAT, WORDS, FakeEngine, Gateway, identity, running_engine, running_gateway
+from fake_engine import CHAT, WORDS, FakeEngine, Gateway, Seen, identity, running_engine, running_gateway
 
+from autellix_sdk.bill import decode_bill
+from autellix_sdk.wire import BILL_HEADER
 from autellix_server.engine.supervisor import EngineState, EngineStatus
 from autellix_server.gateway.fleet.interruption import Interruption
 
@@ -75,6 +77,25 @@ async def test_a_call_that_an_engine_does_not_answer_goes_to_another(
     assert (gateway.program("p1").completed, gateway.program("p1").service_us) == (1, 5000)
 
 
+async def test_a_call_is_charged_by_the_engine_that_answered_it(gateway: Gateway, engines: list[FakeEngine]) -> None:
+    """Not by one that died after it had sent its bill, and before all of its answer."""
+
+    async def die_within_body(request: aiohttp.web.Request, seen: Seen) -> aiohttp.web.StreamResponse:
+        headers = {"Content-Length": "100", "Content-Type": "application/json", BILL_HEADER: seen.bill(9).encode()}
+        answer = aiohttp.web.StreamResponse(headers=headers)
+        await answer.prepare(request)
+        await answer.write(b"{")
+        assert request.transport is not None
+        request.transport.close()
+        return answer
+
+    engines[0].behave = die_within_body
+    async with gateway.client.post(gateway.url + COMPLETIONS, json=CHAT, headers=identity()) as response:
+        assert response.status == 200
+        assert decode_bill(response.headers[BILL_HEADER]).service_us == 5000
+    assert (gateway.program("p1").completed, gateway.program("p1").service_us) == (1, 5000)
+
+
 async def test_a_call_is_tried_at_two_engines_and_no_more(gateway: Gateway, engines: list[FakeEngine]) -> None:
     """A call that kills engines must not kill all of them."""
     async with running_engine(name="e2") as third:
@@ -132,6 +153,7 @@ async def test_a_stream_of_a_lost_engine_ends_with_the_reason(gateway: Gateway, 
         "code": "engine_lost",
     }
     await asyncio.wait_for(engines[0].left.wait(), 5)
+    assert gateway.ledger.counters.engine_failures == 1
 
 
 async def test_a_drained_engine_gets_no_new_calls(gateway: Gateway, engines: list[FakeEngine]) -> None:

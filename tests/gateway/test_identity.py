@@ -76,6 +76,8 @@ def test_a_session_in_the_body_counts_where_no_header_says_anything() -> None:
     named = found({}, body)
     assert (named.context.program, named.source, named.single_call) == ("s7", "session_id", False)
     assert found({"x-session-id": "h"}, body).context.program == "h"
+    odd = found({}, b'{"session_id": "\\ud800"}').context.program
+    assert odd == found({}, b'{"session_id": "\\ud800"}').context.program
     for other in (b'{"session_id": 7}', b'{"messages": ["\\"session_id\\""]}', b'["session_id"]', b'{"session_id": "s'):
         assert found({}, other).source == "none"
 

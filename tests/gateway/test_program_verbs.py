@@ -6,8 +6,11 @@ import asyncio
 import json
 
 import pytest
-from fake_engine import CHAT, FakeEngine, Gateway, identity
+from aiohttp import ClientPayloadError, ClientResponse, web
+from fake_engine import CHAT, FakeEngine, Gateway, Seen, identity
 from script_launch import until
+
+from autellix_server.gateway import exchange
 
 COMPLETIONS = "/v1/chat/completions"
 
@@ -89,3 +92,76 @@ async def test_an_unknown_program_is_a_404(gateway: Gateway, name: str) -> None:
     """Nothing is made up for it."""
     assert (await verb(gateway, name, "nobody"))[0] == 404
     assert gateway.program("nobody") is None
+
+
+async def test_cancelling_is_not_the_engines_fault(gateway: Gateway, engine: FakeEngine) -> None:
+    """However much of an answer was passed on, streamed or not: the engine stays trusted."""
+
+    async def half_an_answer(request: web.Request, seen: Seen) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Length": "10000000", "Content-Type": "application/json"})
+        await answer.prepare(request)
+        await answer.write(b'{"half')
+        await asyncio.sleep(60)
+        return answer
+
+    member = gateway.fleet.get("e0")
+    assert member is not None
+    for number, behave in enumerate([half_an_answer, engine.stay_silent] * 3):
+        engine.behave = behave
+        name = f"p{number}"
+        async with gateway.client.post(gateway.url + COMPLETIONS, json=CHAT, headers=identity(name)) as response:
+            await response.content.readany()
+            assert (await verb(gateway, "cancel", name))[0] == 200
+            if behave is half_an_answer:
+                with pytest.raises(ClientPayloadError):
+                    await asyncio.wait_for(response.read(), 5)
+            else:
+                await asyncio.wait_for(response.read(), 5)
+    await until(lambda: not member.calls)
+    assert (gateway.ledger.counters.engine_failures, member.breaker.state(gateway.clock())) == (0, "closed")
+
+
+async def test_verbs_on_a_program_that_has_ended_meanwhile_change_no_other(
+    gateway: Gateway, engine: FakeEngine
+) -> None:
+    """It is remembered with what was asked of it, so that its next call is held; then it may go on."""
+    await call(gateway, 0)
+    await gateway.json("POST", "/autellix/v1/programs/end", json={"programs": [{"id": "p1"}]})
+    for name in ("pause", "boost"):
+        status, row = await verb(gateway, name)
+        assert (status, row["state"]) == (200, "ended")
+    waiting = asyncio.create_task(call(gateway, 1))
+    await until(lambda: len(gateway.program("p1").calls) == 1)
+    await verb(gateway, "resume")
+    assert await asyncio.wait_for(waiting, 5) == 200
+    assert engine.seen[1].stamp.base_service_us == 0
+
+
+class Deaf(web.StreamResponse):
+    """An answer whose client has stopped reading."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Wait until there is room for the end."""
+        await asyncio.Event().wait()
+
+
+async def test_a_client_that_does_not_read_keeps_no_cancelled_call(
+    gateway: Gateway, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its engine stops at once, and the program ends soon, though nobody takes the error."""
+    relayed = exchange._relayed
+
+    def unread(response: web.StreamResponse, answer: ClientResponse) -> web.StreamResponse:
+        return relayed(Deaf(status=response.status, headers=response.headers), answer)
+
+    monkeypatch.setattr(exchange, "_relayed", unread)
+    monkeypatch.setattr(exchange, "_LAST_WORD_S", 0.05)
+    engine.behave = engine.stay_silent
+    body = {**CHAT, "stream": True}
+    async with gateway.client.post(gateway.url + COMPLETIONS, json=body, headers=identity()) as response:
+        await response.content.readany()
+        await verb(gateway, "cancel")
+        await asyncio.wait_for(engine.left.wait(), 5)
+        await until(lambda: not gateway.program("p1").calls)
+        with pytest.raises(ClientPayloadError):
+            await asyncio.wait_for(response.read(), 5)

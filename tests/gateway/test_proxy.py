@@ -17,12 +17,14 @@ from fake_engine import (
     Gateway,
     Seen,
     identity,
+    ready,
     running_engine,
     running_gateway,
 )
 
 from autellix_sdk.bill import CallBill, decode_bill
 from autellix_server.engine.supervisor import EngineState, EngineStatus
+from autellix_server.gateway import exchange
 from autellix_server.gateway.calls import stretch
 
 COMPLETIONS = "/v1/chat/completions"
@@ -118,6 +120,13 @@ async def test_only_calls_that_run_the_model_count(gateway: Gateway, engine: Fak
     assert engine.seen[0].header("x-autellix-stamp") == []
 
 
+@pytest.mark.parametrize("path", ["/v1/audio/translations", "/v1/chat/completions/batch", "/v1/reranking"])
+async def test_no_path_runs_a_model_past_the_accounts(gateway: Gateway, engine: FakeEngine, path: str) -> None:
+    """Also those that only some engines have: they go with a stamp, as their program's."""
+    assert (await gateway.json("POST", path, json=CHAT, headers=identity()))[0] == 200
+    assert (engine.seen[0].stamp.single_call, gateway.program("p1").completed) == (False, 1)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_engine_that_is_not_ours_gets_and_gives_nothing_of_ours(stream: bool) -> None:
     """With the policy off calls are counted and the answer is the engine's, byte for byte."""
@@ -153,6 +162,55 @@ async def test_a_bill_that_is_not_this_calls_is_dropped(
         assert gateway.program("p1").service_us == 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "bill", [b"\xff\xfe", b"{}", b"NaN", b'{"service_us": NaN}', b"[" * 9000, b'{"service_us": -1}', b"9" * 5000, b""]
+)
+async def test_a_bill_that_is_none_harms_nobody(stream: bool, bill: bytes) -> None:
+    """The answer passes; the program has no call in flight and is charged nothing."""
+    kind, name = (b"text/event-stream", b"X-Other") if stream else (b"application/json", b"X-Autellix-Bill")
+    body = b"data: 1\n\n: autellix " + bill + b"\n\ndata: [DONE]\n\n" if stream else b"{}"
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: " + kind + b"\r\n" + name + b": " + bill[:5000] + b"\r\n"
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        engine = FakeEngine(ready(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+        async with running_gateway(engine) as gateway:
+            got, passed = await chat(gateway, identity(), stream=stream)
+            assert (got, passed) == (None, b"data: 1\n\n\ndata: [DONE]\n\n" if stream else b"{}")
+            assert gateway.ledger.counters.distrusted_bills == 1
+            row = gateway.program("p1")
+            assert (len(row.calls), row.completed, row.service_us) == (0, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("header", "shown"),
+    [
+        ({}, 0),
+        ({"x-autellix-stamp": "v1"}, 0),
+        ({"X-Autellix-Bill": "1"}, 1),
+        ({"X-Autellix-Program": "p1"}, 1),
+        ({"X-Autellix-Call": "v1;s=a;t=0;c=0.0"}, 1),
+    ],
+)
+async def test_a_stream_shows_its_bill_to_clients_that_know_us(
+    gateway: Gateway, engine: FakeEngine, header: dict[str, str], shown: int
+) -> None:
+    """Others may not skip comments: they see the engine's events alone. All are charged."""
+    bill, body = await chat(gateway, {"x-session-id": "s7", **header}, stream=True)
+    assert (bill is not None, body.count(b"autellix")) == (bool(shown), shown)
+    assert body.count(b"data: ") == len(WORDS) + 1
+    assert gateway.ledger.counters.uncharged == gateway.ledger.counters.estimated == 0
+    if not shown:
+        assert gateway.program("s7").service_us == 5000
+
+
 async def test_a_second_bill_is_dropped(engine: FakeEngine, gateway: Gateway) -> None:
     """A call is charged once."""
 
@@ -174,6 +232,33 @@ async def test_a_client_that_leaves_cancels_its_call(engine: FakeEngine, gateway
         assert len(gateway.program("p1").calls) == 1
     await asyncio.wait_for(engine.left.wait(), 5)
     assert (len(gateway.program("p1").calls), gateway.program("p1").completed) == (0, 1)
+
+
+class Unread(web.StreamResponse):
+    """An answer whose client leaves just before its end."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Find the connection closed."""
+        assert self._req is not None
+        assert self._req.transport is not None
+        self._req.transport.close()
+        await super().write_eof(data)
+
+
+async def test_a_client_that_leaves_before_the_last_write_is_no_error(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The write says so before anything else does; the call was answered and is charged."""
+    relayed = exchange._relayed
+
+    def unread(response: web.StreamResponse, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        return relayed(Unread(status=response.status, headers=response.headers), answer)
+
+    monkeypatch.setattr(exchange, "_relayed", unread)
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await chat(gateway, identity(), stream=True)
+    assert not [record for record in caplog.records if record.name == "aiohttp.server"]
+    assert (gateway.program("p1").completed, gateway.program("p1").service_us) == (1, 5000)
 
 
 async def test_events_pass_as_they_come(engine: FakeEngine, gateway: Gateway) -> None:
@@ -277,6 +362,11 @@ async def test_a_body_over_the_limit_is_a_413(engine: FakeEngine) -> None:
         "/v1/loads",
         "/v1/loads/",
         "/v1/%6coads?include=all",
+        "/v1/loads#fragment",
+        "/v1/chat/completions#fragment",
+        "/v1//loads",
+        "/v1/./loads",
+        "/v1/load_lora_adapter",
         "/v1/../server_info",
         "/v1/%2e%2e/server_info",
         "/v1",

@@ -93,7 +93,7 @@ async def test_a_restarted_engine_is_told_again(tmp_path: Path) -> None:
         made.fleet.add(member)
         row = made.ledger.table.open("p1", "agent", 0.0)  # type: ignore[arg-type]
         row.service_us = 7000
-        made.tenants.restored(row.id)
+        made.tenants.count_program(row.id)
         made.ledger.end(row.id)
         assert [program.service_us for program in member.ended.take()] == [7000]
         made.engine_changed("e0", EngineStatus(EngineState.RESTARTING, "exited"))

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import pytest
-from fake_engine import CHAT, FakeEngine, Gateway, identity, running_engine, running_gateway
+from aiohttp import web
+from fake_engine import CHAT, Clock, FakeEngine, Gateway, identity, running_engine, running_gateway
+from script_launch import until
 
 from autellix_sdk.bill import decode_bill
+from autellix_server.gateway.app import make_apps, make_runner
+from autellix_server.gateway.gateway import Gateway as TheGateway
+from autellix_server.gateway.settings import ServeSettings
 from autellix_server.gateway.tenants.keys import digest_of, new_key
 
 COMPLETIONS = "/v1/chat/completions"
@@ -137,3 +144,54 @@ async def test_a_tenant_over_its_limit_is_told_which_and_when_to_come_back(
         await gateway.json("POST", f"{PROGRAMS}/end", json={"programs": [{"id": "p1"}]}, headers=bearer(ACME))
         status, _ = await gateway.json("POST", PROGRAMS, json={"id": "p9"}, headers=bearer(ACME))
         assert status == 201
+
+
+async def test_a_call_that_no_engine_got_costs_its_tenant_nothing(gateway: Gateway, engine: FakeEngine) -> None:
+    """It waited because its program was paused; what an engine had and nothing was seen of costs a mean call."""
+    engine.service_us = 2_000_000
+    await call(gateway, ACME, "p1")
+    await gateway.json("POST", f"{PROGRAMS}/p1/pause", json={}, headers=bearer(ACME))
+    for number in (1, 2):
+        waiting = asyncio.create_task(call(gateway, ACME, "p1", number))
+        await until(lambda: len(gateway.program("acme.p1").calls) == 1)
+        waiting.cancel()
+        await until(lambda: not gateway.program("acme.p1").calls)
+    await call(gateway, ACME, "p2")
+    assert engine.seen[-1].stamp.tenant.service_us == 2_000_000
+    hung = asyncio.Event()
+
+    async def hang(request: object, seen: object) -> Any:
+        hung.set()
+        await asyncio.sleep(60)
+
+    engine.behave = hang
+    leaving = asyncio.create_task(call(gateway, ACME, "p2", 1))
+    await asyncio.wait_for(hung.wait(), 5)
+    leaving.cancel()
+    await until(lambda: not gateway.program("acme.p2").calls)
+    engine.behave = None
+    await call(gateway, ACME, "p2", 2)
+    assert engine.seen[-1].stamp.tenant.service_us == 6_000_000
+
+
+async def test_a_program_that_an_operator_opens_ends_like_any_other() -> None:
+    """Whoever's it is: the tenant's in its name, or nobody's."""
+    clock = Clock()
+    made = TheGateway(ServeSettings(admin_port=0), environ={"AUTELLIX_KEYS": KEYS}, clock=clock)
+    admin = make_apps(made).admin
+    assert admin is not None
+    runner = make_runner(admin)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}{PROGRAMS}"
+        async with aiohttp.ClientSession() as client:
+            for name, tenant in (("acme.p1", "acme"), ("initech.p1", "initech")):
+                async with client.post(url, json={"id": name}) as response:
+                    row = await response.json()
+                    assert (response.status, row["id"], row["tenant"]) == (201, name, tenant)
+        clock.now_s += 10_000
+        made.ledger.expire()
+        assert (len(made.ledger.table), len(list(made.ledger.table.ended()))) == (0, 2)
+    finally:
+        await runner.cleanup()

@@ -123,6 +123,25 @@ async def test_stream_carries_the_bill_as_a_comment_just_before_done(stream: lis
     assert rest in (b"", b"data: [DONE]\n\n")
 
 
+@pytest.mark.parametrize(
+    ("header", "shown"),
+    [({}, False), ({BILL_HEADER: "1"}, True), ({PROGRAM_HEADER: "p"}, True), ({CALL_HEADER: CALL.format(0)}, True)],
+)
+async def test_stream_shows_its_bill_to_clients_that_know_us(header: Headers, shown: bool) -> None:
+    """Others may not skip comments. All are charged, as the next call of their session shows."""
+    engine = Engine(stream=[b"data: {}\n\n", b"data: [DONE]\n\n"], decode_us=2_000_000)
+    session = {"x-session-id": "s7"}
+    _, body = await engine.call(session | header)
+    assert (BILL_COMMENT in body, body.startswith(b"data: {}"), body.endswith(b"data: [DONE]\n\n")) == (
+        shown,
+        True,
+        True,
+    )
+    if not shown:
+        await engine.call(session)
+        assert [tag.base_service_us for tag in engine.tags] == [0, 2_000_000]
+
+
 async def test_request_that_runs_nothing_carries_no_bill() -> None:
     """Health checks and the like stay as they are."""
     headers, _ = await Engine().call(ours(), path="/health")

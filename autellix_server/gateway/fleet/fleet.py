@@ -21,9 +21,6 @@ class Fleet:
     def __iter__(self) -> Iterator[Member]:
         return iter(tuple(self._members.values()))
 
-    def __len__(self) -> int:
-        return len(self._members)
-
     def get(self, name: str) -> Member | None:
         """Return the member called `name`."""
         return self._members.get(name)
@@ -35,11 +32,6 @@ class Fleet:
     def remove(self, name: str) -> None:
         """Take an engine out; calls in it are left to end."""
         del self._members[name]
-
-    @property
-    def ready(self) -> bool:
-        """Whether some engine can be reached."""
-        return any(member.address is not None for member in self)
 
     @property
     def models(self) -> tuple[str, ...]:

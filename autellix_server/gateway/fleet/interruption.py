@@ -23,4 +23,7 @@ class Interruptible(Protocol):
     """Work on a call that can be interrupted."""
 
     def interrupt(self, reason: Interruption) -> None:
-        """End the work as soon as the event loop turns; the first reason counts."""
+        """End the work as soon as the event loop turns.
+
+        The first reason counts, unless a later one has the call sent nowhere else.
+        """

@@ -80,4 +80,6 @@ class Line:
 
     def _release(self) -> None:
         for call in self._holding.release(self._clock(), self._window.free):
-            self._waiting.pop(call).set_result(self._window.sent())
+            turn, sent = self._waiting.pop(call), self._window.sent()
+            if not turn.done():  # Else its wait was cancelled, and it gives its place back as soon as it runs.
+                turn.set_result(sent)

@@ -12,7 +12,19 @@ import json
 from collections.abc import Iterator
 from json.decoder import JSONDecoder
 
-PRIORITY_PATHS = frozenset(f"/v1/{name}" for name in ("chat/completions", "completions", "embeddings", "responses"))
+PRIORITY_PATHS = frozenset(
+    f"/v1/{name}"
+    for name in (
+        "chat/completions",
+        "chat/completions/batch",
+        "classify",
+        "completions",
+        "embeddings",
+        "rerank",
+        "responses",
+        "score",
+    )
+)
 """Calls that may carry a `priority`; the messages API has none."""
 
 _KEY = "priority"

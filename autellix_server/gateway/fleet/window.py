@@ -136,8 +136,6 @@ class Window:
         self.settings = settings or WindowSettings()
         self.in_flight = 0
         """Calls in the engine."""
-        self.waiting_share = 0.0
-        """Share of their time in the engine that calls waited there, as measured last."""
         self._size = float(self.settings.initial)
         self._era = 0
         self.looking_back = False
@@ -204,7 +202,6 @@ class Window:
         share = _waiting_share(half, self._full)
         if share is None:
             return
-        self.waiting_share = share
         settings = self.settings
         if share > settings.high:
             self._steady = True

@@ -52,9 +52,9 @@ class OverLimit:
         return f"over the limit of {self.allowed} {self.limit.replace('_', ' ')} of this API key's tenant"
 
     @property
-    def retry_after(self) -> str:
+    def retry_after_s(self) -> int:
         """Value of the header ``Retry-After``: whole seconds, 1 or more."""
-        return str(max(1, ceil(self.retry_s)))
+        return max(1, ceil(self.retry_s))
 
 
 @dataclass(slots=True)

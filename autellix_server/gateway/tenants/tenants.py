@@ -101,19 +101,20 @@ class Tenants:
         """
         _check(self._limiter.open_program(tenant.name, tenant.limits, self._clock()))
 
-    def restored(self, program: ProgramId) -> None:
-        """Count a program in that lived before a restart."""
-        self._limiter.open_program(self._name_of(program), NO_LIMITS, self._clock())
+    def count_program(self, program: ProgramId) -> None:
+        """Count a program in, whatever the limits: it lived before a restart, or an operator opens it."""
+        self._limiter.open_program(self.owner_of(program), NO_LIMITS, self._clock())
 
     def program_ended(self, program: ProgramId) -> None:
         """Count a program out, whatever ended it."""
-        self._limiter.program_ended(self._name_of(program))
+        self._limiter.program_ended(self.owner_of(program))
 
-    def _name_of(self, program: ProgramId) -> str:
+    def owner_of(self, program: ProgramId) -> str:
+        """Return the name of the tenant whose program it is."""
         return tenant_of(program) if self.keyed else ""
 
 
 def _check(over: OverLimit | None) -> None:
     if over is not None:
         code = f"over_{over.limit}"
-        raise Refused(429, str(over), code, kind="rate_limit_error", retry_after_s=int(over.retry_after))
+        raise Refused(429, str(over), code, kind="rate_limit_error", retry_after_s=over.retry_after_s)
