@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from autellix_server.engine.supervisor import EngineStatus
     from autellix_server.gateway.backend import Backend
     from autellix_server.gateway.settings import ServeSettings
-    from autellix_server.gateway.telemetry.logs import LogFormat, LogLevel
 
 EPILOG = """\
 what happens:
@@ -180,11 +178,12 @@ def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; exit status 0 then."""
     from autellix_server.gateway.settings import ServeSettings, read_settings
     from autellix_server.gateway.sockets import bind
+    from autellix_server.gateway.telemetry.logs import set_up_logging
 
     if args.until_stdin_ends:
         stop_when_stdin_ends()
     settings = read_settings({name: getattr(args, name, None) for name in ServeSettings.model_fields})
-    log_to_stderr(settings.log_format, settings.log_level)
+    set_up_logging(settings.log_format, settings.log_level)
     refuse_early(settings, args.passthrough)
     # The thread that writes the state file waits for the interpreter: 5 ms a step, and longer beside a busy event loop
     # that gives it away for a moment in every turn.
@@ -193,21 +192,6 @@ def run(args: argparse.Namespace) -> int:
         warn_if_open(settings)
         launches = prepare_launches(settings, args.passthrough)
         return asyncio.run(serve(settings, launches, bound, as_json=args.json))
-
-
-def log_to_stderr(log_format: LogFormat = "text", level: LogLevel = "warning") -> None:
-    """Log on standard error; what a client sends must not fill it with tracebacks."""
-    from aiohttp.http_exceptions import HttpProcessingError
-
-    from autellix_server.gateway.telemetry.logs import set_up_logging
-
-    def shorten(record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
-            record.msg, record.args, record.exc_info = "a malformed HTTP request was refused", (), None
-        return True
-
-    set_up_logging(log_format, level)
-    logging.getLogger("aiohttp.server").addFilter(shorten)
 
 
 def refuse_early(settings: ServeSettings, arguments: list[str]) -> None:
