@@ -79,7 +79,7 @@ class Backend:
             make_line=self.gateway.make_line,
             on_change=self._changed,
         )
-        self._prober = Prober(self.fleet, settings.hang_limit_s)
+        self._prober = Prober(self.fleet, settings.hang_limit_s, self.gateway.ledger.clock)
         self._tls = tls_context(settings)
         self._exit = AsyncExitStack()
         self.url = self.admin_url = ""
@@ -108,10 +108,12 @@ class Backend:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         # The gateway first: calls in flight are cancelled at engines that are still there to notice.
-        await self._exit.aclose()
-        for task in (self._probing, self._life):
-            task.cancel()
-        await asyncio.gather(self._probing, self._life, return_exceptions=True)
+        try:
+            await self._exit.aclose()
+        finally:
+            for task in (self._probing, self._life):
+                task.cancel()
+            await asyncio.gather(self._probing, self._life, return_exceptions=True)
 
     async def _serve(self, app: web.Application, site: Callable[..., web.BaseSite], *where: Any, **how: Any) -> None:
         """Serve an application until the exit."""
@@ -144,12 +146,16 @@ class Backend:
             self._life.result()
 
     async def failed(self) -> None:
-        """Wait for as long as some engine is kept alive.
+        """Wait for as long as some engine is kept alive, and all that a gateway does beside calls goes on.
 
         Raises:
-            EngineFailure: the last one gave up.
+            EngineFailure: the last engine gave up.
         """
-        await asyncio.shield(self._life)
+        ended, _ = await asyncio.wait(
+            {self._life, self._probing, *self.gateway.upkeep}, return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in ended:
+            task.result()
 
     def _changed(self, name: str, status: EngineStatus) -> None:
         if status.state is EngineState.READY:

@@ -154,6 +154,21 @@ async def test_an_engine_that_dies_is_started_again(tmp_path: Path) -> None:
     assert survivors(launch.family()) == set()
 
 
+async def test_an_engine_that_was_ready_once_is_not_given_up(tmp_path: Path) -> None:
+    """What keeps it from starting again, such as a full disk or memory that is not free yet, may pass."""
+    python = tmp_path / "python"
+    python.symlink_to(sys.executable)
+    launch = ScriptLaunch(tmp_path, python=python)
+    async with running(launch, replace(QUICK, attempts=1)) as watched:
+        first, pid = watched.supervisor.status.address, watched.supervisor.status.pid
+        assert pid is not None
+        python.unlink()
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: "the engine cannot be started: No such file" in watched.supervisor.status.detail)
+        python.symlink_to(sys.executable)
+        await until(lambda: watched.supervisor.status.address not in (None, first))
+
+
 async def test_killing_the_guardian_leaves_nothing_and_restarts(tmp_path: Path) -> None:
     """The engine dies with its guardian; what it left is found by its session."""
     launch = ScriptLaunch(tmp_path)

@@ -123,6 +123,23 @@ async def test_an_engine_that_cannot_start_ends_the_wait(tmp_path: Path) -> None
             await backend.ready()
 
 
+@pytest.mark.parametrize("part", ["fleet.prober.Prober._probe", "fleet.keeper._life", "gateway.watch_lag"])
+async def test_a_gateway_of_which_a_part_has_failed_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Half alive it would serve for days, and not notice that an engine hangs."""
+
+    async def fail(*args: object) -> None:
+        raise RuntimeError("a part has failed")
+
+    monkeypatch.setattr(f"autellix_server.gateway.{part}", fail)
+    launch = ScriptLaunch(tmp_path)
+    with pytest.raises(RuntimeError, match="a part has failed"):
+        async with Backend(ANYWHERE, [launch], tmp_path.joinpath, timing=QUICK) as backend:
+            await asyncio.wait_for(backend.failed(), 5)
+    assert survivors(launch.family()) == set()
+
+
 async def test_leaving_while_the_engine_starts_stops_it(tmp_path: Path) -> None:
     """Ctrl-C does not have to wait for the weights."""
     launch = ScriptLaunch(tmp_path, mode="silent")

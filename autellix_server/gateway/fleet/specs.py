@@ -105,28 +105,35 @@ def read_specs(path: Path) -> tuple[EngineSpec, ...]:
     """
     setting = f"--engines-file (or AUTELLIX_ENGINES_FILE) is {str(path)!r}"
     try:
-        specs = _EnginesFile.parse(path.read_text()).engine
+        specs = _EnginesFile.parse(path.read_text("utf-8")).engine
     except OSError as error:
         raise ConfigurationError(f"{setting}: {error.strerror or error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{setting}: it is no TOML: {error}") from error
     except ValidationError as error:
         raise ConfigurationError(f"{setting}: {_first(error.errors()[0])}") from None
-    check_names(specs)
+    check_distinct(specs)
     return specs
 
 
-def check_names(specs: Iterable[EngineSpec]) -> None:
-    """Check that no two engines have one name.
+def check_distinct(specs: Iterable[EngineSpec], taken: Iterable[str] = ()) -> None:
+    """Check that no two engines have one name, or one URL.
+
+    Args:
+        specs: of the engines.
+        taken: names of other engines.
 
     Raises:
         ConfigurationError: two have.
     """
-    seen: set[str] = set()
+    names, urls = set(taken), set[str]()
     for spec in specs:
-        if spec.label in seen:
+        if spec.label in names:
             raise ConfigurationError(f"two engines are called {spec.label}; give each a name of its own")
-        seen.add(spec.label)
+        if spec.url in urls:
+            raise ConfigurationError(f"two engines have the URL {spec.url}; leave one of them out")
+        names.add(spec.label)
+        urls.add(spec.url)
 
 
 def _first(error: Mapping[str, Any]) -> str:
