@@ -62,6 +62,7 @@ examples:
   autellix serve --engine-url http://10.0.0.5:30000 --engine-url http://10.0.0.6:8000
   autellix serve -- --max-running-requests 16     everything after -- goes to SGLang
   autellix serve --record-trace today.jsonl       then: autellix simulate --trace today.jsonl
+  autellix serve --workers 4                      for thousands of streams at once
   autellix serve --json                           one JSON line when ready, for scripts
 
 Ctrl-C, SIGTERM and the end of its terminal stop it with exit status 0.
@@ -107,6 +108,12 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("--device", choices=("auto", *DEVICES), help="what the engine computes on (default: auto)")
     parser.add_argument("--host", help="address the gateway listens on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port the gateway listens on, 0 for a free one (default: 8700)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that accept clients and move bytes, beside the one that decides (default: 0, that one does)",
+    )
     parser.add_argument(
         "--first-bound-s",
         metavar="S",
@@ -232,12 +239,17 @@ def chosen_device(settings: ServeSettings) -> Device:
 
 
 def warn_if_open(settings: ServeSettings) -> None:
-    """Warn when everybody on the network may use the gateway."""
+    """Warn when everybody on the network may use the gateway, or operate it."""
     from autellix_server.gateway.guard import is_loopback
     from autellix_server.gateway.tenants.keys_file import KEYS_VARIABLE
 
     if not is_loopback(settings.host) and settings.keys_file is None and not os.environ.get(KEYS_VARIABLE):
         say(f"warning: {settings.host} can be reached from other machines, and callers need no key: see --keys-file")
+    if settings.admin_port is not None and not is_loopback(settings.admin_host):
+        say(
+            f"warning: operators' endpoints on {settings.admin_host} can be reached from other machines, and ask for "
+            "no key: leave out --admin-host, or see to it that only operators reach --admin-port"
+        )
 
 
 def prepare_launches(settings: ServeSettings, arguments: list[str]) -> list[SglangLaunch]:

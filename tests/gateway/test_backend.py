@@ -162,9 +162,19 @@ def test_a_port_in_use_is_one_sentence() -> None:
 
 def test_an_address_that_is_not_ours_is_one_sentence() -> None:
     """Whether it is another machine's or nobody's."""
-    for host in ("192.0.2.1", "no-such-host.invalid"):
-        with pytest.raises(ConfigurationError, match=f"^cannot listen on {host} port 0: "):
+    for host in ("192.0.2.1", "no-such-host.invalid", "no..host"):
+        with pytest.raises(ConfigurationError, match=f"^cannot listen on --host {host} and --port 0: "):
             bind(host, 0)
+    with pytest.raises(ConfigurationError, match=r"^cannot listen on --admin-host 192.0.2.1 and --admin-port 0: "):
+        bind("192.0.2.1", 0, "--admin-port")
+
+
+def test_an_address_may_be_written_as_in_a_url() -> None:
+    """With the brackets of IPv6."""
+    settings = ServeSettings(host="[::1]", admin_host="[::1]")
+    assert (settings.host, settings.admin_host) == ("::1", "::1")
+    with bind(settings.host, 0) as bound:
+        assert bound.getsockname()[0] == "::1"
 
 
 def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +204,7 @@ def test_bounds_are_calibrated_unless_they_are_given(monkeypatch: pytest.MonkeyP
         ("policy", "lottery"),
         ("lease_s", 0.0),
         ("device", "tpu"),
+        ("balancer", "best"),
         ("host", ""),
         ("first_bound_s", "soon"),
         ("first_bound_s", "-1"),
@@ -257,10 +268,18 @@ async def test_with_a_certificate_clients_and_operators_use_https(tmp_path: Path
             assert (await client.get(url + path, ssl=trust)).status == status, (url, path)
 
 
-def test_a_certificate_that_cannot_be_used_is_explained(tmp_path: Path) -> None:
-    """Before anything starts; the setting is named."""
+def test_a_certificate_that_cannot_be_used_is_explained(tmp_path: Path, certificate: Path) -> None:
+    """Before anything starts; the setting is named, and nobody is asked for a password."""
     with pytest.raises(ConfigurationError, match=r"--tls-cert .* cannot be used"):
         tls_context(ServeSettings(tls_cert=tmp_path / "none.pem"))
+    encrypted = tmp_path / "encrypted.pem"
+    protection = serialization.BestAvailableEncryption(b"password")
+    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection
+    )
+    encrypted.write_bytes(certificate.read_bytes().partition(b"-----BEGIN PRIVATE")[0] + pem)
+    with pytest.raises(ConfigurationError, match=r"--tls-cert .* cannot be used: .* without a password"):
+        tls_context(ServeSettings(tls_cert=encrypted))
     with pytest.raises(ConfigurationError, match=r"--tls-key .* needs --tls-cert"):
         tls_context(ServeSettings(tls_key=tmp_path / "key.pem"))
     assert tls_context(ServeSettings()) is None

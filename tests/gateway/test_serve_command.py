@@ -11,11 +11,15 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from script_launch import ScriptLaunch, survivors, until
 
 from autellix_server.cli import main
+from autellix_server.commands.serve import warn_if_open
+from autellix_server.engine.guardian import live_processes
+from autellix_server.gateway.settings import ServeSettings
 
 # The command with another engine in SGLang's place: everything else is what a user runs.
 DRIVER = """
@@ -28,6 +32,9 @@ from autellix_server.commands import serve
 serve.prepare_launch = lambda settings, arguments: ScriptLaunch(Path(sys.argv[2]), mode=sys.argv[3])
 sys.exit(main(["serve", *sys.argv[4:]]))
 """
+
+
+VARIABLES_ONLY = {"allowed_hosts", "allowed_origins", "max_body_bytes"}
 
 
 @contextmanager
@@ -121,6 +128,55 @@ async def test_a_kill_leaves_nothing(tmp_path: Path) -> None:
         process.stdout.readline()
         process.kill()
     await until(lambda: survivors(launch.family()) == set())
+
+
+async def test_a_kill_leaves_no_worker(tmp_path: Path) -> None:
+    """They serve nobody without the process that decides."""
+    with serving(tmp_path, "ok", "--json", "--port", "0", "--workers", "2") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        await until(lambda: len(workers_of(process.pid)) == 2)
+        workers = workers_of(process.pid)
+        process.kill()
+    await until(lambda: survivors(workers) == set())
+
+
+def workers_of(pid: int) -> set[int]:
+    """Return the processes that are workers of a gateway."""
+    return {
+        entry.pid
+        for entry in live_processes()
+        if entry.parent == pid and b"workers.process" in Path(f"/proc/{entry.pid}/cmdline").read_bytes()
+    }
+
+
+def test_every_setting_is_a_flag_or_a_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    """And the help names it; most are both."""
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    shown = capsys.readouterr().out
+    for name in ServeSettings.model_fields:
+        assert f"AUTELLIX_{name.upper()}" in shown
+        assert name in VARIABLES_ONLY or f"--{name.replace('_', '-')} " in shown, name
+
+
+@pytest.mark.parametrize(
+    ("settings", "warning"),
+    [
+        ({"host": "0.0.0.0"}, "0.0.0.0 can be reached from other machines, and callers need no key"),
+        ({"admin_host": "0.0.0.0", "admin_port": 0}, "operators' endpoints on 0.0.0.0 can be reached from other"),
+        ({"admin_host": "0.0.0.0"}, ""),
+        ({}, ""),
+    ],
+)
+def test_who_lets_everybody_in_is_warned(
+    settings: dict[str, Any], warning: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a caller, or as an operator."""
+    warn_if_open(ServeSettings(**settings))
+    err = capsys.readouterr().err
+    assert warning in err
+    assert bool(err) is bool(warning)
 
 
 def test_an_engine_that_refuses_is_one_sentence(tmp_path: Path) -> None:
