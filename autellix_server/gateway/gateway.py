@@ -127,16 +127,17 @@ class Gateway:
         async with AsyncExitStack() as stack:
             if self.state is not None:
                 await stack.enter_async_context(asynccontextmanager(self.state.lifetime)())
-            self.upkeep = (
+            upkeep = [
                 asyncio.create_task(self._keep_up()),
                 asyncio.create_task(watch_lag(self.metrics.lagged, self.ledger.clock)),
-            )
+            ]
+            self.upkeep = [*upkeep, *([] if self.state is None else [self.state.writing])]
             try:
                 yield
             finally:
-                for task in self.upkeep:
+                for task in upkeep:
                     task.cancel()
-                await asyncio.gather(*self.upkeep, return_exceptions=True)
+                await asyncio.gather(*upkeep, return_exceptions=True)
                 self.ledger.close()
                 self._put_learned()
                 if self._tracing is not None:

@@ -248,6 +248,14 @@ async def test_an_engine_with_a_strange_answer_is_not_used(answer: web.Response,
         assert complaint in attachment.status.detail
 
 
+async def test_an_engine_that_nothing_can_be_called_is_unreachable() -> None:
+    """A name with an empty part is a mistake in a file that is followed."""
+    attachment = Attachment(spec("http://no..host:9"), "", None)
+    async with living(attachment.run()):
+        await until(lambda: attachment.status.state is EngineState.UNREACHABLE)
+    assert "idna" in attachment.status.detail
+
+
 async def test_an_engine_that_does_not_show_its_load_is_used() -> None:
     """Whatever it does when it is asked."""
 
@@ -356,6 +364,9 @@ def test_a_missing_file_or_key_is_explained(tmp_path: Path) -> None:
         Keeper(Fleet(), [], [spec("http://x", key_env="MISSING")], environ={})
     with pytest.raises(ConfigurationError, match="is 'x': give http://host:port"):
         spec_of_url("x")
+    with pytest.raises(ConfigurationError, match="key_env of engine x:80 is KEY: its value has characters"):
+        Keeper(Fleet(), [], [spec("http://x", key_env="KEY")], environ={"KEY": "a\nb"})
+    assert spec("http://x", key_env="KEY").credentials({"KEY": "a\n"}) == ("a", None)
 
 
 def test_a_base_url_may_end_with_v1() -> None:

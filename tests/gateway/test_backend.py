@@ -123,7 +123,10 @@ async def test_an_engine_that_cannot_start_ends_the_wait(tmp_path: Path) -> None
             await backend.ready()
 
 
-@pytest.mark.parametrize("part", ["fleet.prober.Prober._probe", "fleet.keeper._life", "gateway.watch_lag"])
+@pytest.mark.parametrize(
+    "part",
+    ["fleet.prober.Prober._probe", "fleet.keeper._life", "gateway.watch_lag", "state.state.GatewayState.commit"],
+)
 async def test_a_gateway_of_which_a_part_has_failed_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
@@ -135,7 +138,7 @@ async def test_a_gateway_of_which_a_part_has_failed_ends(
     monkeypatch.setattr(f"autellix_server.gateway.{part}", fail)
     launch = ScriptLaunch(tmp_path)
     with pytest.raises(RuntimeError, match="a part has failed"):
-        async with Backend(ANYWHERE, [launch], tmp_path.joinpath, timing=QUICK) as backend:
+        async with Backend(ANYWHERE, [launch], tmp_path.joinpath, state=tmp_path / "state.db", timing=QUICK) as backend:
             await asyncio.wait_for(backend.failed(), 5)
     assert survivors(launch.family()) == set()
 

@@ -75,7 +75,8 @@ class Attachment:
                 try:
                     self._set(await self._look(session))
                     wait_s = _LOOK_PERIOD_S
-                except (aiohttp.ClientError, TimeoutError, EngineFailure) as error:
+                except (aiohttp.ClientError, TimeoutError, ValueError, EngineFailure) as error:
+                    # Of values: a name that no host can have.
                     reason = str(error) or "it does not answer"
                     self._set(EngineStatus(EngineState.UNREACHABLE, reason, restarts=self._restarts))
                     wait_s = min(2 * wait_s, _BACKOFF_LIMIT_S)

@@ -60,7 +60,7 @@ class EngineSpec(BaseModel):
         """Return the engine's API key, empty for none, and its secret.
 
         Raises:
-            ConfigurationError: a variable that is named is not set, or the secret is none.
+            ConfigurationError: a variable that is named is not set, the key cannot be sent, or the secret is none.
         """
         key = "" if self.key_env is None else self._variable(environ, self.key_env, "key_env")
         if self.secret_env is None:
@@ -68,9 +68,13 @@ class EngineSpec(BaseModel):
         return key, parse_secret(self._variable(environ, self.secret_env, "secret_env"), self.secret_env)
 
     def _variable(self, environ: Mapping[str, str], name: str, setting: str) -> str:
-        if value := environ.get(name):
-            return value
-        raise ConfigurationError(f"{setting} of engine {self.label} is {name}: there is no such environment variable")
+        where = f"{setting} of engine {self.label} is {name}"
+        value = environ.get(name, "").strip()  # secrets that are mounted often end with a newline
+        if not value:
+            raise ConfigurationError(f"{where}: there is no such environment variable, or it is empty")
+        if not value.isprintable():
+            raise ConfigurationError(f"{where}: its value has characters that no header can carry")
+        return value
 
 
 class _EnginesFile(BaseModel):

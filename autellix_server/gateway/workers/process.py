@@ -54,6 +54,7 @@ async def work(settings: ServeSettings, listening: socket.socket, control: socke
         await runner.cleanup()
         stop.cancel()
         hearing.cancel()
+        writer.close()
     with suppress(asyncio.CancelledError):
         await hearing
 
