@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,6 +70,8 @@ examples:
 Ctrl-C, SIGTERM and the end of its terminal stop it with exit status 0.
 """
 
+_log = logging.getLogger(__name__)
+_log.setLevel(logging.INFO)  # Progress is reported whatever the level of the log.
 
 _SWITCH_INTERVAL_S = 0.0005
 
@@ -244,11 +248,15 @@ def warn_if_open(settings: ServeSettings) -> None:
     from autellix_server.gateway.tenants.keys_file import KEYS_VARIABLE
 
     if not is_loopback(settings.host) and settings.keys_file is None and not os.environ.get(KEYS_VARIABLE):
-        say(f"warning: {settings.host} can be reached from other machines, and callers need no key: see --keys-file")
+        say(
+            f"warning: {settings.host} can be reached from other machines, and callers need no key: see --keys-file",
+            settings,
+        )
     if settings.admin_port is not None and not is_loopback(settings.admin_host):
         say(
             f"warning: operators' endpoints on {settings.admin_host} can be reached from other machines, and ask for "
-            "no key: leave out --admin-host, or see to it that only operators reach --admin-port"
+            "no key: leave out --admin-host, or see to it that only operators reach --admin-port",
+            settings,
         )
 
 
@@ -302,10 +310,10 @@ async def serve(settings: ServeSettings, launches: list[SglangLaunch], bound: so
     logs = {one.name: home.log(f"{one.name}-{port}") for one in launches}
     state = state_file(settings, home)
     async with Backend(
-        settings, launches, logs.__getitem__, bound=bound, state=state, on_change=show_change
+        settings, launches, logs.__getitem__, bound=bound, state=state, on_change=partial(show_change, settings)
     ) as backend:
         for path in logs.values():
-            say(f"engine log: {path}")
+            say(f"engine log: {path}", settings)
         stop = asyncio.create_task(asked_to_stop.wait())
         life = asyncio.create_task(announce_and_serve(backend, settings, logs, as_json=as_json))
         await asyncio.wait({stop, life}, return_when=asyncio.FIRST_COMPLETED)
@@ -314,7 +322,7 @@ async def serve(settings: ServeSettings, launches: list[SglangLaunch], bound: so
             life.result()
         else:
             life.cancel()
-            say("stopping")
+            say("stopping", settings)
     return 0
 
 
@@ -374,12 +382,15 @@ Autellix is ready
 Press Ctrl-C to stop."""
 
 
-def show_change(name: str, status: EngineStatus) -> None:
+def show_change(settings: ServeSettings, name: str, status: EngineStatus) -> None:
     """Report a change of an engine's status."""
     detail = "" if status.detail == status.state else f": {status.detail}"
-    say(f"engine {name} {status.state}{detail}")
+    say(f"engine {name} {status.state}{detail}", settings)
 
 
-def say(text: str) -> None:
-    """Print one line of progress."""
-    print(f"autellix: {text}", file=sys.stderr, flush=True)
+def say(text: str, settings: ServeSettings) -> None:
+    """Report progress: a line for people, or one more of the log where programs read that."""
+    if settings.log_format == "json":
+        _log.info("%s", text)
+    else:
+        print(f"autellix: {text}", file=sys.stderr, flush=True)

@@ -23,7 +23,7 @@ from autellix_server.gateway.fleet.interruption import Interruption
 from autellix_server.gateway.fleet.keeper import Keeper
 from autellix_server.gateway.fleet.member import Member
 from autellix_server.gateway.fleet.prober import Prober
-from autellix_server.gateway.fleet.specs import FILE_EXAMPLE, EngineSpec, read_specs, spec_of_url
+from autellix_server.gateway.fleet.specs import EngineSpec, read_specs, spec_of_url
 
 INFO = {"max_running_requests": 4, "autellix": {"policy": "plas", "http": True}}
 
@@ -326,8 +326,9 @@ async def test_an_engine_that_hangs_is_lost(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_example_of_a_file_is_right(tmp_path: Path) -> None:
     """What the documentation shows can be read."""
+    guide = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
     file = tmp_path / "engines.toml"
-    file.write_text(FILE_EXAMPLE)
+    file.write_text("[[engine]]" + guide.partition("```toml\n[[engine]]")[2].partition("```")[0])
     (engine,) = read_specs(file)
     assert (engine.label, engine.window) == ("gpu0", 32)
     assert engine.credentials({"GPU0_KEY": "k", "GPU0_SECRET": "00" * 16}) == ("k", bytes(16))

@@ -73,6 +73,18 @@ async def test_it_says_when_it_is_ready_and_stops_cleanly(tmp_path: Path, number
     assert survivors(launch.family()) == set()
 
 
+def test_programs_get_nothing_but_json(tmp_path: Path) -> None:
+    """Where the log is JSON, progress is part of it, whatever the level."""
+    with serving(tmp_path, "ok", "--json", "--log-format", "json", "--log-level", "error", "--port", "0") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.terminate()
+        _, err = process.communicate(timeout=30)
+    messages = [json.loads(line)["message"] for line in err.splitlines()]
+    assert "engine e0 ready" in messages
+    assert messages[-1] == "engine e0 stopped"
+
+
 def test_people_get_a_block_that_shows_what_to_do(tmp_path: Path) -> None:
     """URL, model, policy, and code to paste; progress and log are on standard error."""
     with serving(tmp_path, "ok", "--port", "0", "--policy", "plas") as process:

@@ -13,15 +13,6 @@ from yarl import URL
 from autellix_sdk.errors import ConfigurationError
 from autellix_server.stamp import parse_secret
 
-FILE_EXAMPLE = """\
-[[engine]]
-url = "http://10.0.0.5:30000"
-name = "gpu0"              # default: host and port
-key_env = "GPU0_KEY"       # variable with the API key that the engine wants
-secret_env = "GPU0_SECRET" # variable with the AUTELLIX_SECRET of an engine with our plugin
-window = 32                # calls it gets at once, if it has no plugin of ours; default: learned
-"""
-
 
 class EngineSpec(BaseModel):
     """One engine to attach. Immutable; unknown keys are an error.
