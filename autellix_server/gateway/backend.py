@@ -81,6 +81,7 @@ class Backend:
         )
         self._prober = Prober(self.fleet, settings.hang_limit_s, self.gateway.ledger.clock)
         self._tls = tls_context(settings)
+        self._workers: Sequence[asyncio.Task[None]] = ()
         self._exit = AsyncExitStack()
         self.url = self.admin_url = ""
 
@@ -126,7 +127,8 @@ class Backend:
         """Have workers accept clients, and serve them what is not theirs, until the exit."""
         path = str(Path(self._exit.enter_context(TemporaryDirectory(prefix="autellix-"))) / "api")
         await self._serve(app, web.UnixSite, path)
-        await self._exit.enter_async_context(Crew(self._settings, self.gateway.dispatcher, bound, path))
+        crew = await self._exit.enter_async_context(Crew(self._settings, self.gateway.dispatcher, bound, path))
+        self._workers = crew.lives
 
     def _url(self, bound: socket.socket) -> str:
         return base_url(*bound.getsockname()[:2], secure=self._tls is not None)
@@ -152,7 +154,7 @@ class Backend:
             EngineFailure: the last engine gave up.
         """
         ended, _ = await asyncio.wait(
-            {self._life, self._probing, *self.gateway.upkeep}, return_when=asyncio.FIRST_COMPLETED
+            {self._life, self._probing, *self._workers, *self.gateway.upkeep}, return_when=asyncio.FIRST_COMPLETED
         )
         for task in ended:
             task.result()

@@ -125,7 +125,13 @@ async def test_an_engine_that_cannot_start_ends_the_wait(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "part",
-    ["fleet.prober.Prober._probe", "fleet.keeper._life", "gateway.watch_lag", "state.state.GatewayState.commit"],
+    [
+        "fleet.prober.Prober._probe",
+        "fleet.keeper._life",
+        "gateway.watch_lag",
+        "state.state.GatewayState.commit",
+        "workers.crew.Crew._one_life",
+    ],
 )
 async def test_a_gateway_of_which_a_part_has_failed_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
@@ -136,9 +142,9 @@ async def test_a_gateway_of_which_a_part_has_failed_ends(
         raise RuntimeError("a part has failed")
 
     monkeypatch.setattr(f"autellix_server.gateway.{part}", fail)
-    launch = ScriptLaunch(tmp_path)
+    launch, settings = ScriptLaunch(tmp_path), ServeSettings(port=0, workers=1)
     with pytest.raises(RuntimeError, match="a part has failed"):
-        async with Backend(ANYWHERE, [launch], tmp_path.joinpath, state=tmp_path / "state.db", timing=QUICK) as backend:
+        async with Backend(settings, [launch], tmp_path.joinpath, state=tmp_path / "db", timing=QUICK) as backend:
             await asyncio.wait_for(backend.failed(), 5)
     assert survivors(launch.family()) == set()
 

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import Self
 
@@ -33,7 +34,12 @@ class Crew:
         dispatcher: decides for all of them.
         listening: the gateway's port, on which they accept clients.
         api: path of the socket with everything that is not theirs to answer.
+
+    Attributes:
+        lives: keep one worker each; when one of these ends the gateway is broken.
     """
+
+    lives: Sequence[asyncio.Task[None]]
 
     def __init__(self, settings: ServeSettings, dispatcher: Dispatcher, listening: socket.socket, api: str) -> None:
         self._settings = settings
@@ -42,13 +48,13 @@ class Crew:
         self._api = api
 
     async def __aenter__(self) -> Self:
-        self._lives = [asyncio.create_task(self._keep(number)) for number in range(self._settings.workers)]
+        self.lives = [asyncio.create_task(self._keep(number)) for number in range(self._settings.workers)]
         return self
 
     async def __aexit__(self, *failure: object) -> None:
-        for life in self._lives:
+        for life in self.lives:
             life.cancel()
-        await asyncio.gather(*self._lives, return_exceptions=True)
+        await asyncio.gather(*self.lives, return_exceptions=True)
         self._listening.close()
 
     async def _keep(self, number: int) -> None:
