@@ -82,7 +82,7 @@ class ServeSettings(BaseSettings):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     keys_file: Path | None = None
-    state: str | None = None
+    state: str | None = Field(None, min_length=1)
     log_format: LogFormat = "text"
     log_level: LogLevel = "warning"
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()

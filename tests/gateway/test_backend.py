@@ -214,6 +214,7 @@ def test_bounds_are_calibrated_unless_they_are_given(monkeypatch: pytest.MonkeyP
         ("lease_s", 0.0),
         ("device", "tpu"),
         ("balancer", "best"),
+        ("state", ""),
         ("host", ""),
         ("first_bound_s", "soon"),
         ("first_bound_s", "-1"),
