@@ -256,6 +256,35 @@ async def test_an_engine_that_nothing_can_be_called_is_unreachable() -> None:
     assert "idna" in attachment.status.detail
 
 
+async def test_an_engine_that_is_silent_is_busy_until_it_is_condemned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some compute a prompt and answer nothing meanwhile; how long that may take is the prober's to know."""
+    monkeypatch.setattr("autellix_server.gateway.fleet.attachment._LOOK_PERIOD_S", 0.01)
+    monkeypatch.setattr("autellix_server.gateway.fleet.attachment._ANSWER_LIMIT_S", 0.2)
+    silent, looks = False, 0
+
+    async def behave(request: web.Request, seen: object) -> web.StreamResponse:
+        nonlocal looks
+        if silent:
+            looks += 1
+            await asyncio.sleep(60)
+        return web.json_response({"data": [{"id": "tiny"}]})
+
+    async with running_engine(secret=None) as engine:
+        engine.behave = behave  # type: ignore[assignment]
+        attachment = Attachment(spec(url_of(engine)), KEY, None)
+        async with living(attachment.run()):
+            await until(lambda: attachment.status.state is EngineState.READY)
+            silent = True
+            await until(lambda: looks > 2)
+            assert attachment.status.state is EngineState.READY
+            attachment.condemn("gave no sign of life for 60 s")
+            looks = 0
+            await until(lambda: looks > 1)
+            assert attachment.status.state is EngineState.UNREACHABLE
+            silent = False
+            await until(lambda: attachment.status.state is EngineState.READY)
+
+
 async def test_an_engine_that_does_not_show_its_load_is_used() -> None:
     """Whatever it does when it is asked."""
 

@@ -250,6 +250,20 @@ def sockets(process: int) -> set[str]:
     return {link for link in links if link.startswith("socket:")}
 
 
+async def test_a_call_that_fails_in_the_gateway_is_answered(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error of ours is in the log, and no client waits for ever."""
+
+    async def fail(*args: object) -> None:
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr("autellix_server.gateway.dispatch.Dispatcher.admit", fail)
+    status, reply = await asyncio.wait_for(gateway.json("POST", COMPLETIONS, json=CHAT), 10)
+    assert (status, reply["error"]["code"]) == (503, "internal_error")
+    assert "a call has failed in the gateway" in caplog.text
+
+
 async def test_workers_log_as_the_gateway_does(
     engines: list[FakeEngine], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

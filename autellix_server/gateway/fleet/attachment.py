@@ -76,10 +76,11 @@ class Attachment:
                     self._set(await self._look(session))
                     wait_s = _LOOK_PERIOD_S
                 except (aiohttp.ClientError, TimeoutError, ValueError, EngineFailure) as error:
-                    # Of values: a name that no host can have.
-                    reason = str(error) or "it does not answer"
-                    self._set(EngineStatus(EngineState.UNREACHABLE, reason, restarts=self._restarts))
-                    wait_s = min(2 * wait_s, _BACKOFF_LIMIT_S)
+                    # Of values: a name that no host can have. Of one that is silent the prober decides: it may be busy.
+                    if not isinstance(error, TimeoutError) or self._status.state is not EngineState.READY:
+                        reason = str(error) or "it does not answer"
+                        self._set(EngineStatus(EngineState.UNREACHABLE, reason, restarts=self._restarts))
+                        wait_s = min(2 * wait_s, _BACKOFF_LIMIT_S)
                 await asyncio.sleep(wait_s)
 
     @property
