@@ -149,6 +149,8 @@ class Supervisor:
             while True:
                 try:
                     ready_s, failure = await self._one_life()
+                except OSError as error:  # of files of ours, when the machine is at a limit
+                    ready_s, failure = None, EngineFailure(f"the engine cannot be watched: {error}")
                 except EngineFailure as hopeless:
                     if not ever_ready:
                         raise
