@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import os
+import resource
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -74,6 +75,7 @@ _log = logging.getLogger(__name__)
 _log.setLevel(logging.INFO)  # Progress is reported whatever the level of the log.
 
 _SWITCH_INTERVAL_S = 0.0005
+_MOST_FILES = 1 << 20
 
 
 def register(subparsers: Subparsers) -> None:
@@ -199,10 +201,21 @@ def run(args: argparse.Namespace) -> int:
     # The thread that writes the state file waits for the interpreter: 5 ms a step, and longer beside a busy event loop
     # that gives it away for a moment in every turn.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    allow_connections()
     with bind(settings.host, settings.port) as bound:
         warn_if_open(settings)
         launches = prepare_launches(settings, args.passthrough)
         return asyncio.run(serve(settings, launches, bound, as_json=args.json))
+
+
+def allow_connections() -> None:
+    """Allow this process and its children as many connections as the machine lets them have: a call takes two.
+
+    The usual soft limit, 1024 descriptors, is there for programs that use `select`, which we do not.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = _MOST_FILES if most == resource.RLIM_INFINITY else min(most, _MOST_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
 
 
 def refuse_early(settings: ServeSettings, arguments: list[str]) -> None:

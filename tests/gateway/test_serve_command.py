@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from script_launch import ScriptLaunch, survivors, until
 
 from autellix_server.cli import main
-from autellix_server.commands.serve import warn_if_open
+from autellix_server.commands.serve import allow_connections, warn_if_open
 from autellix_server.engine.guardian import live_processes
 from autellix_server.gateway.settings import ServeSettings
 
@@ -160,6 +161,17 @@ def workers_of(pid: int) -> set[int]:
         for entry in live_processes()
         if entry.parent == pid and b"workers.process" in Path(f"/proc/{entry.pid}/cmdline").read_bytes()
     }
+
+
+def test_it_may_have_thousands_of_connections() -> None:
+    """Whatever the shell's soft limit is."""
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, most))
+    try:
+        allow_connections()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(most, 1 << 20), most)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
 
 
 def test_every_setting_is_a_flag_or_a_variable(capsys: pytest.CaptureFixture[str]) -> None:
