@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import resource
 import shutil
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from autellix_sdk.errors import UsageError
 from autellix_server.commands.arguments import above_zero, count, counts, whole
 from autellix_server.commands.output import Subparsers, add_command, print_json, print_table, progress_display
+from autellix_server.commands.serve import allow_connections
 from autellix_server.engine.home import Home
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     from autellix_server.gateway_bench.precise import precise_loop
 
     load, arms = _load(args), _arms(args)
-    _allow_files()
+    allow_connections()
     with progress_display() as progress:
         bench = _bench(args, arms, load, progress)
         with asyncio.Runner(loop_factory=precise_loop) as runner:
@@ -153,12 +153,6 @@ def _bench(args: argparse.Namespace, arms: list[AnyArm], load: Load, progress: P
 
     logs = Home.from_environment().log("gateway-bench").parent
     return GatewayBench(arms, load, args.rounds, logs, progress, Results(names_of(arms)))
-
-
-def _allow_files() -> None:
-    """Let this process and its children have as many connections as they may: a stream takes two of a gateway."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _show(args: argparse.Namespace, results: Results, settings: dict[str, Any]) -> None:

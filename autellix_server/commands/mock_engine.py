@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from autellix_sdk.errors import ConfigurationError, UsageError
 from autellix_server.commands.engine_model import add_model_arguments, chosen_model
 from autellix_server.commands.output import Subparsers, add_command, print_json
-from autellix_server.commands.serve import log_to_stderr
 from autellix_server.commands.stopping import add_stdin_flag, stop_requests, stop_when_stdin_ends
 from autellix_server.mock_engine import DEFAULT_HOST, DEFAULT_PORT
 from autellix_server.scheduling.policies import DEFAULT_POLICY
@@ -102,9 +101,10 @@ def register(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; exit status 0 then."""
+    from autellix_server.gateway.telemetry.logs import set_up_logging
     from autellix_server.mock_engine.server import MockServer
 
-    log_to_stderr()
+    set_up_logging("text", "warning")
     if args.until_stdin_ends:
         stop_when_stdin_ends()
     settings = _settings(args)

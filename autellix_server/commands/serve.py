@@ -6,8 +6,10 @@ import argparse
 import asyncio
 import logging
 import os
+import resource
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from autellix_server.engine.supervisor import EngineStatus
     from autellix_server.gateway.backend import Backend
     from autellix_server.gateway.settings import ServeSettings
-    from autellix_server.gateway.telemetry.logs import LogFormat, LogLevel
 
 EPILOG = """\
 what happens:
@@ -64,13 +65,17 @@ examples:
   autellix serve --engine-url http://10.0.0.5:30000 --engine-url http://10.0.0.6:8000
   autellix serve -- --max-running-requests 16     everything after -- goes to SGLang
   autellix serve --record-trace today.jsonl       then: autellix simulate --trace today.jsonl
+  autellix serve --workers 4                      for thousands of streams at once
   autellix serve --json                           one JSON line when ready, for scripts
 
 Ctrl-C, SIGTERM and the end of its terminal stop it with exit status 0.
 """
 
+_log = logging.getLogger(__name__)
+_log.setLevel(logging.INFO)  # Progress is reported whatever the level of the log.
 
 _SWITCH_INTERVAL_S = 0.0005
+_MOST_FILES = 1 << 20
 
 
 def register(subparsers: Subparsers) -> None:
@@ -109,6 +114,12 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("--device", choices=("auto", *DEVICES), help="what the engine computes on (default: auto)")
     parser.add_argument("--host", help="address the gateway listens on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port the gateway listens on, 0 for a free one (default: 8700)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that accept clients and move bytes, beside the one that decides (default: 0, that one does)",
+    )
     parser.add_argument(
         "--first-bound-s",
         metavar="S",
@@ -180,34 +191,31 @@ def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; exit status 0 then."""
     from autellix_server.gateway.settings import ServeSettings, read_settings
     from autellix_server.gateway.sockets import bind
+    from autellix_server.gateway.telemetry.logs import set_up_logging
 
     if args.until_stdin_ends:
         stop_when_stdin_ends()
     settings = read_settings({name: getattr(args, name, None) for name in ServeSettings.model_fields})
-    log_to_stderr(settings.log_format, settings.log_level)
+    set_up_logging(settings.log_format, settings.log_level)
     refuse_early(settings, args.passthrough)
     # The thread that writes the state file waits for the interpreter: 5 ms a step, and longer beside a busy event loop
     # that gives it away for a moment in every turn.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    allow_connections()
     with bind(settings.host, settings.port) as bound:
         warn_if_open(settings)
         launches = prepare_launches(settings, args.passthrough)
         return asyncio.run(serve(settings, launches, bound, as_json=args.json))
 
 
-def log_to_stderr(log_format: LogFormat = "text", level: LogLevel = "warning") -> None:
-    """Log on standard error; what a client sends must not fill it with tracebacks."""
-    from aiohttp.http_exceptions import HttpProcessingError
+def allow_connections() -> None:
+    """Allow this process and its children as many connections as the machine lets them have: a call takes two.
 
-    from autellix_server.gateway.telemetry.logs import set_up_logging
-
-    def shorten(record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
-            record.msg, record.args, record.exc_info = "a malformed HTTP request was refused", (), None
-        return True
-
-    set_up_logging(log_format, level)
-    logging.getLogger("aiohttp.server").addFilter(shorten)
+    The usual soft limit, 1024 descriptors, is there for programs that use `select`, which we do not.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = _MOST_FILES if most == resource.RLIM_INFINITY else min(most, _MOST_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
 
 
 def refuse_early(settings: ServeSettings, arguments: list[str]) -> None:
@@ -248,12 +256,21 @@ def chosen_device(settings: ServeSettings) -> Device:
 
 
 def warn_if_open(settings: ServeSettings) -> None:
-    """Warn when everybody on the network may use the gateway."""
+    """Warn when everybody on the network may use the gateway, or operate it."""
     from autellix_server.gateway.guard import is_loopback
     from autellix_server.gateway.tenants.keys_file import KEYS_VARIABLE
 
     if not is_loopback(settings.host) and settings.keys_file is None and not os.environ.get(KEYS_VARIABLE):
-        say(f"warning: {settings.host} can be reached from other machines, and callers need no key: see --keys-file")
+        say(
+            f"warning: {settings.host} can be reached from other machines, and callers need no key: see --keys-file",
+            settings,
+        )
+    if settings.admin_port is not None and not is_loopback(settings.admin_host):
+        say(
+            f"warning: operators' endpoints on {settings.admin_host} can be reached from other machines, and ask for "
+            "no key: leave out --admin-host, or see to it that only operators reach --admin-port",
+            settings,
+        )
 
 
 def prepare_launches(settings: ServeSettings, arguments: list[str]) -> list[SglangLaunch]:
@@ -306,10 +323,10 @@ async def serve(settings: ServeSettings, launches: list[SglangLaunch], bound: so
     logs = {one.name: home.log(f"{one.name}-{port}") for one in launches}
     state = state_file(settings, home)
     async with Backend(
-        settings, launches, logs.__getitem__, bound=bound, state=state, on_change=show_change
+        settings, launches, logs.__getitem__, bound=bound, state=state, on_change=partial(show_change, settings)
     ) as backend:
         for path in logs.values():
-            say(f"engine log: {path}")
+            say(f"engine log: {path}", settings)
         stop = asyncio.create_task(asked_to_stop.wait())
         life = asyncio.create_task(announce_and_serve(backend, settings, logs, as_json=as_json))
         await asyncio.wait({stop, life}, return_when=asyncio.FIRST_COMPLETED)
@@ -318,7 +335,7 @@ async def serve(settings: ServeSettings, launches: list[SglangLaunch], bound: so
             life.result()
         else:
             life.cancel()
-            say("stopping")
+            say("stopping", settings)
     return 0
 
 
@@ -378,12 +395,15 @@ Autellix is ready
 Press Ctrl-C to stop."""
 
 
-def show_change(name: str, status: EngineStatus) -> None:
+def show_change(settings: ServeSettings, name: str, status: EngineStatus) -> None:
     """Report a change of an engine's status."""
     detail = "" if status.detail == status.state else f": {status.detail}"
-    say(f"engine {name} {status.state}{detail}")
+    say(f"engine {name} {status.state}{detail}", settings)
 
 
-def say(text: str) -> None:
-    """Print one line of progress."""
-    print(f"autellix: {text}", file=sys.stderr, flush=True)
+def say(text: str, settings: ServeSettings) -> None:
+    """Report progress: a line for people, or one more of the log where programs read that."""
+    if settings.log_format == "json":
+        _log.info("%s", text)
+    else:
+        print(f"autellix: {text}", file=sys.stderr, flush=True)

@@ -66,11 +66,14 @@ class LogReader:
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
 
     def read(self) -> None:
-        """Take in what was written since the last call."""
-        with self.path.open("rb") as file:
-            file.seek(self._position)
-            *lines, self._partial = (self._partial + file.read()).split(b"\n")
-            self._position = file.tell()
+        """Take in what was written since the last call; nothing, if somebody has removed the file."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._position)
+                *lines, self._partial = (self._partial + file.read()).split(b"\n")
+                self._position = file.tell()
+        except FileNotFoundError:
+            return
         for line in lines:
             self._take(line.decode("utf-8", "replace").rstrip())
 

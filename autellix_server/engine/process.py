@@ -8,7 +8,7 @@ import secrets
 import socket
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -71,12 +71,13 @@ class EngineProcess:
             grace_s: seconds between SIGTERM and SIGKILL when the engine is stopped.
 
         Raises:
-            EngineFailure: the interpreter is not there, or the log cannot be written.
+            EngineFailure: the interpreter is not there, log or key cannot be written, or the machine is at a limit.
         """
-        port, key = _free_port(), secrets.token_hex(_KEY_BYTES)
-        config = _write_config(key)
+        key = secrets.token_hex(_KEY_BYTES)
         try:
-            with begin_log(log_path) as log:
+            with begin_log(log_path) as log, ExitStack() as undone:
+                port, config = _free_port(), _write_config(key)
+                undone.callback(config.unlink, missing_ok=True)
                 guardian = await asyncio.create_subprocess_exec(
                     *(str(launch.python), "-m", _GUARDIAN, str(grace_s), str(config)),
                     *launch.command(port, config),
@@ -86,8 +87,8 @@ class EngineProcess:
                     env=launch.environment(os.environ),
                     start_new_session=True,
                 )
+                undone.pop_all()
         except OSError as error:
-            config.unlink(missing_ok=True)
             raise EngineFailure(f"the engine cannot be started: {error.strerror}: {error.filename}") from error
         return cls(guardian, f"http://{LOOPBACK}:{port}", key, config, LogReader(log_path))
 

@@ -141,12 +141,20 @@ class Supervisor:
         """Keep the engine alive until cancelled; it is stopped, with all its processes, before this returns.
 
         Raises:
-            EngineFailure: the engine never became ready, refused its configuration, or is not ours.
+            EngineFailure: the engine never became ready: it refused its configuration, is not ours, or failed again
+                and again. One that was ready once is started again for ever: what keeps it from that may pass.
         """
         ever_ready, failures = False, 0
         try:
             while True:
-                ready_s, failure = await self._one_life()
+                try:
+                    ready_s, failure = await self._one_life()
+                except OSError as error:  # of files of ours, when the machine is at a limit
+                    ready_s, failure = None, EngineFailure(f"the engine cannot be watched: {error}")
+                except EngineFailure as hopeless:
+                    if not ever_ready:
+                        raise
+                    ready_s, failure = None, hopeless
                 ever_ready = ever_ready or ready_s is not None
                 failures = 1 if ready_s is not None and ready_s >= self._timing.stable_s else failures + 1
                 if not ever_ready and failures >= self._timing.attempts:

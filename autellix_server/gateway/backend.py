@@ -79,8 +79,9 @@ class Backend:
             make_line=self.gateway.make_line,
             on_change=self._changed,
         )
-        self._prober = Prober(self.fleet, settings.hang_limit_s)
+        self._prober = Prober(self.fleet, settings.hang_limit_s, self.gateway.ledger.clock)
         self._tls = tls_context(settings)
+        self._workers: Sequence[asyncio.Task[None]] = ()
         self._exit = AsyncExitStack()
         self.url = self.admin_url = ""
 
@@ -108,10 +109,12 @@ class Backend:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         # The gateway first: calls in flight are cancelled at engines that are still there to notice.
-        await self._exit.aclose()
-        for task in (self._probing, self._life):
-            task.cancel()
-        await asyncio.gather(self._probing, self._life, return_exceptions=True)
+        try:
+            await self._exit.aclose()
+        finally:
+            for task in (self._probing, self._life):
+                task.cancel()
+            await asyncio.gather(self._probing, self._life, return_exceptions=True)
 
     async def _serve(self, app: web.Application, site: Callable[..., web.BaseSite], *where: Any, **how: Any) -> None:
         """Serve an application until the exit."""
@@ -124,7 +127,8 @@ class Backend:
         """Have workers accept clients, and serve them what is not theirs, until the exit."""
         path = str(Path(self._exit.enter_context(TemporaryDirectory(prefix="autellix-"))) / "api")
         await self._serve(app, web.UnixSite, path)
-        await self._exit.enter_async_context(Crew(self._settings, self.gateway.dispatcher, bound, path))
+        crew = await self._exit.enter_async_context(Crew(self._settings, self.gateway.dispatcher, bound, path))
+        self._workers = crew.lives
 
     def _url(self, bound: socket.socket) -> str:
         return base_url(*bound.getsockname()[:2], secure=self._tls is not None)
@@ -144,12 +148,16 @@ class Backend:
             self._life.result()
 
     async def failed(self) -> None:
-        """Wait for as long as some engine is kept alive.
+        """Wait for as long as some engine is kept alive, and all that a gateway does beside calls goes on.
 
         Raises:
-            EngineFailure: the last one gave up.
+            EngineFailure: the last engine gave up.
         """
-        await asyncio.shield(self._life)
+        ended, _ = await asyncio.wait(
+            {self._life, self._probing, *self._workers, *self.gateway.upkeep}, return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in ended:
+            task.result()
 
     def _changed(self, name: str, status: EngineStatus) -> None:
         if status.state is EngineState.READY:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -58,6 +58,8 @@ class Gateway:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
+        self.upkeep: Sequence[asyncio.Task[None]] = ()
+        """What goes on within `lifetime`; when one of these ends the gateway is broken."""
         self.fleet = Fleet()
         self.metrics, self.timelines = Metrics(), Timelines()
         self._tracing = open_tracing(settings.host, settings.port, clock, environ)
@@ -129,6 +131,7 @@ class Gateway:
                 asyncio.create_task(self._keep_up()),
                 asyncio.create_task(watch_lag(self.metrics.lagged, self.ledger.clock)),
             ]
+            self.upkeep = [*upkeep, *([] if self.state is None else [self.state.writing])]
             try:
                 yield
             finally:

@@ -82,7 +82,7 @@ class ServeSettings(BaseSettings):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     keys_file: Path | None = None
-    state: str | None = None
+    state: str | None = Field(None, min_length=1)
     log_format: LogFormat = "text"
     log_level: LogLevel = "warning"
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
@@ -143,10 +143,19 @@ class ServeSettings(BaseSettings):
     def _expand_user(cls, value: object) -> object:
         return os.path.expanduser(value) if isinstance(value, str) else value
 
+    @field_validator("host", "admin_host")
+    @classmethod
+    def _without_brackets(cls, value: str) -> str:
+        """Take an IPv6 address also as URLs write it."""
+        return value[1:-1] if value.startswith("[") and value.endswith("]") else value
+
     @field_validator("balancer")
     @classmethod
     def _known_balancer(cls, value: str) -> str:
-        return make_balancer(value).name
+        try:
+            return make_balancer(value).name
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
 
     @field_validator("policy")
     @classmethod

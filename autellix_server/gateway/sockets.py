@@ -24,6 +24,7 @@ def bind(host: str, port: int, setting: str = "--port") -> socket.socket:
     Raises:
         ConfigurationError: the port is in use or the address is not this machine's; says what to do.
     """
+    flags = f"{setting.replace('port', 'host')} {host} and {setting} {port}"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, protocol)
@@ -34,12 +35,14 @@ def bind(host: str, port: int, setting: str = "--port") -> socket.socket:
         except OSError:
             bound.close()
             raise
+    except UnicodeError as error:
+        raise ConfigurationError(f"cannot listen on {flags}: that is no name of a host") from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ConfigurationError(
                 f"port {port} on {host} is in use; stop what uses it or choose another port with {setting}"
             ) from error
-        raise ConfigurationError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+        raise ConfigurationError(f"cannot listen on {flags}: {error.strerror or error}") from error
     return bound
 
 
@@ -55,8 +58,15 @@ def tls_context(settings: ServeSettings) -> ssl.SSLContext | None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
-    except OSError as error:  # ssl.SSLError is one
-        files = f"--tls-cert {settings.tls_cert}" + (f" and --tls-key {settings.tls_key}" if settings.tls_key else "")
-        raise ConfigurationError(f"{files} cannot be used: {error.strerror or error}") from error
+        # Without a password OpenSSL would ask for the one of an encrypted key on the terminal, in each worker anew.
+        context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
+    except ssl.SSLError as error:
+        reason = "they are no PEM files of a certificate and its key, without a password"
+        raise ConfigurationError(f"{_tls_files(settings)} cannot be used: {reason} ({error.strerror})") from error
+    except OSError as error:
+        raise ConfigurationError(f"{_tls_files(settings)} cannot be used: {error.strerror or error}") from error
     return context
+
+
+def _tls_files(settings: ServeSettings) -> str:
+    return f"--tls-cert {settings.tls_cert}" + (f" and --tls-key {settings.tls_key}" if settings.tls_key else "")

@@ -260,6 +260,7 @@ class _Stay:
         elif total_s is None:
             breaker.left(self._era)
         else:
+            self.member.alive_s = now
             breaker.answered(self._era, total_s if report.first_byte_s is None else report.first_byte_s, now)
         if line is None:
             return

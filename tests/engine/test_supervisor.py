@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from script_launch import QUICK, ScriptLaunch, survivors, until
@@ -151,6 +153,38 @@ async def test_an_engine_that_dies_is_started_again(tmp_path: Path) -> None:
         assert watched.supervisor.status.restarts == 1
         assert "exited with status 137" in next(s for s in watched.seen if s.state is EngineState.RESTARTING).detail
         assert len(survivors(launch.family())) == 2
+    assert survivors(launch.family()) == set()
+
+
+async def test_an_engine_that_was_ready_once_is_not_given_up(tmp_path: Path) -> None:
+    """What keeps it from starting again, such as a full disk or memory that is not free yet, may pass."""
+    python = tmp_path / "python"
+    python.symlink_to(sys.executable)
+    launch = ScriptLaunch(tmp_path, python=python)
+    async with running(launch, replace(QUICK, attempts=1)) as watched:
+        first, pid = watched.supervisor.status.address, watched.supervisor.status.pid
+        assert pid is not None
+        python.unlink()
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: "the engine cannot be started: No such file" in watched.supervisor.status.detail)
+        python.symlink_to(sys.executable)
+        await until(lambda: watched.supervisor.status.address not in (None, first))
+
+
+async def test_an_engine_that_cannot_be_watched_for_a_moment_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway whose streams have taken every file descriptor must not lose its engine for that."""
+    refusals = [OSError(errno.EMFILE, "Too many open files")]
+
+    async def until_ready(*args: object) -> dict[str, Any]:
+        raise refusals.pop()
+
+    launch, ready = ScriptLaunch(tmp_path), Supervisor._until_ready
+    monkeypatch.setattr(Supervisor, "_until_ready", lambda *args: until_ready(*args) if refusals else ready(*args))
+    async with running(launch) as watched:
+        assert watched.supervisor.status.restarts == 1
+    assert any("cannot be watched: [Errno 24] Too many open files" in status.detail for status in watched.seen)
     assert survivors(launch.family()) == set()
 
 

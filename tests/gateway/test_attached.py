@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from fake_engine import KEY, SECRET, FakeEngine, running_engine
+from fake_engine import CHAT, KEY, SECRET, Clock, FakeEngine, Seen, running_engine, running_gateway
 from script_launch import until
 
 from autellix_sdk.errors import ConfigurationError
@@ -22,7 +23,7 @@ from autellix_server.gateway.fleet.interruption import Interruption
 from autellix_server.gateway.fleet.keeper import Keeper
 from autellix_server.gateway.fleet.member import Member
 from autellix_server.gateway.fleet.prober import Prober
-from autellix_server.gateway.fleet.specs import FILE_EXAMPLE, EngineSpec, read_specs, spec_of_url
+from autellix_server.gateway.fleet.specs import EngineSpec, read_specs, spec_of_url
 
 INFO = {"max_running_requests": 4, "autellix": {"policy": "plas", "http": True}}
 
@@ -36,6 +37,19 @@ def url_of(engine: FakeEngine) -> str:
     """Return where a fake engine is."""
     assert engine.status.address is not None
     return engine.status.address.url
+
+
+def entries(*names: str) -> str:
+    """Return a file of engines, none of which is there; their URLs differ as their names do."""
+    return "".join(f'[[engine]]\nurl = "http://127.0.0.1:9/{name}"\nname = "{name}"\n' for name in names)
+
+
+class Work:
+    """A call that nobody interrupts."""
+
+    def interrupt(self, reason: Interruption) -> None:
+        """Fail the test."""
+        raise AssertionError("nobody interrupts it")
 
 
 @asynccontextmanager
@@ -115,14 +129,10 @@ async def test_a_file_of_engines_is_followed(
     file, fleet = tmp_path / "engines.toml", Fleet()
 
     def write(*names: str) -> None:
-        file.write_text("".join(f'[[engine]]\nurl = "http://127.0.0.1:9"\nname = "{name}"\n' for name in names))
+        file.write_text(entries(*names))
 
     def names() -> list[str]:
         return [member.name for member in fleet]
-
-    class Work:
-        def interrupt(self, reason: Interruption) -> None:
-            raise AssertionError("nobody interrupts it")
 
     write("a", "b")
     keeper = Keeper(fleet, [], [spec("http://127.0.0.1:9", name="fixed")], file=file, environ={})
@@ -145,6 +155,172 @@ async def test_a_file_of_engines_is_followed(
         assert names() == ["fixed", "b", "c"]
         write()
         await until(lambda: names() == ["fixed"])
+
+
+async def test_a_file_that_cannot_be_read_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever is wrong with it: it is said once, and the file is followed again when it is back."""
+    monkeypatch.setattr("autellix_server.gateway.fleet.keeper._LOOK_PERIOD_S", 0.02)
+    file, fleet = tmp_path / "engines.toml", Fleet()
+    file.write_text(entries("a"))
+    async with living(Keeper(fleet, [], file=file, environ={}).run()):
+        file.write_bytes(b"\xff\xfe")
+        await until(lambda: "it is no TOML: 'utf-8' codec can't decode" in caplog.text)
+        file.write_text("a = " + "[" * 100_000)
+        await until(lambda: "recursion" in caplog.text)
+        file.unlink()
+        await until(lambda: "No such file" in caplog.text)
+        looks: list[Path] = []
+        with monkeypatch.context() as patch:
+            patch.setattr("autellix_server.gateway.fleet.keeper._version", looks.append)
+            await until(lambda: len(looks) > 3)
+        assert [member.name for member in fleet] == ["a"]
+        file.write_text(entries("b"))
+        await until(lambda: [member.name for member in fleet] == ["b"])
+    assert len(caplog.records) == 3
+
+
+async def test_an_engine_that_is_named_again_before_it_has_left_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets calls again; one that an operator has drained gets none, whatever else changes in the file."""
+    monkeypatch.setattr("autellix_server.gateway.fleet.keeper._LOOK_PERIOD_S", 0.02)
+    file, fleet = tmp_path / "engines.toml", Fleet()
+    file.write_text(entries("a", "b"))
+    async with living(Keeper(fleet, [], file=file, environ={}).run()):
+        a, b = fleet
+        a.calls.add(Work())
+        b.draining = True
+        file.write_text(entries("b"))
+        await until(lambda: a.draining)
+        file.write_text(entries("a", "b", "c"))
+        await until(lambda: not a.draining)
+        assert [member.name for member in fleet] == ["a", "b", "c"]
+        assert b.draining
+
+
+async def test_an_engine_of_the_file_is_not_called_as_one_that_is_started_here(tmp_path: Path) -> None:
+    """It would take its place."""
+    async with running_engine(name="e0") as started:
+        with pytest.raises(ConfigurationError, match="two engines are called e0"):
+            Keeper(Fleet(), [started], [spec("http://x", name="e0")], environ={})  # type: ignore[list-item]
+
+
+async def test_a_watcher_that_fails_is_not_overlooked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that nobody watches would be ready for ever."""
+    monkeypatch.setattr("autellix_server.gateway.fleet.keeper._LOOK_PERIOD_S", 0.02)
+
+    async def fail(attachment: Attachment) -> None:
+        raise RuntimeError(f"nobody watches {attachment.name}")
+
+    file = tmp_path / "engines.toml"
+    file.write_text(entries("a"))
+    monkeypatch.setattr(Attachment, "run", fail)
+    with pytest.raises(RuntimeError, match="nobody watches a"):
+        await asyncio.wait_for(Keeper(Fleet(), [], file=file, environ={}).run(), 5)
+    with pytest.raises(RuntimeError, match="nobody watches fixed"):
+        await asyncio.wait_for(Keeper(Fleet(), [], [spec("http://x", name="fixed")], environ={}).run(), 5)
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        (
+            web.Response(status=307, headers={"Location": "http://x/v1/models"}),
+            "a redirect to http://x/v1/models: give",
+        ),
+        (web.Response(body=b" " * (5 << 20)), "/v1/models answers more than 4194304 bytes"),
+        (web.Response(body=b"[" * 100_000), "lists no models under /v1/models"),
+    ],
+)
+async def test_an_engine_with_a_strange_answer_is_not_used(answer: web.Response, complaint: str) -> None:
+    """And the reason is told."""
+
+    async def behave(request: web.Request, seen: object) -> web.Response:
+        return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
+
+    async with running_engine(secret=None) as engine:
+        engine.behave = behave  # type: ignore[assignment]
+        attachment = Attachment(spec(url_of(engine)), KEY, None)
+        async with living(attachment.run()):
+            await until(lambda: attachment.status.state is EngineState.UNREACHABLE)
+        assert complaint in attachment.status.detail
+
+
+async def test_an_engine_that_nothing_can_be_called_is_unreachable() -> None:
+    """A name with an empty part is a mistake in a file that is followed."""
+    attachment = Attachment(spec("http://no..host:9"), "", None)
+    async with living(attachment.run()):
+        await until(lambda: attachment.status.state is EngineState.UNREACHABLE)
+    assert "idna" in attachment.status.detail
+
+
+async def test_an_engine_that_is_silent_is_busy_until_it_is_condemned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some compute a prompt and answer nothing meanwhile; how long that may take is the prober's to know."""
+    monkeypatch.setattr("autellix_server.gateway.fleet.attachment._LOOK_PERIOD_S", 0.01)
+    monkeypatch.setattr("autellix_server.gateway.fleet.attachment._ANSWER_LIMIT_S", 0.2)
+    silent, looks = False, 0
+
+    async def behave(request: web.Request, seen: object) -> web.StreamResponse:
+        nonlocal looks
+        if silent:
+            looks += 1
+            await asyncio.sleep(60)
+        return web.json_response({"data": [{"id": "tiny"}]})
+
+    async with running_engine(secret=None) as engine:
+        engine.behave = behave  # type: ignore[assignment]
+        attachment = Attachment(spec(url_of(engine)), KEY, None)
+        async with living(attachment.run()):
+            await until(lambda: attachment.status.state is EngineState.READY)
+            silent = True
+            await until(lambda: looks > 2)
+            assert attachment.status.state is EngineState.READY
+            attachment.condemn("gave no sign of life for 60 s")
+            looks = 0
+            await until(lambda: looks > 1)
+            assert attachment.status.state is EngineState.UNREACHABLE
+            silent = False
+            await until(lambda: attachment.status.state is EngineState.READY)
+
+
+async def test_an_engine_that_does_not_show_its_load_is_used() -> None:
+    """Whatever it does when it is asked."""
+
+    async def behave(request: web.Request, seen: object) -> web.StreamResponse:
+        if request.path == "/v1/loads":
+            assert request.transport is not None
+            request.transport.abort()
+        return web.json_response({"data": [{"id": "tiny"}]})
+
+    async with running_engine() as engine:
+        engine.shown, engine.behave = INFO, behave  # type: ignore[assignment]
+        attachment = Attachment(spec(url_of(engine)), KEY, SECRET)
+        async with living(attachment.run()):
+            await until(lambda: attachment.status.state is not EngineState.STARTING)
+        assert (attachment.status.state, attachment.shown) == (EngineState.READY, None)
+
+
+async def test_calls_that_are_answered_are_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that has no time for probes is not lost as long as it serves."""
+    monkeypatch.setattr("autellix_server.gateway.fleet.prober._PERIOD_S", 0.01)
+    monkeypatch.setattr("autellix_server.gateway.fleet.prober._ANSWER_LIMIT_S", 0.05)
+
+    async def busy(request: web.Request, seen: Seen) -> web.StreamResponse:
+        if request.path == "/health":
+            await asyncio.sleep(60)
+        return await engine.answer(request, seen)
+
+    async with running_engine() as engine, running_gateway(engine, Clock(time.monotonic())) as gateway:
+        engine.behave = busy
+        (member,) = gateway.fleet
+        clock = gateway.clock
+        async with living(Prober(gateway.fleet, 0.5, clock).run()):
+            await until(lambda: member.alive_s)
+            clock.now_s += 0.4
+            status, _ = await gateway.json("POST", "/v1/chat/completions", json=CHAT)
+            assert (status, member.alive_s) == (200, clock.now_s)
 
 
 async def test_an_engine_that_hangs_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,8 +355,9 @@ async def test_an_engine_that_hangs_is_lost(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_example_of_a_file_is_right(tmp_path: Path) -> None:
     """What the documentation shows can be read."""
+    guide = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
     file = tmp_path / "engines.toml"
-    file.write_text(FILE_EXAMPLE)
+    file.write_text("[[engine]]" + guide.partition("```toml\n[[engine]]")[2].partition("```")[0])
     (engine,) = read_specs(file)
     assert (engine.label, engine.window) == ("gpu0", 32)
     assert engine.credentials({"GPU0_KEY": "k", "GPU0_SECRET": "00" * 16}) == ("k", bytes(16))
@@ -195,6 +372,10 @@ def test_the_example_of_a_file_is_right(tmp_path: Path) -> None:
         ("[[engine]]\nurl = 'ftp://x'", "engine.0.url: give http://host:port"),
         ("[[engine]]\nurl = 'http://x'\nwindow = 0", "engine.0.window: Input should be greater than or equal to 1"),
         ("[[engine]]\nurl = 'http://x'\n[[engine]]\nurl = 'http://x/v1'", "two engines are called x:80"),
+        (
+            "[[engine]]\nurl = 'http://x'\n[[engine]]\nurl = 'http://x/v1'\nname = 'y'",
+            "two engines have the URL http://x; leave one of them out",
+        ),
     ],
 )
 def test_a_file_that_is_wrong_is_explained(tmp_path: Path, text: str, complaint: str) -> None:
@@ -213,6 +394,9 @@ def test_a_missing_file_or_key_is_explained(tmp_path: Path) -> None:
         Keeper(Fleet(), [], [spec("http://x", key_env="MISSING")], environ={})
     with pytest.raises(ConfigurationError, match="is 'x': give http://host:port"):
         spec_of_url("x")
+    with pytest.raises(ConfigurationError, match="key_env of engine x:80 is KEY: its value has characters"):
+        Keeper(Fleet(), [], [spec("http://x", key_env="KEY")], environ={"KEY": "a\nb"})
+    assert spec("http://x", key_env="KEY").credentials({"KEY": "a\n"}) == ("a", None)
 
 
 def test_a_base_url_may_end_with_v1() -> None:

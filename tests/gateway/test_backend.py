@@ -123,6 +123,32 @@ async def test_an_engine_that_cannot_start_ends_the_wait(tmp_path: Path) -> None
             await backend.ready()
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        "fleet.prober.Prober._probe",
+        "fleet.keeper._life",
+        "gateway.watch_lag",
+        "state.state.GatewayState.commit",
+        "workers.crew.Crew._one_life",
+    ],
+)
+async def test_a_gateway_of_which_a_part_has_failed_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Half alive it would serve for days, and not notice that an engine hangs."""
+
+    async def fail(*args: object) -> None:
+        raise RuntimeError("a part has failed")
+
+    monkeypatch.setattr(f"autellix_server.gateway.{part}", fail)
+    launch, settings = ScriptLaunch(tmp_path), ServeSettings(port=0, workers=1)
+    with pytest.raises(RuntimeError, match="a part has failed"):
+        async with Backend(settings, [launch], tmp_path.joinpath, state=tmp_path / "db", timing=QUICK) as backend:
+            await asyncio.wait_for(backend.failed(), 5)
+    assert survivors(launch.family()) == set()
+
+
 async def test_leaving_while_the_engine_starts_stops_it(tmp_path: Path) -> None:
     """Ctrl-C does not have to wait for the weights."""
     launch = ScriptLaunch(tmp_path, mode="silent")
@@ -145,9 +171,19 @@ def test_a_port_in_use_is_one_sentence() -> None:
 
 def test_an_address_that_is_not_ours_is_one_sentence() -> None:
     """Whether it is another machine's or nobody's."""
-    for host in ("192.0.2.1", "no-such-host.invalid"):
-        with pytest.raises(ConfigurationError, match=f"^cannot listen on {host} port 0: "):
+    for host in ("192.0.2.1", "no-such-host.invalid", "no..host"):
+        with pytest.raises(ConfigurationError, match=f"^cannot listen on --host {host} and --port 0: "):
             bind(host, 0)
+    with pytest.raises(ConfigurationError, match=r"^cannot listen on --admin-host 192.0.2.1 and --admin-port 0: "):
+        bind("192.0.2.1", 0, "--admin-port")
+
+
+def test_an_address_may_be_written_as_in_a_url() -> None:
+    """With the brackets of IPv6."""
+    settings = ServeSettings(host="[::1]", admin_host="[::1]")
+    assert (settings.host, settings.admin_host) == ("::1", "::1")
+    with bind(settings.host, 0) as bound:
+        assert bound.getsockname()[0] == "::1"
 
 
 def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +213,8 @@ def test_bounds_are_calibrated_unless_they_are_given(monkeypatch: pytest.MonkeyP
         ("policy", "lottery"),
         ("lease_s", 0.0),
         ("device", "tpu"),
+        ("balancer", "best"),
+        ("state", ""),
         ("host", ""),
         ("first_bound_s", "soon"),
         ("first_bound_s", "-1"),
@@ -240,10 +278,18 @@ async def test_with_a_certificate_clients_and_operators_use_https(tmp_path: Path
             assert (await client.get(url + path, ssl=trust)).status == status, (url, path)
 
 
-def test_a_certificate_that_cannot_be_used_is_explained(tmp_path: Path) -> None:
-    """Before anything starts; the setting is named."""
+def test_a_certificate_that_cannot_be_used_is_explained(tmp_path: Path, certificate: Path) -> None:
+    """Before anything starts; the setting is named, and nobody is asked for a password."""
     with pytest.raises(ConfigurationError, match=r"--tls-cert .* cannot be used"):
         tls_context(ServeSettings(tls_cert=tmp_path / "none.pem"))
+    encrypted = tmp_path / "encrypted.pem"
+    protection = serialization.BestAvailableEncryption(b"password")
+    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection
+    )
+    encrypted.write_bytes(certificate.read_bytes().partition(b"-----BEGIN PRIVATE")[0] + pem)
+    with pytest.raises(ConfigurationError, match=r"--tls-cert .* cannot be used: .* without a password"):
+        tls_context(ServeSettings(tls_cert=encrypted))
     with pytest.raises(ConfigurationError, match=r"--tls-key .* needs --tls-cert"):
         tls_context(ServeSettings(tls_key=tmp_path / "key.pem"))
     assert tls_context(ServeSettings()) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import socket
 import subprocess
@@ -11,11 +12,15 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from script_launch import ScriptLaunch, survivors, until
 
 from autellix_server.cli import main
+from autellix_server.commands.serve import allow_connections, warn_if_open
+from autellix_server.engine.guardian import live_processes
+from autellix_server.gateway.settings import ServeSettings
 
 # The command with another engine in SGLang's place: everything else is what a user runs.
 DRIVER = """
@@ -28,6 +33,9 @@ from autellix_server.commands import serve
 serve.prepare_launch = lambda settings, arguments: ScriptLaunch(Path(sys.argv[2]), mode=sys.argv[3])
 sys.exit(main(["serve", *sys.argv[4:]]))
 """
+
+
+VARIABLES_ONLY = {"allowed_hosts", "allowed_origins", "max_body_bytes"}
 
 
 @contextmanager
@@ -64,6 +72,18 @@ async def test_it_says_when_it_is_ready_and_stops_cleanly(tmp_path: Path, number
     assert "Traceback" not in err
     assert "engine e0 stopped" in err
     assert survivors(launch.family()) == set()
+
+
+def test_programs_get_nothing_but_json(tmp_path: Path) -> None:
+    """Where the log is JSON, progress is part of it, whatever the level."""
+    with serving(tmp_path, "ok", "--json", "--log-format", "json", "--log-level", "error", "--port", "0") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.terminate()
+        _, err = process.communicate(timeout=30)
+    messages = [json.loads(line)["message"] for line in err.splitlines()]
+    assert "engine e0 ready" in messages
+    assert messages[-1] == "engine e0 stopped"
 
 
 def test_people_get_a_block_that_shows_what_to_do(tmp_path: Path) -> None:
@@ -121,6 +141,66 @@ async def test_a_kill_leaves_nothing(tmp_path: Path) -> None:
         process.stdout.readline()
         process.kill()
     await until(lambda: survivors(launch.family()) == set())
+
+
+async def test_a_kill_leaves_no_worker(tmp_path: Path) -> None:
+    """They serve nobody without the process that decides."""
+    with serving(tmp_path, "ok", "--json", "--port", "0", "--workers", "2") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        await until(lambda: len(workers_of(process.pid)) == 2)
+        workers = workers_of(process.pid)
+        process.kill()
+    await until(lambda: survivors(workers) == set())
+
+
+def workers_of(pid: int) -> set[int]:
+    """Return the processes that are workers of a gateway."""
+    return {
+        entry.pid
+        for entry in live_processes()
+        if entry.parent == pid and b"workers.process" in Path(f"/proc/{entry.pid}/cmdline").read_bytes()
+    }
+
+
+def test_it_may_have_thousands_of_connections() -> None:
+    """Whatever the shell's soft limit is."""
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, most))
+    try:
+        allow_connections()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(most, 1 << 20), most)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
+
+
+def test_every_setting_is_a_flag_or_a_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    """And the help names it; most are both."""
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    shown = capsys.readouterr().out
+    for name in ServeSettings.model_fields:
+        assert f"AUTELLIX_{name.upper()}" in shown
+        assert name in VARIABLES_ONLY or f"--{name.replace('_', '-')} " in shown, name
+
+
+@pytest.mark.parametrize(
+    ("settings", "warning"),
+    [
+        ({"host": "0.0.0.0"}, "0.0.0.0 can be reached from other machines, and callers need no key"),
+        ({"admin_host": "0.0.0.0", "admin_port": 0}, "operators' endpoints on 0.0.0.0 can be reached from other"),
+        ({"admin_host": "0.0.0.0"}, ""),
+        ({}, ""),
+    ],
+)
+def test_who_lets_everybody_in_is_warned(
+    settings: dict[str, Any], warning: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a caller, or as an operator."""
+    warn_if_open(ServeSettings(**settings))
+    err = capsys.readouterr().err
+    assert warning in err
+    assert bool(err) is bool(warning)
 
 
 def test_an_engine_that_refuses_is_one_sentence(tmp_path: Path) -> None:

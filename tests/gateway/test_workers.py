@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -10,12 +11,14 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
-from fake_engine import CHAT, KEY, WORDS, FakeEngine, Gateway, identity, running_engine
+from fake_engine import CHAT, KEY, WORDS, FakeEngine, Gateway, Seen, identity, running_engine
 from script_launch import until
 
 from autellix_sdk.bill import decode_bill
@@ -33,9 +36,9 @@ LOST = Interruption("engine e0 is lost", "engine_lost", retryable=True)
 
 
 @asynccontextmanager
-async def crewed_gateway(engines: list[FakeEngine], folder: Path, workers: int = 1) -> AsyncIterator[Gateway]:
-    """Run a gateway with workers in front of engines."""
-    settings = ServeSettings(port=0, policy="plas", workers=workers)
+async def crewed_gateway(engines: list[FakeEngine], folder: Path, **more: Any) -> AsyncIterator[Gateway]:
+    """Run a gateway with a worker in front of engines."""
+    settings = ServeSettings(**{"port": 0, "policy": "plas", "workers": 1, **more})
     made = TheGateway(settings, environ={})
     for engine in engines:
         made.fleet.add(Member(engine))
@@ -191,7 +194,103 @@ async def test_models_are_read_where_engines_differ(engines: list[FakeEngine], t
     first.status = replace(first.status, models=("tiny",))
     second.status = replace(second.status, models=("huge",))
     async with crewed_gateway(engines, tmp_path) as gateway:
-        status = 0
-        while status != 200:  # the worker may ask before it was told
-            status, _ = await gateway.json("POST", COMPLETIONS, json={**CHAT, "model": "huge"}, headers=identity())
+        await until_models_are_read(gateway)
+        first.seen.clear()
+        await gateway.json("POST", COMPLETIONS, json={**CHAT, "model": "huge"}, headers=identity())
         assert (len(first.seen), len(second.seen)) == (0, 1)
+
+
+async def test_a_model_of_any_length_may_be_asked_for(engines: list[FakeEngine], tmp_path: Path) -> None:
+    """It is refused, and the worker goes on: other clients' calls are in it."""
+    for engine, model in zip(engines, ("tiny", "huge"), strict=True):
+        engine.status = replace(engine.status, models=(model,))
+    async with crewed_gateway(engines, tmp_path) as gateway:
+        await until_models_are_read(gateway)
+        (worker,) = workers()
+        body = json.dumps({**CHAT, "model": "x" * (2 << 20)}).encode()
+        status, reply = await gateway.json("POST", COMPLETIONS, data=BytesIO(body))
+        assert (status, reply["error"]["code"]) == (404, "model_not_found")
+        assert list(workers()) == [worker]
+
+
+async def until_models_are_read(gateway: Gateway) -> None:
+    """Wait until the worker was told to read models; until then calls are told to wait."""
+    status = 503
+    while status == 503:
+        status, reply = await gateway.json("POST", COMPLETIONS, json=CHAT)
+    assert status == 200, reply
+
+
+async def test_calls_in_flight_end_when_the_gateway_stops(engines: list[FakeEngine], tmp_path: Path) -> None:
+    """As long as the grace period: they are billed and charged as ever."""
+    going_on = asyncio.Event()
+
+    def listens() -> bool:
+        return any(sockets(worker) & sockets(os.getpid()) for worker in workers())
+
+    async def wait(request: web.Request, seen: Seen) -> web.StreamResponse:
+        going_on.set()
+        await until(lambda: not listens())
+        return await engines[0].answer(request, seen)
+
+    engines[0].behave = wait
+    async with aiohttp.ClientSession() as client:
+        async with crewed_gateway(engines[:1], tmp_path) as gateway:
+            call = asyncio.create_task(client.post(gateway.url + COMPLETIONS, json=CHAT, headers=identity()))
+            await asyncio.wait_for(going_on.wait(), 10)
+            assert listens()
+        async with await call as response:
+            assert (response.status, "x-autellix-bill" in response.headers) == (200, True)
+        assert gateway.program("p1").service_us == 5000
+
+
+def sockets(process: int) -> set[str]:
+    """Return the sockets that a process has open."""
+    links = [os.path.realpath(link).rpartition("/")[2] for link in Path(f"/proc/{process}/fd").iterdir()]
+    return {link for link in links if link.startswith("socket:")}
+
+
+async def test_a_call_that_fails_in_the_gateway_is_answered(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error of ours is in the log, and no client waits for ever."""
+
+    async def fail(*args: object) -> None:
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr("autellix_server.gateway.dispatch.Dispatcher.admit", fail)
+    status, reply = await asyncio.wait_for(gateway.json("POST", COMPLETIONS, json=CHAT), 10)
+    assert (status, reply["error"]["code"]) == (503, "internal_error")
+    assert "a call has failed in the gateway" in caplog.text
+
+
+async def test_workers_log_as_the_gateway_does(
+    engines: list[FakeEngine], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In the format that was asked for, and at its level."""
+    engines[0].behave = engines[0].die_at_once
+    async with crewed_gateway(engines, tmp_path, log_format="json") as gateway:
+        await gateway.json("POST", COMPLETIONS, json=CHAT, headers=identity())
+    (line,) = capfd.readouterr().err.splitlines()
+    assert json.loads(line)["message"].startswith("engine e0 failed a request")
+
+
+async def test_a_worker_that_cannot_be_started_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, engines: list[FakeEngine], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A machine that is full for a moment must not leave a gateway that accepts nobody."""
+    monkeypatch.setattr("autellix_server.gateway.workers.crew._BACKOFF_S", 0.01)
+    start, refusals = asyncio.create_subprocess_exec, [OSError(errno.EAGAIN, "no more processes")] * 2
+
+    async def full(*args: Any, **options: Any) -> asyncio.subprocess.Process:
+        if refusals:
+            raise refusals.pop()
+        return await start(*args, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", full)
+    async with crewed_gateway(engines, tmp_path) as gateway:
+        status, _ = await gateway.json("POST", COMPLETIONS, json=CHAT)
+    assert status == 200
+    assert [record.getMessage() for record in caplog.records] == [
+        "worker 0 cannot be started: no more processes; it is started again in 0 s",
+    ] * 2

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
 
 import aiohttp
@@ -13,6 +12,7 @@ from aiohttp import hdrs
 from autellix_server.engine.limits import EngineLimits
 from autellix_server.engine.supervisor import EngineAddress, EngineState, EngineStatus
 from autellix_server.errors import EngineFailure
+from autellix_server.gateway.fleet.answers import ask, read_answer, read_json
 from autellix_server.gateway.fleet.kinds import PROBE_PATHS, EngineKind, Shown, Traits, recognise
 from autellix_server.gateway.fleet.loads import LOAD_PATHS, ShownLoad, read_load
 from autellix_server.gateway.fleet.specs import EngineSpec
@@ -69,30 +69,24 @@ class Attachment:
     async def run(self) -> None:
         """Ask the engine again and again, more rarely the longer it does not answer, until cancelled."""
         wait_s = _LOOK_PERIOD_S
-        async with self._asking() as session:
+        timeout = aiohttp.ClientTimeout(total=_ANSWER_LIMIT_S)
+        async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session:
             while True:
                 try:
                     self._set(await self._look(session))
                     wait_s = _LOOK_PERIOD_S
-                except (aiohttp.ClientError, TimeoutError, EngineFailure) as error:
-                    reason = str(error) or "it does not answer"
-                    self._set(EngineStatus(EngineState.UNREACHABLE, reason, restarts=self._restarts))
-                    wait_s = min(2 * wait_s, _BACKOFF_LIMIT_S)
+                except (aiohttp.ClientError, TimeoutError, ValueError, EngineFailure) as error:
+                    # Of values: a name that no host can have. Of one that is silent the prober decides: it may be busy.
+                    if not isinstance(error, TimeoutError) or self._status.state is not EngineState.READY:
+                        reason = str(error) or "it does not answer"
+                        self._set(EngineStatus(EngineState.UNREACHABLE, reason, restarts=self._restarts))
+                        wait_s = min(2 * wait_s, _BACKOFF_LIMIT_S)
                 await asyncio.sleep(wait_s)
 
     @property
     def _restarts(self) -> int:
         """Times it came back."""
         return max(0, self._reached - 1)
-
-    @asynccontextmanager
-    async def _asking(self) -> AsyncIterator[aiohttp.ClientSession]:
-        headers = {hdrs.AUTHORIZATION: f"Bearer {self._address.key}"} if self._address.key else {}
-        timeout = aiohttp.ClientTimeout(total=_ANSWER_LIMIT_S)
-        async with aiohttp.ClientSession(
-            headers=headers, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()
-        ) as session:
-            yield session
 
     async def _look(self, session: aiohttp.ClientSession) -> EngineStatus:
         """Return the status of an engine that answers.
@@ -105,10 +99,7 @@ class Attachment:
             self._reached += 1
         elif (traits := recognise(Shown(models=await self._json(session, "/v1/models")))) is not None:
             self.traits = replace(self.traits, models=traits.models)
-        path = LOAD_PATHS.get(self.traits.kind)
-        if path is not None:
-            async with session.get(self.spec.url + path) as reply:
-                self.shown = read_load(self.traits.kind, await reply.read()) if reply.status == _OK else None
+        self.shown = await self._load(session)
         return EngineStatus(
             EngineState.READY,
             f"ready ({self.traits.kind} {self.traits.version}".rstrip() + ")",
@@ -117,6 +108,17 @@ class Attachment:
             limits=EngineLimits(slots=self.traits.slots),
             models=self.traits.models,
         )
+
+    async def _load(self, session: aiohttp.ClientSession) -> ShownLoad | None:
+        """Return the load that the engine shows; one that does not is no worse an engine."""
+        path = LOAD_PATHS.get(self.traits.kind)
+        if path is None:
+            return None
+        try:
+            async with ask(session, self._address, path) as reply:
+                return read_load(self.traits.kind, await read_answer(reply)) if reply.status == _OK else None
+        except (aiohttp.ClientError, TimeoutError):
+            return None
 
     async def _recognised(self, session: aiohttp.ClientSession) -> Traits:
         """Return what the engine is.
@@ -143,17 +145,18 @@ class Attachment:
         return traits
 
     async def _json(self, session: aiohttp.ClientSession, path: str) -> object:
-        async with session.get(self.spec.url + path) as reply:
+        async with ask(session, self._address, path) as reply:
             if reply.status in {401, 403}:
                 raise EngineFailure(f"it refuses the API key (key_env): {path} answers {reply.status}")
             if reply.status != _OK:
-                raise EngineFailure(f"{path} answers {reply.status}")
+                elsewhere = reply.headers.get(hdrs.LOCATION)
+                hint = "" if elsewhere is None else f", a redirect to {elsewhere}: give the URL of the engine itself"
+                raise EngineFailure(f"{path} answers {reply.status}{hint}")
             self._server = reply.headers.get(hdrs.SERVER, "")
             try:
-                found: object = await reply.json(content_type=None)
+                return await read_json(reply)
             except ValueError:
                 return None
-            return found
 
     def _set(self, status: EngineStatus) -> None:
         if status != self._status:

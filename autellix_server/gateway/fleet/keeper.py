@@ -7,15 +7,16 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Never, Protocol
 
 from autellix_sdk.errors import ConfigurationError
 from autellix_server.engine.supervisor import EngineStatus
+from autellix_server.errors import EngineFailure
 from autellix_server.gateway.fleet.attachment import Attachment
 from autellix_server.gateway.fleet.fleet import Fleet
 from autellix_server.gateway.fleet.line import Line
 from autellix_server.gateway.fleet.member import Engine, Member
-from autellix_server.gateway.fleet.specs import EngineSpec, check_names, read_specs
+from autellix_server.gateway.fleet.specs import EngineSpec, check_distinct, read_specs
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Keeper:
         on_change: called with an engine's name at every change of its status.
 
     Raises:
-        ConfigurationError: a key is missing, a name is there twice, or the file cannot be read.
+        ConfigurationError: a key is missing, a name or URL is there twice, or the file cannot be read.
     """
 
     def __init__(
@@ -63,15 +64,19 @@ class Keeper:
         self._environ = environ
         self._make_line = make_line
         self._on_change = on_change
-        self._version: tuple[int, int] | None = None
+        self._version: tuple[int, ...] | None = None
+        self._complaint = ""
         self._wanted: Mapping[str, EngineSpec] = {}
         """What the file says, as it was when it was last right."""
         self._fixed = tuple(specs)
-        check_names(self._fixed)
+        self._taken = frozenset(engine.name for engine in started)
+        check_distinct(self._fixed, self._taken)
         attached = list(map(self._attachment, self._fixed))
         self._engines = [*started, *attached]
         self._followed: dict[str, Attachment] = {}
         """Engines of the file that are in the fleet."""
+        self._leaving: set[str] = set()
+        """Those of them that the file does not name any more, or describes otherwise."""
         self._lives: dict[Attachment, asyncio.Task[None]] = {}
         for engine in started:
             fleet.add(Member(engine))
@@ -87,20 +92,20 @@ class Keeper:
         Raises:
             EngineFailure: all local engines gave up, and none is attached.
         """
-        lives = [asyncio.create_task(engine.run()) for engine in self._engines]
+        lives: list[asyncio.Task[Any]] = [asyncio.create_task(_life(engine)) for engine in self._engines]
+        if self._file is not None:
+            lives.append(asyncio.create_task(self._watch(self._file)))
         try:
-            if self._file is None:
-                await asyncio.wait(lives)
-                lives[0].result()
-            else:
-                await self._watch(self._file)
+            ended, _ = await asyncio.wait(lives, return_when=asyncio.FIRST_EXCEPTION)
+            failures = [life.result() for life in lives if life in ended]
+            raise failures[0]
         finally:
             lives.extend(self._lives.values())
             for life in lives:
                 life.cancel()
             await asyncio.gather(*lives, return_exceptions=True)
 
-    async def _watch(self, file: Path) -> None:
+    async def _watch(self, file: Path) -> Never:
         """Follow the file for ever; one that is wrong leaves the fleet as it is."""
         while True:
             self._start()
@@ -108,7 +113,11 @@ class Keeper:
             try:
                 self._read(file)
             except ConfigurationError as error:
-                _log.warning("the engines stay as they are: %s", error)
+                if str(error) != self._complaint:
+                    self._complaint = str(error)
+                    _log.warning("the engines stay as they are: %s", error)
+            else:
+                self._complaint = ""
             self._follow()
 
     def _read(self, file: Path) -> None:
@@ -116,7 +125,7 @@ class Keeper:
         if version is None or version != self._version:
             self._version = version
             specs = read_specs(file)
-            check_names((*self._fixed, *specs))
+            check_distinct((*self._fixed, *specs), self._taken)
             for spec in specs:
                 spec.credentials(self._environ)
             self._wanted = {spec.label: spec for spec in specs}
@@ -125,15 +134,22 @@ class Keeper:
         """Bring the fleet nearer to what the file says; called until it is there.
 
         An engine that the file does not name any more, or describes otherwise, gets no new calls, and leaves when it
-        has none; what the file says of it then joins.
+        has none; what the file says of it then joins. One that is named again before it has left stays.
         """
         for name, attachment in self._followed.items():
             member = self._fleet.get(name)
-            if member is not None and self._wanted.get(name) != attachment.spec:
+            if member is None:
+                continue
+            if self._wanted.get(name) != attachment.spec:
+                self._leaving.add(name)
                 member.draining = True
                 if not member.calls:
                     self._fleet.remove(name)
+            elif name in self._leaving:
+                member.draining = False
+                self._leaving.remove(name)
         self._followed = {name: one for name, one in self._followed.items() if self._fleet.get(name) is not None}
+        self._leaving &= self._followed.keys()
         for name, spec in self._wanted.items():
             if name not in self._followed:
                 self._followed[name] = self._attachment(spec)
@@ -143,6 +159,9 @@ class Keeper:
         """Have every attachment of the file watched, and no other."""
         for attachment in [one for one in self._lives if self._followed.get(one.name) is not one]:
             self._lives.pop(attachment).cancel()
+        for life in self._lives.values():
+            if life.done():
+                life.result()  # Its watcher has failed, which leaves nobody to say whether the engine is there.
         for attachment in self._followed.values():
             if attachment not in self._lives:
                 self._lives[attachment] = asyncio.create_task(attachment.run())
@@ -155,9 +174,18 @@ class Keeper:
         return Attachment(spec, *spec.credentials(self._environ), on_change=partial(self._on_change, spec.label))
 
 
-def _version(file: Path) -> tuple[int, int] | None:
+async def _life(engine: KeptEngine) -> EngineFailure:
+    """Keep an engine until it gives up, and return why."""
+    try:
+        await engine.run()
+    except EngineFailure as failure:
+        return failure
+    raise AssertionError("an engine is kept until it gives up, or the task is cancelled")
+
+
+def _version(file: Path) -> tuple[int, ...] | None:
     try:
         status = file.stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_size
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size

@@ -44,7 +44,7 @@ class Member:
         line: calls wait there for it; `None`: they go in at once, as with engines of ours.
         calls: calls that this gateway has given it, those in the line included.
         draining: it gets no new calls.
-        alive_s: when it last gave a sign of life, on the event loop's clock; 0: not yet.
+        alive_s: when it last gave a sign of life, on the ledger's clock; 0: not yet.
         bounds: bounds of its levels as it last showed them; `None` until then, and if it has none.
         ended: programs that ended and of which it has not been told.
         breaker: keeps calls from it while it fails them.

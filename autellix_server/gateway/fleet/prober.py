@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 
 import aiohttp
 
@@ -21,18 +23,20 @@ _SERVER_ERROR = 500
 class Prober:
     """Asks every engine for its health. Run it as a task, for as long as the fleet is served.
 
-    Any answer is a sign of life, and so is every piece of an answer to a call: an engine that is only busy is not taken
-    for dead.
+    Any answer is a sign of life, and so is every call that is answered to its end: an engine that is only busy is not
+    taken for dead.
 
     Args:
         fleet: the engines.
         hang_limit_s: an engine that gives no sign of life for so long is lost: its calls go elsewhere or end with an
             error, and it is started again if it was started here; ``inf``: none is.
+        clock: of the ledger, in seconds.
     """
 
-    def __init__(self, fleet: Fleet, hang_limit_s: float) -> None:
+    def __init__(self, fleet: Fleet, hang_limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._fleet = fleet
         self._hang_limit_s = hang_limit_s
+        self._clock = clock
         self._away: set[str] = set()
 
     async def run(self) -> None:
@@ -44,7 +48,7 @@ class Prober:
                 await asyncio.sleep(_PERIOD_S)
 
     async def _probe(self, session: aiohttp.ClientSession, member: Member) -> None:
-        address, clock = member.address, asyncio.get_running_loop().time
+        address, clock = member.address, self._clock
         if address is None:
             # Who watches it has noticed first; connections that were open may still hang.
             self._away.add(member.name)
@@ -55,7 +59,7 @@ class Prober:
             self._away.discard(member.name)
             member.alive_s = clock()
         try:
-            async with session.get(f"{address.url}/health") as reply:
+            async with session.get(f"{address.url}/health", allow_redirects=False) as reply:
                 member.alive_s = clock()
                 sick = reply.status >= _SERVER_ERROR
                 member.breaker.probed(f"/health answers {reply.status}" if sick else None, clock())

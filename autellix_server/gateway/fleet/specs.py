@@ -13,15 +13,6 @@ from yarl import URL
 from autellix_sdk.errors import ConfigurationError
 from autellix_server.stamp import parse_secret
 
-FILE_EXAMPLE = """\
-[[engine]]
-url = "http://10.0.0.5:30000"
-name = "gpu0"              # default: host and port
-key_env = "GPU0_KEY"       # variable with the API key that the engine wants
-secret_env = "GPU0_SECRET" # variable with the AUTELLIX_SECRET of an engine with our plugin
-window = 32                # calls it gets at once, if it has no plugin of ours; default: learned
-"""
-
 
 class EngineSpec(BaseModel):
     """One engine to attach. Immutable; unknown keys are an error.
@@ -60,7 +51,7 @@ class EngineSpec(BaseModel):
         """Return the engine's API key, empty for none, and its secret.
 
         Raises:
-            ConfigurationError: a variable that is named is not set, or the secret is none.
+            ConfigurationError: a variable that is named is not set, the key cannot be sent, or the secret is none.
         """
         key = "" if self.key_env is None else self._variable(environ, self.key_env, "key_env")
         if self.secret_env is None:
@@ -68,9 +59,13 @@ class EngineSpec(BaseModel):
         return key, parse_secret(self._variable(environ, self.secret_env, "secret_env"), self.secret_env)
 
     def _variable(self, environ: Mapping[str, str], name: str, setting: str) -> str:
-        if value := environ.get(name):
-            return value
-        raise ConfigurationError(f"{setting} of engine {self.label} is {name}: there is no such environment variable")
+        where = f"{setting} of engine {self.label} is {name}"
+        value = environ.get(name, "").strip()  # secrets that are mounted often end with a newline
+        if not value:
+            raise ConfigurationError(f"{where}: there is no such environment variable, or it is empty")
+        if not value.isprintable():
+            raise ConfigurationError(f"{where}: its value has characters that no header can carry")
+        return value
 
 
 class _EnginesFile(BaseModel):
@@ -105,28 +100,35 @@ def read_specs(path: Path) -> tuple[EngineSpec, ...]:
     """
     setting = f"--engines-file (or AUTELLIX_ENGINES_FILE) is {str(path)!r}"
     try:
-        specs = _EnginesFile.parse(path.read_text()).engine
+        specs = _EnginesFile.parse(path.read_text("utf-8")).engine
     except OSError as error:
         raise ConfigurationError(f"{setting}: {error.strerror or error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError(f"{setting}: it is no TOML: {error}") from error
     except ValidationError as error:
         raise ConfigurationError(f"{setting}: {_first(error.errors()[0])}") from None
-    check_names(specs)
+    check_distinct(specs)
     return specs
 
 
-def check_names(specs: Iterable[EngineSpec]) -> None:
-    """Check that no two engines have one name.
+def check_distinct(specs: Iterable[EngineSpec], taken: Iterable[str] = ()) -> None:
+    """Check that no two engines have one name, or one URL.
+
+    Args:
+        specs: of the engines.
+        taken: names of other engines.
 
     Raises:
         ConfigurationError: two have.
     """
-    seen: set[str] = set()
+    names, urls = set(taken), set[str]()
     for spec in specs:
-        if spec.label in seen:
+        if spec.label in names:
             raise ConfigurationError(f"two engines are called {spec.label}; give each a name of its own")
-        seen.add(spec.label)
+        if spec.url in urls:
+            raise ConfigurationError(f"two engines have the URL {spec.url}; leave one of them out")
+        names.add(spec.label)
+        urls.add(spec.url)
 
 
 def _first(error: Mapping[str, Any]) -> str:

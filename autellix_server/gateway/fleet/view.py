@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager
 from math import inf
 from statistics import median_low
 from typing import Any
 
 import aiohttp
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from autellix_server.engine.supervisor import EngineAddress
+from autellix_server.gateway.fleet.answers import ask, read_json
 from autellix_server.gateway.fleet.fleet import Fleet
 from autellix_server.gateway.fleet.member import Member
 from autellix_server.scheduling.table import ProgramTable
@@ -55,15 +55,13 @@ class FleetView:
 
     async def _models(self, address: EngineAddress) -> list[dict[str, Any]]:
         try:
-            async with self._ask(address, "/v1/models") as reply:
-                return [row for row in (await reply.json())["data"] if isinstance(row, dict)]
+            async with ask(self._session, address, "/v1/models") as reply:
+                reply.raise_for_status()
+                listed: Any = await read_json(reply)
+                return [row for row in listed["data"] if isinstance(row, dict)]
         except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError) as error:
             _log.warning("engine %s does not list its models: %s", address.name, error)
             return []
-
-    def _ask(self, address: EngineAddress, path: str) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        headers = {hdrs.AUTHORIZATION: f"Bearer {address.key}"} if address.key else {}
-        return self._session.get(address.url + path, headers=headers, raise_for_status=True)
 
     async def _watch(self) -> None:
         while True:
@@ -81,8 +79,8 @@ class FleetView:
 
     async def _bounds(self, address: EngineAddress) -> Mapping[str, Any] | None:
         try:
-            async with self._ask(address, "/server_info") as reply:
-                return _bounds(await reply.json())
+            async with ask(self._session, address, "/server_info") as reply:
+                return _bounds(await read_json(reply))
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             _log.debug("engine %s does not show its bounds: %s", address.name, error)
             return None

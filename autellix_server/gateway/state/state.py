@@ -90,6 +90,9 @@ class GatewayState:
         history: told of every program that ends; tells an engine that has started.
     """
 
+    writing: asyncio.Task[None]
+    """Writes behind, within `lifetime`; when it ends before, nothing is stored any more."""
+
     _table: ProgramTable
     _file_clock: FileClock
 
@@ -159,15 +162,17 @@ class GatewayState:
     async def lifetime(self, app: object = None) -> AsyncIterator[None]:
         """Write behind while the application runs, and once more at its end; for its `cleanup_ctx`."""
         stop = asyncio.Event()
-        writing = asyncio.create_task(self._write_behind(stop))
+        self.writing = asyncio.create_task(self._write_behind(stop))
         try:
             yield
         finally:
             stop.set()
-            await writing
+            try:
+                await self.writing
+            finally:
+                self.close()
             if self._trouble:
                 _log.error("%d programs are not stored: %s", self.health.pending, self._trouble)
-            self.close()
 
     def close(self) -> None:
         """Close the file as it is; `lifetime` does so at its end."""

@@ -117,6 +117,8 @@ class Store:
             StoreFailure: the disk would not have it now.
         """
         try:
+            if self.path.exists() and not self.path.is_file():
+                raise self._refusal("that is no file; name one, or `none` for nowhere")
             self.vacant = not self.path.exists() or not self.path.stat().st_size
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._lock is None:

@@ -5,6 +5,7 @@ Without them, and without the extra ``otel``, nothing of OpenTelemetry is import
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -79,6 +80,8 @@ def open_tracing(host: str, port: int, clock: Callable[[], float], environ: Mapp
         raise ConfigurationError(
             f"{asking} asks for traces, which need OpenTelemetry; install it with: pip install 'autellix[otel]'"
         ) from error
+    # Of a collector that is away one line for each batch is enough, not one for each attempt.
+    logging.getLogger(OTLPSpanExporter.__module__).setLevel(logging.ERROR)
     named = environ.get("OTEL_SERVICE_NAME") or "service.name=" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     provider = TracerProvider(
         resource=Resource.create({} if named else {"service.name": _SERVICE_NAME}),

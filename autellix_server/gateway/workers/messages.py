@@ -1,13 +1,14 @@
 """What workers and the gateway say to each other. Pure.
 
-A worker asks with ``{"call": n, "do": ...}`` and the gateway answers ``{"call": n, ...}``; numbers are the worker's,
-and one number stands for one call from its admission to its end. Without being asked the gateway interrupts calls,
-``{"call": n, "interrupt": ...}``, and tells what workers must read, ``{"reads": ...}``.
+A worker asks with ``{"call": n, "do": ...}`` and the gateway answers ``{"call": n, "did": ...}``; numbers are the
+worker's, and one number stands for one call from its admission to its end. Without being asked the gateway interrupts
+calls, ``{"call": n, "interrupt": ...}``, and tells what workers must read, ``{"reads": ...}``.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -21,8 +22,8 @@ from autellix_server.gateway.headers import CREDENTIALS, TRACE_HEADER
 from autellix_server.gateway.refusal import Refused
 from autellix_server.identity import IDENTITY_HEADERS
 
-LINE_LIMIT = 1 << 20
-"""Bytes of the longest message."""
+LINE_LIMIT = sys.maxsize
+"""Bytes of the longest message: a client may name a model as long as its body, and must not end a worker by that."""
 
 _TOLD_HEADERS = (*IDENTITY_HEADERS, *CREDENTIALS, TRACE_HEADER)
 

@@ -12,7 +12,7 @@ from itertools import count
 from autellix_server.engine.supervisor import EngineAddress
 from autellix_server.gateway.desk import CallRequest, Reads, Report
 from autellix_server.gateway.fleet.interruption import Interruption
-from autellix_server.gateway.refusal import unavailable
+from autellix_server.gateway.refusal import Refused, unavailable
 from autellix_server.gateway.workers.messages import (
     Message,
     address_of,
@@ -20,7 +20,6 @@ from autellix_server.gateway.workers.messages import (
     data_of,
     encode,
     error_of,
-    failure,
     reported,
     text,
     told,
@@ -58,12 +57,12 @@ class RemoteDesk:
                     self.reads = Reads(**message["reads"])
                 elif call := self._calls.get(message["call"]):
                     call.hear(message)
-        except ConnectionError:
-            pass  # It has gone while it was told something.
+        except (ConnectionError, ValueError):
+            pass  # It has gone while it was told something, at worst within a line.
         finally:
             self._gone = True
             for call in self._calls.values():
-                call.hear(failure(unavailable(_GONE)))
+                call.give_up()
 
     async def admit(self, request: CallRequest) -> RemoteTicket:
         """Take a call in, see `desk.Desk`."""
@@ -89,16 +88,15 @@ class RemoteDesk:
         self.say({"call": -1, "do": "failed", "address": told(address)})
 
     def _open(self) -> RemoteTicket:
-        if self._gone:
-            raise unavailable(_GONE)
         ticket = RemoteTicket(self, next(self._numbers))
         self._calls[ticket.number] = ticket
         return ticket
 
-    def say(self, message: Message) -> None:
-        """Tell the gateway something."""
+    def say(self, message: Message) -> bool:
+        """Tell the gateway something; return whether it is there."""
         if not self._gone:
             self._writer.write(encode(message))
+        return not self._gone
 
     def forget(self, number: int) -> None:
         """Forget a call that is over."""
@@ -116,12 +114,13 @@ class RemoteTicket:
         self.number = number
         self._desk = desk
         self._task = asyncio.current_task()
+        self._doing = ""
         self._answer: asyncio.Future[Message] | None = None
         self._interruption: Interruption | None = None
 
     async def admitted(self, request: CallRequest) -> None:
         """Wait until the call has an engine; raises as `move` does."""
-        self._take(await self.ask("admit", request=asked(request)))
+        self._take(await self.ask("admit", request=asked(request), reads_models=self._desk.reads.models))
 
     async def move(self, report: Report) -> None:
         """Move to another engine, see `desk.Ticket`."""
@@ -129,26 +128,48 @@ class RemoteTicket:
 
     async def settle(self, bill: bytes) -> bytes | None:
         """Charge the engine's bill, see `desk.Ticket`."""
-        return data_of((await self.ask("settle", bill=text(bill))).get("settled"))
+        try:
+            return data_of((await self.ask("settle", bill=text(bill)))["settled"])
+        except Refused:
+            return None  # The gateway has gone; the answer goes on to its end.
 
     async def ask(self, do: str, **details: object) -> Message:
         """Ask the gateway about this call, and return its answer.
 
         Raises:
-            Refused, Interruption: that is the answer.
+            Refused, Interruption: that is the answer; the gateway has gone; the call was interrupted meanwhile.
         """
-        self._answer = asyncio.get_running_loop().create_future()
-        self._desk.say({"call": self.number, "do": do, **details})
-        answer = await self._answer
+        self._doing, self._answer = do, asyncio.get_running_loop().create_future()
+        if not self._desk.say({"call": self.number, "do": do, **details}):
+            raise unavailable(_GONE)
+        with self.interruptible():
+            answer = await self._answer
         if (error := error_of(answer)) is not None:
             raise error
         return answer
 
     def hear(self, message: Message) -> None:
         """Take what the gateway says about this call: the answer that is waited for, or an interruption."""
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(message)
-        elif isinstance(reason := error_of(message), Interruption) and self._task is not None:
+        waiting, reason = self._waiting, error_of(message)
+        if "did" in message:
+            # What was given up, because of an interruption, is answered all the same.
+            if waiting is not None and message["did"] == self._doing:
+                waiting.set_result(message)
+        elif isinstance(reason, Interruption) and not (waiting and self._doing == "move" and reason.retryable):
+            # That an engine is lost is no news to a call that is about to leave it.
+            self._interrupt(reason)
+
+    def give_up(self) -> None:
+        """Wait no more for an answer: the gateway has gone."""
+        if self._waiting is not None:
+            self._waiting.set_exception(unavailable(_GONE))
+
+    @property
+    def _waiting(self) -> asyncio.Future[Message] | None:
+        return None if self._answer is None or self._answer.done() else self._answer
+
+    def _interrupt(self, reason: Interruption) -> None:
+        if self._interruption is None and self._task is not None:
             self._interruption = reason
             self._task.cancel()
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from dataclasses import asdict
 from typing import Any
 
 from autellix_server.gateway.desk import Reads, Report
 from autellix_server.gateway.dispatch import Dispatcher
 from autellix_server.gateway.fleet.interruption import Interruption
-from autellix_server.gateway.refusal import Refused
+from autellix_server.gateway.refusal import Refused, unavailable
 from autellix_server.gateway.ticket import Ticket
 from autellix_server.gateway.workers.messages import (
     Message,
@@ -23,6 +24,8 @@ from autellix_server.gateway.workers.messages import (
     text,
     told,
 )
+
+_log = logging.getLogger(__name__)
 
 _LOOK_PERIOD_S = 0.2
 
@@ -72,7 +75,10 @@ class ServedDesk:
 
     def _hear(self, message: Message) -> None:
         number, do = message["call"], message["do"]
-        if do == "admit":
+        if do == "admit" and self._dispatcher.reads.models and not message["reads_models"]:
+            # Whether it names a model is not known: it was read before the worker was told.
+            self.answer(number, do, failure(unavailable("the engines have just changed")))
+        elif do == "admit":
             self._calls[number] = _ServedCall(self, number, message["request"])
         elif do == "resources":
             task = asyncio.create_task(self._resources(number, message["headers"], message["model"]))
@@ -85,22 +91,28 @@ class ServedDesk:
                 call.close(report_of(message["report"]))
             else:
                 call.orders.put_nowait(message)
+        elif do != "close":
+            self.answer(number, do, failure(unavailable("the call has ended")))
 
     async def _resources(self, number: int, headers: dict[str, str], model: str | None) -> None:
         try:
             engines = await self._dispatcher.resources(headers, model)
         except Refused as refusal:
-            self.answer(number, failure(refusal))
+            self.answer(number, "resources", failure(refusal))
         else:
-            self.answer(number, {"engines": [told(engine) for engine in engines]})
+            self.answer(number, "resources", {"engines": [told(engine) for engine in engines]})
 
     async def admit(self, request: Message) -> Ticket:
         """Admit a worker's call, see `Dispatcher.admit`."""
         return await self._dispatcher.admit(request_of(request))
 
-    def answer(self, number: int, message: Message) -> None:
-        """Answer about a call."""
-        self._say({"call": number, **message})
+    def answer(self, number: int, did: str, message: Message) -> None:
+        """Answer what was asked about a call."""
+        self._say({"call": number, "did": did, **message})
+
+    def interrupt(self, number: int, reason: Interruption) -> None:
+        """Pass the interruption of a call on."""
+        self._say({"call": number, **failure(reason)})
 
     def forget(self, number: int) -> None:
         """Forget a call that is over."""
@@ -116,31 +128,35 @@ class _ServedCall:
         self._number = number
         self._report = Report()
         self.task = asyncio.create_task(self._run(request))
+        self.task.add_done_callback(self._ended)
 
     async def _run(self, request: Message) -> None:
         try:
             ticket = await self._desk.admit(request)
         except (Refused, Interruption) as error:
-            self._desk.answer(self._number, failure(error))
-            self._desk.forget(self._number)
+            self._desk.answer(self._number, "admit", failure(error))
             return
         try:
-            self._placed(ticket)
+            self._placed(ticket, "admit")
             while True:
                 await self._obey(ticket)
         finally:
             ticket.close(self._report)
-            self._desk.forget(self._number)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._desk.forget(self._number)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a call has failed in the gateway", exc_info=error)
+            self._desk.interrupt(self._number, Interruption("the gateway failed", "internal_error", retryable=True))
 
     def close(self, report: Report) -> None:
         """End the call, whatever it waits for."""
         self._report = report
         self.task.cancel()
 
-    def _placed(self, ticket: Ticket) -> None:
-        self._desk.answer(
-            self._number, {"address": told(ticket.address), "headers": ticket.headers, "priority": ticket.priority}
-        )
+    def _placed(self, ticket: Ticket, did: str) -> None:
+        place = {"address": told(ticket.address), "headers": ticket.headers, "priority": ticket.priority}
+        self._desk.answer(self._number, did, place)
 
     async def _obey(self, ticket: Ticket) -> None:
         """Carry out the worker's next order."""
@@ -148,14 +164,15 @@ class _ServedCall:
             with ticket.interruptible():
                 order: dict[str, Any] = await self.orders.get()
         except Interruption as reason:
-            self._desk.answer(self._number, failure(reason))
+            self._desk.interrupt(self._number, reason)
             return
         if order["do"] == "settle":
-            self._desk.answer(self._number, {"settled": text(await ticket.settle(data_of(order["bill"]) or b""))})
+            settled = await ticket.settle(data_of(order["bill"]) or b"")
+            self._desk.answer(self._number, "settle", {"settled": text(settled)})
         elif order["do"] == "move":
             try:
                 await ticket.move(report_of(order["report"]))
             except (Refused, Interruption) as error:
-                self._desk.answer(self._number, failure(error))
+                self._desk.answer(self._number, "move", failure(error))
             else:
-                self._placed(ticket)
+                self._placed(ticket, "move")

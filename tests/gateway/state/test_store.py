@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import stat
 from collections.abc import Callable
@@ -99,6 +100,17 @@ def test_a_database_of_another_program_is_refused_and_left_alone(tmp_path: Path)
     with pytest.raises(ConfigurationError, match="a database of another program; name another file"):
         Store(path).open()
     assert path.read_bytes() == before
+
+
+def test_what_is_no_file_is_left_alone(tmp_path: Path) -> None:
+    """Somebody who writes to /dev/null means `none`, and must not find it closed to everybody else."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe, 0o644)
+    for path in (pipe, tmp_path):
+        with pytest.raises(ConfigurationError, match=r"that is no file; name one, or `none` for nowhere"):
+            Store(path).open()
+    assert stat.S_IMODE(pipe.stat().st_mode) == 0o644
+    assert list(tmp_path.iterdir()) == [pipe]
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_of_the_setting(tmp_path: Path) -> None:
