@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from autellix_server.gateway.engines import EnginesApi, shown_fleet
+from autellix_server.gateway.engines import EnginesApi
 from autellix_server.gateway.exchange import drop_added_headers
 from autellix_server.gateway.fleet.view import FleetView
 from autellix_server.gateway.gateway import Gateway
 from autellix_server.gateway.guard import HostGuard, OriginGuard, is_loopback
+from autellix_server.gateway.openapi import Endpoint, OpenApi
 from autellix_server.gateway.programs import ProgramsApi
 from autellix_server.gateway.proxy import Proxy
-from autellix_server.gateway.refusal import Refused, unavailable
+from autellix_server.gateway.refusal import Refused
 from autellix_server.gateway.replies import error_reply, refused_reply
 from autellix_server.gateway.settings import ServeSettings
+from autellix_server.gateway.status import StatusApi
 from autellix_server.gateway.telemetry.scrape import MetricsEndpoint, ScrapeTarget
 from autellix_server.gateway.telemetry.timeline import TimelineApi
 
@@ -44,7 +46,7 @@ def make_apps(gateway: Gateway) -> Apps:
     settings, fleet = gateway.settings, gateway.fleet
     view = FleetView(fleet, gateway.ledger.table)
     metrics = MetricsEndpoint(gateway.metrics, gateway.sample, lambda: _targets(gateway))
-    proxy, status = Proxy(gateway.dispatcher), _Status(gateway)
+    proxy = Proxy(gateway.dispatcher)
 
     async def models(request: web.Request) -> web.StreamResponse:
         if not fleet.mixed:
@@ -56,20 +58,18 @@ def make_apps(gateway: Gateway) -> Apps:
         web.get("/v1/models", models),
         web.route(hdrs.METH_ANY, "/v1/{path:.*}", proxy.handle),
     )
-    engines = EnginesApi(fleet)
     for_operators = (
-        web.get("/metrics", metrics.handle),
-        web.get("/autellix/v1/engines", engines.list),
-        web.post("/autellix/v1/engines/{name}/drain", engines.drain),
-        web.post("/autellix/v1/engines/{name}/restore", engines.restore),
+        Endpoint(hdrs.METH_GET, "/metrics", metrics.handle, str, media="text/plain"),
+        *EnginesApi(fleet).endpoints(),
     )
     main, admin = bare_app(settings), None
-    main.add_routes((*status.routes(), *_programs(gateway, for_operators=False), *for_clients))
+    own = list(_own(gateway, for_operators=False))
     if settings.admin_port is not None:
         admin = bare_app(settings)
-        admin.add_routes((*status.routes(), *_programs(gateway, for_operators=True), *for_operators))
+        admin.add_routes(OpenApi((*_own(gateway, for_operators=True), *for_operators), lambda: False).routes())
     elif is_loopback(settings.host) and not gateway.tenants.keyed:
-        main.add_routes(for_operators)
+        own.extend(for_operators)
+    main.add_routes((*OpenApi(own, lambda: gateway.tenants.keyed).routes(), *for_clients))
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         async with gateway.lifetime():
@@ -80,17 +80,14 @@ def make_apps(gateway: Gateway) -> Apps:
     return Apps(main, admin)
 
 
-def _programs(gateway: Gateway, *, for_operators: bool) -> Iterator[web.RouteDef]:
-    """Return the routes of the programs API: of a client's own programs, or for operators of all."""
+def _own(gateway: Gateway, *, for_operators: bool) -> Iterator[Endpoint]:
+    """Return the endpoints that both applications have, with a client's own programs or for operators all."""
     programs = ProgramsApi(gateway.dispatcher, for_operators=for_operators)
     timelines = TimelineApi(gateway.timelines, gateway.ledger.clock, programs.named)
-    yield web.post("/autellix/v1/programs", programs.open)
-    yield web.get("/autellix/v1/programs", programs.list)
-    yield web.post("/autellix/v1/programs/end", programs.end)
-    yield web.get("/autellix/v1/programs/{id}", programs.get)
-    yield web.get("/autellix/v1/programs/{id}/timeline", timelines.get)
-    for verb in (programs.pause, programs.resume, programs.boost, programs.cancel):
-        yield web.post(f"/autellix/v1/programs/{{id}}/{verb.__name__}", verb)
+    path = "/autellix/v1/programs/{id}/timeline"
+    yield from StatusApi(gateway).endpoints()
+    yield from programs.endpoints()
+    yield Endpoint(hdrs.METH_GET, path, timelines.get, dict[str, Any], errors=(404,), keyed=not for_operators)
 
 
 def _targets(gateway: Gateway) -> Iterator[ScrapeTarget]:
@@ -150,38 +147,3 @@ def _refusal(request: web.Request, hosts: HostGuard, origins: OriginGuard) -> we
     if request.method == hdrs.METH_POST and request.content_type != "application/json":
         return error_reply(415, "the body must be application/json", "json_required")
     return None
-
-
-class _Status:
-    """Handlers of ``/health`` and ``/ready``."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-
-    def routes(self) -> Iterator[web.RouteDef]:
-        """Return their routes."""
-        yield web.get("/health", self.health)
-        yield web.get("/ready", self.ready)
-
-    async def health(self, request: web.Request) -> web.Response:
-        """Say that the gateway is alive, and how its engines are. Always 200."""
-        gateway = self._gateway
-        recording, state = gateway.ledger.recording, gateway.state
-        return web.json_response(
-            {
-                "status": "ok",
-                "version": version("autellix"),
-                "engines": shown_fleet(gateway.fleet),
-                "programs": len(gateway.ledger.table),
-                "counters": asdict(gateway.ledger.counters),
-                "state": None if state is None else asdict(state.health),
-                "recording": None if recording is None else asdict(recording.counts),
-            }
-        )
-
-    async def ready(self, request: web.Request) -> web.Response:
-        """Answer 200 when calls can be served, else 503 with the reason."""
-        fleet = self._gateway.fleet
-        if fleet.serving(None, self._gateway.ledger.clock()):
-            return web.json_response({"ready": True})
-        return refused_reply(unavailable(fleet.detail))

@@ -4,15 +4,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
 from aiohttp import web
+from pydantic import BaseModel
 
 from autellix_server.gateway.refusal import Refused
 
 
+@dataclass(frozen=True, slots=True)
+class ErrorDetails:
+    """What is wrong: `message` for people, `type` and `code` for programs."""
+
+    message: str
+    type: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorBody:
+    """Body of a refusal, as OpenAI clients read it."""
+
+    error: ErrorDetails
+
+
 def error_body(message: str, kind: str, code: str) -> dict[str, object]:
-    """Return an error object as OpenAI clients read it."""
-    return {"error": {"message": message, "type": kind, "code": code}}
+    """Return an `ErrorBody` as an object of JSON."""
+    return asdict(ErrorBody(ErrorDetails(message, kind, code)))
+
+
+def model_reply(body: BaseModel, status: int = 200) -> web.Response:
+    """Return a reply with a model as its JSON body."""
+    return web.Response(text=body.model_dump_json(), content_type="application/json", status=status)
 
 
 def error_reply(
