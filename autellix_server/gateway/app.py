@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
+from autellix_server.gateway.connections import MAX_HEAD_BYTES, Runner, StalledBody
 from autellix_server.gateway.engines import EnginesApi
 from autellix_server.gateway.exchange import drop_added_headers
 from autellix_server.gateway.fleet.view import FleetView
@@ -24,6 +25,7 @@ from autellix_server.gateway.status import StatusApi
 from autellix_server.gateway.telemetry.scrape import MetricsEndpoint, ScrapeTarget
 from autellix_server.gateway.telemetry.timeline import TimelineApi
 
+_IDLE_LIMIT_S = web.AppKey("idle_limit_s", float)
 _DRAIN_S = 2.0
 """What calls in flight get to finish when the gateway stops; then they are cancelled."""
 
@@ -100,13 +102,16 @@ def bare_app(settings: ServeSettings) -> web.Application:
     """Return an application without routes, which checks who asks."""
     hosts = HostGuard((settings.host, settings.admin_host, *settings.allowed_hosts))
     checks = _checks(hosts, OriginGuard(settings.allowed_origins))
-    return web.Application(middlewares=[checks], client_max_size=settings.max_body_bytes)
+    app = web.Application(middlewares=[checks], client_max_size=settings.max_body_bytes)
+    app[_IDLE_LIMIT_S] = settings.idle_limit_s
+    return app
 
 
 def make_runner(app: web.Application) -> web.AppRunner:
     """Return what runs one of the applications of `make_apps` on a socket."""
-    return web.AppRunner(
+    return Runner(
         app,
+        app[_IDLE_LIMIT_S],
         handler_cancellation=True,  # A client that leaves cancels its call, which the engine then aborts.
         auto_decompress=False,  # A compressed request body goes to the engine as it came.
         access_log=None,
@@ -127,12 +132,20 @@ def _checks(hosts: HostGuard, origins: OriginGuard) -> Middleware:
         except Refused as refused:
             return refused_reply(refused)
         except web.HTTPException as error:
-            return error_reply(error.status, error.text or error.reason, error.reason.lower().replace(" ", "_"))
+            allowed = {name: value for name, value in error.headers.items() if name == hdrs.ALLOW}
+            code = error.reason.lower().replace(" ", "_")
+            return error_reply(error.status, error.text or error.reason, code, headers=allowed)
+        except StalledBody:
+            return error_reply(408, "the body of the request stopped coming", "request_timeout")
+        except web.RequestPayloadError:
+            return error_reply(400, "the body of the request is malformed", "malformed_http")
 
     return check
 
 
 def _refusal(request: web.Request, hosts: HostGuard, origins: OriginGuard) -> web.Response | None:
+    if sum(len(name) + len(value) for name, value in request.raw_headers) > MAX_HEAD_BYTES:
+        return error_reply(431, f"the headers are more than {MAX_HEAD_BYTES} bytes", "headers_too_large")
     host = request.headers.get(hdrs.HOST, "")
     if not hosts.allows(host):
         message = f"requests to {host!a} are refused; start with AUTELLIX_ALLOWED_HOSTS to answer under that name"
@@ -142,7 +155,7 @@ def _refusal(request: web.Request, hosts: HostGuard, origins: OriginGuard) -> we
     if not origins.allows(origin, host):
         message = f"web pages of {origin!a} are refused; start with AUTELLIX_ALLOWED_ORIGINS to let them in"
         return error_reply(403, message, "origin_refused")
-    if request.path.startswith("/v1/"):
+    if request.path.startswith("/v1/") or request.match_info.http_exception is not None:
         return None
     if request.method == hdrs.METH_POST and request.content_type != "application/json":
         return error_reply(415, "the body must be application/json", "json_required")
