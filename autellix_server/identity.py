@@ -127,4 +127,4 @@ def _program_of_session(session: str) -> ProgramId:
     try:
         return check_program_id(session)
     except WireError:
-        return ProgramId("s-" + hashlib.sha256(session.encode("utf-8", "surrogateescape")).hexdigest()[:32])
+        return ProgramId("s-" + hashlib.sha256(session.encode("utf-8", "surrogatepass")).hexdigest()[:32])

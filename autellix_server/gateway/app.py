@@ -131,10 +131,6 @@ def _checks(hosts: HostGuard, origins: OriginGuard) -> Middleware:
             return await handler(request)
         except Refused as refused:
             return refused_reply(refused)
-        except web.HTTPException as error:
-            allowed = {name: value for name, value in error.headers.items() if name == hdrs.ALLOW}
-            code = error.reason.lower().replace(" ", "_")
-            return error_reply(error.status, error.text or error.reason, code, headers=allowed)
         except StalledBody:
             return error_reply(408, "the body of the request stopped coming", "request_timeout")
         except web.RequestPayloadError:

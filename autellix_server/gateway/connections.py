@@ -21,7 +21,7 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 
 from autellix_server.gateway.refusal import RETRY_AFTER_S
-from autellix_server.gateway.replies import error_body, error_reply
+from autellix_server.gateway.replies import error_body, error_reply, http_error_reply
 
 _log = logging.getLogger(__name__)
 
@@ -89,8 +89,8 @@ class _Server(web.Server):
     """
 
     def __init__(self, made: web.Server, idle_limit_s: float, most_connections: int, **options: Any) -> None:
-        super().__init__(made.request_handler, request_factory=self._watched_request, **options)
-        self._make = made.request_factory
+        super().__init__(self._answer, request_factory=self._watched_request, **options)
+        self._handle, self._make = made.request_handler, made.request_factory
         self._idle_limit_s = idle_limit_s
         self._most = most_connections
 
@@ -105,6 +105,13 @@ class _Server(web.Server):
         _log.warning("a connection is refused, since there are %d", self._most)
         transport.write(_FULL)
         handler.force_close()
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        # Here and not in a middleware, which would miss the one for `Expect`.
+        try:
+            return await self._handle(request)
+        except web.HTTPException as error:
+            return http_error_reply(error)
 
     def _watched_request(
         self,

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from pydantic import BaseModel
 
 from autellix_server.gateway.refusal import Refused
@@ -54,6 +54,13 @@ def refused_reply(refusal: Refused) -> web.Response:
     """Return the reply to a call that is not served."""
     headers = None if refusal.retry_after_s is None else {"Retry-After": str(refusal.retry_after_s)}
     return error_reply(refusal.status, str(refusal), refusal.code, kind=refusal.kind, headers=headers)
+
+
+def http_error_reply(error: web.HTTPException) -> web.Response:
+    """Return the reply to a request that ended with an error of aiohttp's."""
+    headers = {str(hdrs.ALLOW): error.headers[hdrs.ALLOW]} if hdrs.ALLOW in error.headers else None
+    code = error.reason.lower().replace(" ", "_")
+    return error_reply(error.status, error.text or error.reason, code, headers=headers)
 
 
 def error_event(message: str, code: str) -> bytes:

@@ -1,0 +1,153 @@
+"""Requests of any bytes: the gateway answers, tells engines nothing that clients made up, and goes on."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from http.client import HTTPResponse
+
+import pytest
+from aiohttp import web
+from fake_engine import CHAT, KEY, FakeEngine, Gateway, Seen, identity
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from served import served
+
+from autellix_server.gateway.connections import MAX_HEADERS, MAX_LINE_BYTES
+from autellix_server.gateway.headers import CREDENTIALS, TRACE_HEADER
+from autellix_server.identity import IDENTITY_HEADERS
+
+COMPLETIONS = "/v1/chat/completions"
+PROGRAMS = "/autellix/v1/programs"
+PATHS = (COMPLETIONS,) * 4 + (
+    *("/v1/completions", PROGRAMS, f"{PROGRAMS}?all=x", f"{PROGRAMS}/end", f"{PROGRAMS}/good/boost"),
+    *(f"{PROGRAMS}/good/timeline", f"{PROGRAMS}/%ff/pause", "/v1/%2e%2e/x", "//", "*"),
+)
+OURS = ("x-autellix-stamp", "x-autellix-ended", "x-autellix-bill")
+TELLING = (
+    *IDENTITY_HEADERS,
+    *CREDENTIALS,
+    *OURS,
+    TRACE_HEADER,
+    "x-autellix-continue",
+    "tracestate",
+    "origin",
+    "cookie",
+)
+FRAMING = ("host", "content-type", "content-length", "content-encoding", "transfer-encoding", "connection", "expect")
+FRAMING += ("upgrade", "accept-encoding", "range", "te", "trailer")
+IDLE_LIMIT_S = 0.3
+EXAMPLES = settings(
+    max_examples=500, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
+
+known = st.sampled_from(
+    (
+        *("", "p", "p p", "good", "*", "null", "x" * 64, "x" * 65, "x" * 1024, "x" * 4000, "Bearer " + "x" * 46),
+        *("v1;s=a;t=0;c=0.0", "v1;s=a;t=0;c=0.0;n=%ED%A0%80", "v1;s=a;t=9999999;c=0", "v1;s=a;t=0;c=1;p=0.0,0.1"),
+        *("v1", "v1;;", "v1;s=a;s=b", "v2;s=a;t=0;c=0", "v1;s=a;t=0;c=0;r=1000", "v1;s=a;t=0;c=2;p=*;r=3;n=%C3%A9"),
+        *("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "00-0-0-0", "http://localhost", "http://[::1"),
+    )
+)
+printable = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=40)
+undecodable = st.binary(max_size=20).map(lambda data: bytes(byte for byte in data if byte >= 0x80))
+telling = st.tuples(
+    st.sampled_from(TELLING).map(str.encode), known.map(str.encode) | printable.map(str.encode) | undecodable
+)
+framing = st.tuples(
+    st.sampled_from(FRAMING).map(str.encode),
+    st.sampled_from([b"chunked", b"gzip", b"100-continue", b"close", b"keep-alive, x-autellix-call", b"websocket"])
+    | st.sampled_from(
+        [b"-1", b"5", b"0", b"9" * 30, b"bytes=0-1", b"evil.example", b"[::1", b"application/json;", b"/"]
+    ),
+)
+wild = st.tuples(
+    st.binary(min_size=1, max_size=20) | st.sampled_from((*TELLING, *FRAMING)).map(str.encode),
+    st.binary(max_size=40) | st.sampled_from([b"a\rb", b"\x00", b"x" * (MAX_LINE_BYTES + 1), b"a\r\n b"]),
+)
+headers = (
+    st.lists(telling, max_size=6)
+    | st.lists(telling | framing, max_size=6)
+    | st.lists(telling | framing | wild, max_size=6)
+    | st.lists(telling, min_size=MAX_HEADERS - 20, max_size=MAX_HEADERS + 20)
+)
+texts = st.text(st.characters(codec=None), max_size=20)
+documents = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+fields = st.dictionaries(
+    st.sampled_from(["messages", "prompt", "stream", "session_id", "id", "name", "programs", "boosted", "all"]),
+    documents | st.just([{"id": "good"}]) | st.sampled_from(["\ud800", "p", True]),
+    max_size=5,
+)
+models = st.sampled_from(["tiny", "huge", "tiny", "huge", "none", "\ud800", 7])
+calls = st.builds(lambda body, model: {**body, "model": model}, fields, models)
+bodies = (calls | calls | documents).map(lambda value: json.dumps(value).encode()) | st.binary(max_size=60)
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[tuple[Gateway, list[FakeEngine]]]:
+    """A gateway that looks into bodies as well: at their models, and the beginnings of their prompts."""
+    with served(("tiny", "huge"), balancer="prefix", idle_limit_s=IDLE_LIMIT_S) as (gateway, engines):
+        for engine in engines:
+            engine.behave = answer_anything
+        yield gateway, engines
+
+
+async def answer_anything(request: web.Request, seen: Seen) -> web.StreamResponse:
+    """Answer a call whatever its body is."""
+    return web.json_response({"object": "list", "data": []})
+
+
+def ask(gateway: Gateway, method: str, data: bytes) -> int:
+    """Send bytes on a new connection and return the status of the answer; an error when it is no answer."""
+    with socket.create_connection(("127.0.0.1", int(gateway.url.rpartition(":")[2])), timeout=10) as client:
+        client.sendall(data)
+        with HTTPResponse(client, method=method) as response:
+            response.begin()
+            said = response.read()
+            if response.status >= 400 and method != "HEAD":
+                assert json.loads(said)["error"]["message"], said
+            return response.status
+
+
+def request_of(method: str, path: str, lines: list[tuple[bytes, bytes]], body: bytes) -> bytes:
+    """Return a request with headers as given, and those of the usual ones that are not."""
+    given = {name.lower() for name, _ in lines}
+    usual = [(b"Host", b"localhost"), (b"Content-Type", b"application/json")]
+    if b"transfer-encoding" not in given:
+        usual.append((b"Content-Length", str(len(body)).encode()))
+    told = [line for line in usual if line[0].lower() not in given] + lines
+    head = b"".join(name + b": " + value + b"\r\n" for name, value in told)
+    return f"{method} {path} HTTP/1.1\r\n".encode() + head + b"\r\n" + body
+
+
+@EXAMPLES
+@given(
+    method=st.sampled_from(["POST"] * 5 + ["GET", "PUT", "HEAD", "OPTIONS"]),
+    path=st.sampled_from(PATHS),
+    lines=headers,
+    body=bodies,
+)
+def test_any_headers_and_bodies_are_answered(
+    world: tuple[Gateway, list[FakeEngine]], method: str, path: str, lines: list[tuple[bytes, bytes]], body: bytes
+) -> None:
+    """With no error of the gateway's own; the next call, a good one, is served and charged to its program."""
+    gateway, engines = world
+    assert ask(gateway, method, request_of(method, path, lines, body)) < 500
+    good = json.dumps(CHAT).encode()
+    named = [(name.encode(), value.encode()) for name, value in identity("good").items()]
+    assert ask(gateway, "POST", request_of("POST", COMPLETIONS, named, good)) == 200
+    for engine in engines:
+        for seen in engine.seen:
+            assert seen.header("authorization") == [f"Bearer {KEY}"]
+            assert seen.header("x-api-key") == seen.header("api-key") == seen.header("x-autellix-bill") == []
+            assert len(seen.header("x-autellix-program")) == len(seen.header("x-autellix-call")) <= 1
+            if seen.header("x-autellix-program"):
+                assert seen.stamp
+            else:
+                assert seen.header("x-autellix-stamp") == seen.header("x-autellix-ended") == []
+        engine.seen.clear()
