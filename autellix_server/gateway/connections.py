@@ -14,7 +14,7 @@ from asyncio import Task, Transport
 from http import HTTPStatus
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
@@ -42,6 +42,9 @@ _LONGEST_LINGER_S = 10.0
 
 _OTHER_FILES = 64
 """Descriptors that are no connection of a client's or to an engine for it."""
+
+
+_CONTINUE = "100-continue"
 
 
 class StalledBody(TimeoutError):
@@ -107,7 +110,9 @@ class _Server(web.Server):
         handler.force_close()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        # Here and not in a middleware, which would miss the one for `Expect`.
+        # aiohttp looks at this before any middleware, and trips over what is no text.
+        if request.headers.get(hdrs.EXPECT, _CONTINUE).lower() != _CONTINUE:
+            return error_reply(417, f"the only Expect that is met is {_CONTINUE}", "expectation_failed")
         try:
             return await self._handle(request)
         except web.HTTPException as error:

@@ -37,13 +37,14 @@ _ERRORS = {
     409: "The state that it is in does not allow it.",
     413: "The body is too large.",
     415: "The body is not declared as application/json.",
+    417: "The header Expect asks for something else than 100-continue.",
     429: "The tenant is over one of its limits.",
     431: "The head of the request is too large.",
     503: "Nobody can answer now.",
 }
 """What the gateway refuses requests with."""
 
-_ALWAYS = (400, 403, 408, 431, 503)
+_ALWAYS = (400, 403, 408, 417, 431, 503)
 """Refusals of any request: as HTTP, by who asks, and by a gateway that goes or has too many connections."""
 
 _RETRY_LATER = frozenset({429, 503})
