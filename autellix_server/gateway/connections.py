@@ -26,7 +26,7 @@ from autellix_server.gateway.replies import error_body, error_reply, http_error_
 _log = logging.getLogger(__name__)
 
 MAX_LINE_BYTES = 8190
-"""Of the request line, and of each header, name and value; more is a 431."""
+"""Of the request line, and of each header; more is a 431."""
 
 MAX_HEADERS = 128
 """More are a 400."""
