@@ -105,7 +105,7 @@ class _Server(web.Server):
         if len(self._connections) < self._most:
             super().connection_made(handler, transport)
             return
-        _log.warning("a connection is refused, since there are %d", self._most)
+        _log.info("a connection is refused, since there are %d", self._most)
         transport.write(_FULL)
         handler.force_close()
 
@@ -127,17 +127,19 @@ class _Server(web.Server):
         task: Task[None],
     ) -> web.BaseRequest:
         if not payload.is_eof():
-            self._loop.call_later(self._idle_limit_s, self._watch, payload, payload.total_bytes)
+            self._look_later(payload)
         return self._make(message, payload, protocol, writer, task)
 
-    def _watch(self, payload: StreamReader, had_bytes: int) -> None:
-        """Look whether a body goes on, and again later; who waits for one that does not gets `StalledBody`."""
-        if payload.is_eof() or payload.exception() is not None:
-            return
-        if payload.total_bytes - had_bytes < SLOWEST_BODY_BYTES_S * self._idle_limit_s:
+    def _look_later(self, payload: StreamReader) -> None:
+        timer = self._loop.call_later(self._idle_limit_s, self._look, payload, payload.total_bytes)
+        payload.on_eof(timer.cancel)
+
+    def _look(self, payload: StreamReader, had_bytes: int) -> None:
+        """Look whether a body has gone on; who waits for one that has not gets `StalledBody`."""
+        if payload.total_bytes - had_bytes >= SLOWEST_BODY_BYTES_S * self._idle_limit_s:
+            self._look_later(payload)
+        elif payload.exception() is None:
             payload.set_exception(StalledBody())
-        else:
-            self._loop.call_later(self._idle_limit_s, self._watch, payload, payload.total_bytes)
 
 
 class _Connection(web.RequestHandler):

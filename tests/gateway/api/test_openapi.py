@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import httpx
 import pytest
-import requests
 import schemathesis
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
@@ -64,7 +64,7 @@ def described(environ: Mapping[str, str]) -> Any:
 
 def knowing_a_program(gateway: Gateway, headers: Mapping[str, str]) -> Gateway:
     """Have a gateway run a call of the program ``p``."""
-    reply = requests.post(gateway.url + "/v1/chat/completions", json=CHAT, headers={**identity("p"), **headers})
+    reply = httpx.post(gateway.url + "/v1/chat/completions", json=CHAT, headers={**identity("p"), **headers})
     assert reply.status_code == 200
     return gateway
 
