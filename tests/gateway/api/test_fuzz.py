@@ -12,7 +12,7 @@ from http.client import HTTPResponse
 import pytest
 from aiohttp import web
 from fake_engine import CHAT, KEY, SECRET, FakeEngine, Gateway, Seen, identity
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from served import served
 
@@ -149,6 +149,8 @@ def request_of(method: str, path: str, lines: list[tuple[bytes, bytes]], body: b
 
 
 @EXAMPLES
+@example("POST", COMPLETIONS, [], b'{"model": "tiny", "session_id": "\\ud800"}')
+@example("POST", COMPLETIONS, [(b"expect", b"\x80")], b"")
 @given(
     method=st.sampled_from(["POST"] * 16 + ["GET", "PUT", "HEAD", "OPTIONS"]),
     path=st.sampled_from(PATHS),
