@@ -120,7 +120,7 @@ def make_runner(app: web.Application) -> web.AppRunner:
 
 
 def _checks(hosts: HostGuard, origins: OriginGuard) -> Middleware:
-    """Return the middleware that every request passes: who may ask, and errors as JSON."""
+    """Return the middleware that every request passes: who may ask, and refusals as JSON."""
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -133,8 +133,6 @@ def _checks(hosts: HostGuard, origins: OriginGuard) -> Middleware:
             return refused_reply(refused)
         except StalledBody:
             return error_reply(408, "the body of the request stopped coming", "request_timeout")
-        except web.RequestPayloadError:
-            return error_reply(400, "the body of the request is malformed", "malformed_http")
 
     return check
 

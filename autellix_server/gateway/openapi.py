@@ -34,7 +34,6 @@ _ERRORS = {
     403: "The request names a host, or comes from a web page, that is not allowed.",
     404: "There is no such thing, or it is forgotten.",
     408: "The request stopped coming in the middle.",
-    409: "The state that it is in does not allow it.",
     413: "The body is too large.",
     415: "The body is not declared as application/json.",
     417: "The header Expect asks for something else than 100-continue.",
@@ -175,6 +174,6 @@ def _in_path(path: str) -> Iterator[dict[str, Any]]:
 def _in_query(one: Endpoint, schemas: Any, definitions: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if one.query is None:
         return
-    schema = definitions.pop(schemas[one.query, "validation"]["$ref"].rpartition("/")[2])
+    schema = definitions[schemas[one.query, "validation"]["$ref"].rpartition("/")[2]]
     for name, said in schema["properties"].items():
         yield {"name": name, "in": "query", "required": False, "schema": said}
