@@ -50,6 +50,9 @@ BILL_HEADER = "x-autellix-bill"
 BILL_COMMENT = b": autellix "
 """Start of the SSE comment line that carries the bill, sent just before ``data: [DONE]``."""
 
+PROGRAM_PATTERN = r"[A-Za-z0-9._-]{1,64}"
+"""Regular expression of a program ID, whole."""
+
 MAX_HEADER_BYTES = 1024
 MAX_PARENTS_BYTES = 512
 MAX_NAME_BYTES = 128
@@ -57,7 +60,7 @@ JOINS_ALL = "*"
 _MAX_RETRY = 999
 
 _VERSION = "v1"
-_PROGRAM = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_PROGRAM = re.compile(PROGRAM_PATTERN)
 _SALT = re.compile(r"[0-9a-z]{1,8}")
 _CALL = re.compile(r"[0-9a-z.]{1,20}")
 _SALTED_CALL = re.compile(r"(?=.{1,20}\Z)[0-9a-z]{1,8}\.[0-9]+\.[0-9]+")

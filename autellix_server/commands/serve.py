@@ -177,6 +177,12 @@ def register(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--tls-cert", metavar="FILE", help="serve https with this PEM certificate chain")
     parser.add_argument("--tls-key", metavar="FILE", help="its private key, where it is not in the same file")
+    parser.add_argument(
+        "--idle-limit-s",
+        type=float,
+        metavar="S",
+        help="a connection without a request, or without the rest of one, for so long is dropped (default: 75)",
+    )
     parser.add_argument("--lease-s", type=float, metavar="S", help="idle time after which a program ends")
     parser.add_argument(
         "--record-trace",

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from autellix_server.gateway.engines import EnginesApi, shown_fleet
+from autellix_server.gateway.connections import MAX_HEAD_BYTES, Runner, StalledBody
+from autellix_server.gateway.engines import EnginesApi
 from autellix_server.gateway.exchange import drop_added_headers
 from autellix_server.gateway.fleet.view import FleetView
 from autellix_server.gateway.gateway import Gateway
 from autellix_server.gateway.guard import HostGuard, OriginGuard, is_loopback
+from autellix_server.gateway.openapi import Endpoint, OpenApi
 from autellix_server.gateway.programs import ProgramsApi
 from autellix_server.gateway.proxy import Proxy
-from autellix_server.gateway.refusal import Refused, unavailable
+from autellix_server.gateway.refusal import Refused
 from autellix_server.gateway.replies import error_reply, refused_reply
 from autellix_server.gateway.settings import ServeSettings
+from autellix_server.gateway.status import StatusApi
 from autellix_server.gateway.telemetry.scrape import MetricsEndpoint, ScrapeTarget
 from autellix_server.gateway.telemetry.timeline import TimelineApi
 
+_IDLE_LIMIT_S = web.AppKey("idle_limit_s", float)
 _DRAIN_S = 2.0
 """What calls in flight get to finish when the gateway stops; then they are cancelled."""
 
@@ -44,7 +48,7 @@ def make_apps(gateway: Gateway) -> Apps:
     settings, fleet = gateway.settings, gateway.fleet
     view = FleetView(fleet, gateway.ledger.table)
     metrics = MetricsEndpoint(gateway.metrics, gateway.sample, lambda: _targets(gateway))
-    proxy, status = Proxy(gateway.dispatcher), _Status(gateway)
+    proxy = Proxy(gateway.dispatcher)
 
     async def models(request: web.Request) -> web.StreamResponse:
         if not fleet.mixed:
@@ -56,20 +60,18 @@ def make_apps(gateway: Gateway) -> Apps:
         web.get("/v1/models", models),
         web.route(hdrs.METH_ANY, "/v1/{path:.*}", proxy.handle),
     )
-    engines = EnginesApi(fleet)
     for_operators = (
-        web.get("/metrics", metrics.handle),
-        web.get("/autellix/v1/engines", engines.list),
-        web.post("/autellix/v1/engines/{name}/drain", engines.drain),
-        web.post("/autellix/v1/engines/{name}/restore", engines.restore),
+        Endpoint(hdrs.METH_GET, "/metrics", metrics.handle, str, media="text/plain"),
+        *EnginesApi(fleet).endpoints(),
     )
     main, admin = bare_app(settings), None
-    main.add_routes((*status.routes(), *_programs(gateway, for_operators=False), *for_clients))
+    own = list(_own(gateway, for_operators=False))
     if settings.admin_port is not None:
         admin = bare_app(settings)
-        admin.add_routes((*status.routes(), *_programs(gateway, for_operators=True), *for_operators))
+        admin.add_routes(OpenApi((*_own(gateway, for_operators=True), *for_operators), lambda: False).routes())
     elif is_loopback(settings.host) and not gateway.tenants.keyed:
-        main.add_routes(for_operators)
+        own.extend(for_operators)
+    main.add_routes((*OpenApi(own, lambda: gateway.tenants.keyed).routes(), *for_clients))
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         async with gateway.lifetime():
@@ -80,17 +82,14 @@ def make_apps(gateway: Gateway) -> Apps:
     return Apps(main, admin)
 
 
-def _programs(gateway: Gateway, *, for_operators: bool) -> Iterator[web.RouteDef]:
-    """Return the routes of the programs API: of a client's own programs, or for operators of all."""
+def _own(gateway: Gateway, *, for_operators: bool) -> Iterator[Endpoint]:
+    """Return the endpoints that both applications have, with a client's own programs or for operators all."""
     programs = ProgramsApi(gateway.dispatcher, for_operators=for_operators)
     timelines = TimelineApi(gateway.timelines, gateway.ledger.clock, programs.named)
-    yield web.post("/autellix/v1/programs", programs.open)
-    yield web.get("/autellix/v1/programs", programs.list)
-    yield web.post("/autellix/v1/programs/end", programs.end)
-    yield web.get("/autellix/v1/programs/{id}", programs.get)
-    yield web.get("/autellix/v1/programs/{id}/timeline", timelines.get)
-    for verb in (programs.pause, programs.resume, programs.boost, programs.cancel):
-        yield web.post(f"/autellix/v1/programs/{{id}}/{verb.__name__}", verb)
+    path = "/autellix/v1/programs/{id}/timeline"
+    yield from StatusApi(gateway).endpoints()
+    yield from programs.endpoints()
+    yield Endpoint(hdrs.METH_GET, path, timelines.get, dict[str, Any], errors=(404,), keyed=not for_operators)
 
 
 def _targets(gateway: Gateway) -> Iterator[ScrapeTarget]:
@@ -103,13 +102,16 @@ def bare_app(settings: ServeSettings) -> web.Application:
     """Return an application without routes, which checks who asks."""
     hosts = HostGuard((settings.host, settings.admin_host, *settings.allowed_hosts))
     checks = _checks(hosts, OriginGuard(settings.allowed_origins))
-    return web.Application(middlewares=[checks], client_max_size=settings.max_body_bytes)
+    app = web.Application(middlewares=[checks], client_max_size=settings.max_body_bytes)
+    app[_IDLE_LIMIT_S] = settings.idle_limit_s
+    return app
 
 
 def make_runner(app: web.Application) -> web.AppRunner:
     """Return what runs one of the applications of `make_apps` on a socket."""
-    return web.AppRunner(
+    return Runner(
         app,
+        app[_IDLE_LIMIT_S],
         handler_cancellation=True,  # A client that leaves cancels its call, which the engine then aborts.
         auto_decompress=False,  # A compressed request body goes to the engine as it came.
         access_log=None,
@@ -118,7 +120,7 @@ def make_runner(app: web.Application) -> web.AppRunner:
 
 
 def _checks(hosts: HostGuard, origins: OriginGuard) -> Middleware:
-    """Return the middleware that every request passes: who may ask, and errors as JSON."""
+    """Return the middleware that every request passes: who may ask, and refusals as JSON."""
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -129,13 +131,15 @@ def _checks(hosts: HostGuard, origins: OriginGuard) -> Middleware:
             return await handler(request)
         except Refused as refused:
             return refused_reply(refused)
-        except web.HTTPException as error:
-            return error_reply(error.status, error.text or error.reason, error.reason.lower().replace(" ", "_"))
+        except StalledBody:
+            return error_reply(408, "the body of the request stopped coming", "request_timeout")
 
     return check
 
 
 def _refusal(request: web.Request, hosts: HostGuard, origins: OriginGuard) -> web.Response | None:
+    if sum(len(name) + len(value) for name, value in request.raw_headers) > MAX_HEAD_BYTES:
+        return error_reply(431, f"the headers are more than {MAX_HEAD_BYTES} bytes", "headers_too_large")
     host = request.headers.get(hdrs.HOST, "")
     if not hosts.allows(host):
         message = f"requests to {host!a} are refused; start with AUTELLIX_ALLOWED_HOSTS to answer under that name"
@@ -145,43 +149,8 @@ def _refusal(request: web.Request, hosts: HostGuard, origins: OriginGuard) -> we
     if not origins.allows(origin, host):
         message = f"web pages of {origin!a} are refused; start with AUTELLIX_ALLOWED_ORIGINS to let them in"
         return error_reply(403, message, "origin_refused")
-    if request.path.startswith("/v1/"):
+    if request.path.startswith("/v1/") or request.match_info.http_exception is not None:
         return None
     if request.method == hdrs.METH_POST and request.content_type != "application/json":
         return error_reply(415, "the body must be application/json", "json_required")
     return None
-
-
-class _Status:
-    """Handlers of ``/health`` and ``/ready``."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-
-    def routes(self) -> Iterator[web.RouteDef]:
-        """Return their routes."""
-        yield web.get("/health", self.health)
-        yield web.get("/ready", self.ready)
-
-    async def health(self, request: web.Request) -> web.Response:
-        """Say that the gateway is alive, and how its engines are. Always 200."""
-        gateway = self._gateway
-        recording, state = gateway.ledger.recording, gateway.state
-        return web.json_response(
-            {
-                "status": "ok",
-                "version": version("autellix"),
-                "engines": shown_fleet(gateway.fleet),
-                "programs": len(gateway.ledger.table),
-                "counters": asdict(gateway.ledger.counters),
-                "state": None if state is None else asdict(state.health),
-                "recording": None if recording is None else asdict(recording.counts),
-            }
-        )
-
-    async def ready(self, request: web.Request) -> web.Response:
-        """Answer 200 when calls can be served, else 503 with the reason."""
-        fleet = self._gateway.fleet
-        if fleet.serving(None, self._gateway.ledger.clock()):
-            return web.json_response({"ready": True})
-        return refused_reply(unavailable(fleet.detail))

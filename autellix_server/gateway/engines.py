@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from pydantic import BaseModel, Field
 
+from autellix_server.engine.limits import EngineLimits
+from autellix_server.engine.supervisor import EngineState
 from autellix_server.gateway.fleet.fleet import Fleet
 from autellix_server.gateway.fleet.member import Member
+from autellix_server.gateway.openapi import Endpoint
+from autellix_server.gateway.replies import model_reply
+
+
+class EngineRow(BaseModel):
+    """One engine. `limits` and `bounds` are null until it is ready, `pid` where nobody here started it."""
+
+    state: EngineState
+    detail: str
+    pid: int | None
+    restarts: int = Field(ge=0)
+    models: tuple[str, ...]
+    limits: EngineLimits | None
+    bounds: dict[str, Any] | None
+    calls: int = Field(ge=0)
+    draining: bool
+
+
+class EngineRows(BaseModel):
+    """Reply to ``GET /autellix/v1/engines``: the engines by name."""
+
+    engines: dict[str, EngineRow]
 
 
 class EnginesApi:
@@ -20,9 +46,16 @@ class EnginesApi:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
+    def endpoints(self) -> Iterator[Endpoint]:
+        """Return its endpoints."""
+        yield Endpoint(hdrs.METH_GET, "/autellix/v1/engines", self.list, EngineRows)
+        for verb in (self.drain, self.restore):
+            path = f"/autellix/v1/engines/{{name}}/{verb.__name__}"
+            yield Endpoint(hdrs.METH_POST, path, verb, EngineRow, errors=(404,))
+
     async def list(self, request: web.Request) -> web.Response:
         """List the engines."""
-        return web.json_response({"engines": shown_fleet(self._fleet)})
+        return model_reply(EngineRows(engines=shown_fleet(self._fleet)))
 
     async def drain(self, request: web.Request) -> web.Response:
         """Give an engine no new calls; those in it end in their own time."""
@@ -38,24 +71,24 @@ class EnginesApi:
             names = ", ".join(member.name for member in self._fleet)
             raise web.HTTPNotFound(text=f"there is no such engine; there are: {names}")
         member.draining = draining
-        return web.json_response(_shown(member))
+        return model_reply(_shown(member))
 
 
-def shown_fleet(fleet: Fleet) -> dict[str, dict[str, Any]]:
+def shown_fleet(fleet: Fleet) -> dict[str, EngineRow]:
     """Return what people and tools are shown of engines, by name."""
     return {member.name: _shown(member) for member in fleet}
 
 
-def _shown(member: Member) -> dict[str, Any]:
+def _shown(member: Member) -> EngineRow:
     status = member.status
-    return {
-        "state": status.state,
-        "detail": status.detail,
-        "pid": status.pid,
-        "restarts": status.restarts,
-        "models": status.models,
-        "limits": None if status.limits is None else status.limits.to_json(),
-        "bounds": None if status.address is None else member.bounds,
-        "calls": len(member.calls),
-        "draining": member.draining,
-    }
+    return EngineRow(
+        state=status.state,
+        detail=status.detail,
+        pid=status.pid,
+        restarts=status.restarts,
+        models=status.models,
+        limits=status.limits,
+        bounds=None if status.address is None or member.bounds is None else dict(member.bounds),
+        calls=len(member.calls),
+        draining=member.draining,
+    )

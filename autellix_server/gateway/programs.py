@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
-from aiohttp import web
-from pydantic import BaseModel, Field, ValidationError
+from aiohttp import hdrs, web
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autellix_sdk.errors import WireError
-from autellix_sdk.wire import ProgramId, check_program_id, encode_name
+from autellix_sdk.wire import MAX_NAME_BYTES, PROGRAM_PATTERN, ProgramId, encode_name
 from autellix_server.gateway.calls import new_id
 from autellix_server.gateway.dispatch import Dispatcher
-from autellix_server.gateway.replies import error_reply
+from autellix_server.gateway.openapi import Endpoint
+from autellix_server.gateway.replies import error_reply, model_reply
 from autellix_server.gateway.tenants.keys import EVERYBODY, Tenant
 from autellix_server.gateway.tenants.scope import own_id, scoped_id
 from autellix_server.scheduling.table import Program
@@ -29,27 +30,37 @@ _MAX_BODY_BYTES = 1 << 20
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-class OpenProgram(BaseModel):
-    """Body of ``POST /autellix/v1/programs``."""
-
-    id: str | None = None
-    name: str | None = None
+class _Asked(BaseModel):
+    model_config = ConfigDict(strict=True)
 
 
-class Boost(BaseModel):
+class OpenProgram(_Asked):
+    """Body of ``POST /autellix/v1/programs``. Without an ID one is made; a name is short once percent-encoded, too."""
+
+    id: str | None = Field(None, pattern=f"^{PROGRAM_PATTERN}$")
+    name: str | None = Field(None, max_length=MAX_NAME_BYTES)
+
+
+class Boost(_Asked):
     """Body of ``POST /autellix/v1/programs/{id}/boost``; false takes it back."""
 
     boosted: bool = True
 
 
-class EndProgram(BaseModel):
+class ListPrograms(BaseModel):
+    """Query of ``GET /autellix/v1/programs``: with `all` also the ended ones that are still remembered."""
+
+    all: bool = False
+
+
+class EndProgram(_Asked):
     """One program that has ended; `status` is what its own process says of it and is not interpreted."""
 
     id: str
     status: str | None = None
 
 
-class EndPrograms(BaseModel):
+class EndPrograms(_Asked):
     """Body of ``POST /autellix/v1/programs/end``."""
 
     programs: list[EndProgram]
@@ -118,15 +129,26 @@ class ProgramsApi:
         self._tenants = dispatcher.tenants
         self._for_operators = for_operators
 
+    def endpoints(self) -> Iterator[Endpoint]:
+        """Return its endpoints."""
+        root, keyed = "/autellix/v1/programs", not self._for_operators
+        yield Endpoint(hdrs.METH_POST, root, self.open, ProgramRow, 201, body=OpenProgram, errors=(429,), keyed=keyed)
+        yield Endpoint(hdrs.METH_GET, root, self.list, ProgramRows, query=ListPrograms, keyed=keyed)
+        yield Endpoint(hdrs.METH_POST, f"{root}/end", self.end, EndResults, body=EndPrograms, keyed=keyed)
+        yield Endpoint(hdrs.METH_GET, f"{root}/{{id}}", self.get, ProgramRow, errors=(404,), keyed=keyed)
+        for verb, body in ((self.pause, None), (self.resume, None), (self.boost, Boost), (self.cancel, None)):
+            path = f"{root}/{{id}}/{verb.__name__}"
+            yield Endpoint(hdrs.METH_POST, path, verb, ProgramRow, body=body, errors=(404,), keyed=keyed)
+
     async def open(self, request: web.Request) -> web.Response:
         """Start a program explicitly, as its first call would, or renew the lease of one that is known."""
         tenant, table = self._who(request), self._ledger.table
         body = await _read(request, OpenProgram)
         try:
-            program = check_program_id(new_id() if body.id is None else body.id)
             encode_name(body.name or "")
         except WireError as error:
             return error_reply(400, str(error), "invalid_program")
+        program = ProgramId(new_id() if body.id is None else body.id)
         scoped = scoped_id(tenant.name, program)
         known = table.get(scoped)
         is_new = known is None or known.ended_s is not None
@@ -138,47 +160,48 @@ class ProgramsApi:
         if is_new:
             self._dispatcher.listeners.program_opened(row)
         table.mark(row, cancelled=False)
-        return _json(self._row(row, tenant), status=201)
+        return model_reply(self._row(row, tenant), status=201)
 
     async def list(self, request: web.Request) -> web.Response:
-        """List live programs, with ``?all=1`` also ended ones that are still remembered."""
+        """List live programs, the most recently active first."""
+        query = _checked(lambda: ListPrograms.model_validate(request.query), "query")
         table = self._ledger.table
         rows: list[Program] = list(table)
-        if request.query.get("all") in {"1", "true"}:
+        if query.all:
             rows = [*table.ended(), *rows]
         tenant = self._who(request)
         own = [row for row in rows if self._own(tenant, row.id) is not None]
         newest = (self._row(row, tenant) for row in islice(reversed(own), MAX_ROWS))
-        return _json(ProgramRows(programs=list(newest), total=len(own)))
+        return model_reply(ProgramRows(programs=list(newest), total=len(own)))
 
     async def get(self, request: web.Request) -> web.Response:
         """Return one program, live or still remembered."""
-        return _json(self._row(self._find(request), self._who(request)))
+        return model_reply(self._row(self._find(request), self._who(request)))
 
     async def pause(self, request: web.Request) -> web.Response:
         """Hold a program's calls back until it is resumed; those at engines go on."""
         row = self._find(request)
         self._dispatcher.pause(row)
-        return _json(self._row(row, self._who(request)))
+        return model_reply(self._row(row, self._who(request)))
 
     async def resume(self, request: web.Request) -> web.Response:
         """Let the calls of a paused program go on."""
         row = self._find(request)
         self._dispatcher.resume(row)
-        return _json(self._row(row, self._who(request)))
+        return model_reply(self._row(row, self._who(request)))
 
     async def boost(self, request: web.Request) -> web.Response:
         """Have a program's calls scheduled as if it had attained nothing, from the next one on."""
         body = await _read(request, Boost)
         row = self._find(request)
         self._ledger.table.mark(row, boosted=body.boosted)
-        return _json(self._row(row, self._who(request)))
+        return model_reply(self._row(row, self._who(request)))
 
     async def cancel(self, request: web.Request) -> web.Response:
         """End a program: its calls in flight end with an error, and further ones are refused until it is opened."""
         row = self._find(request)
         self._dispatcher.cancel(row)
-        return _json(self._row(row, self._who(request)))
+        return model_reply(self._row(row, self._who(request)))
 
     async def end(self, request: web.Request) -> web.Response:
         """End programs and return their bills; an unknown one is a 404 of its own and no error for the rest."""
@@ -186,7 +209,7 @@ class ProgramsApi:
         body = await _read(request, EndPrograms)
         if len(body.programs) > MAX_BATCH:
             return error_reply(413, f"{len(body.programs)} programs in one batch; the limit is {MAX_BATCH}", "too_many")
-        return _json(EndResults(results=list(self._ended(body.programs, tenant))))
+        return model_reply(EndResults(results=list(self._ended(body.programs, tenant))))
 
     def named(self, request: web.Request) -> ProgramId:
         """Return the program in a request's path, under the name that the table has for it.
@@ -248,13 +271,14 @@ async def _read(request: web.Request, model: type[_Model]) -> _Model:
         body += chunk
         if len(body) > _MAX_BODY_BYTES:
             raise web.HTTPRequestEntityTooLarge(_MAX_BODY_BYTES, len(body))
+    return _checked(lambda: model.model_validate_json(bytes(body) or b"{}"), "body")
+
+
+def _checked(validated: Callable[[], _Model], what: str) -> _Model:
+    """Return a model, or end the request with a 400 that says what is wrong with it."""
     try:
-        return model.model_validate_json(bytes(body) or b"{}")
+        return validated()
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "body"
+        where = ".".join(map(str, first["loc"])) or what
         raise web.HTTPBadRequest(text=f"{where}: {first['msg']}") from None
-
-
-def _json(body: BaseModel, status: int = 200) -> web.Response:
-    return web.Response(text=body.model_dump_json(), content_type="application/json", status=status)

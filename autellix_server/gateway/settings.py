@@ -50,6 +50,7 @@ class ServeSettings(BaseSettings):
         allowed_hosts: further names that requests may carry in ``Host``; separated by commas in the environment.
         allowed_origins: web pages, as ``scheme://host[:port]``, that may use the server from a browser.
         max_body_bytes: largest request body.
+        idle_limit_s: a connection that brings no request for so long, or not the rest of one, is dropped.
         model: model folder or Hugging Face ID; `None` is the bundled model.
         engines: engines that are started on this machine; `None`: one, or none where others are attached.
         engine_url: base URLs of running engines to attach; separated by commas in the environment.
@@ -88,6 +89,7 @@ class ServeSettings(BaseSettings):
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
     max_body_bytes: int = Field(64 * _MIB, gt=0)
+    idle_limit_s: float = Field(75.0, gt=0, allow_inf_nan=False)
     model: str | None = None
     engines: int | None = Field(None, ge=0, le=64)
     engine_url: Annotated[tuple[str, ...], NoDecode] = ()
