@@ -2,7 +2,8 @@
 
 | balancer | choose it when |
 |---|---|
-| `autellix` | programs have histories worth keeping near; short calls still spread (the default) |
+| `affinity` | programs have histories worth keeping near; calls leave an engine that is busier (the default) |
+| `autellix` | the paper's Algorithm 2 is wanted: short calls spread always |
 | `prefix` | programs share long prompts with one another: the same documents, the same tools |
 | `least-used` | calls share nothing with one another |
 | `round-robin` | calls are alike; the baseline that knows nothing |

@@ -74,6 +74,37 @@ class Autellix:
         return Choice(home, pins=True)
 
 
+@dataclass(slots=True)
+class Affinity:
+    """Algorithm 2, but a short call too stays with its program while that engine has little more to do than another.
+
+    What the least used engine saves a short call in waiting, it costs in computing its history, and each engine that a
+    program visits keeps a copy of it. So a program gets its engine with its first call, and short calls leave it only
+    for one with clearly fewer calls, without moving the program.
+
+    Attributes:
+        algorithm2: where long calls go, and short ones that leave.
+        times_calls, more_calls: a program's engine may have up to `times_calls` times the calls of the least used one,
+            and `more_calls` on top.
+    """
+
+    algorithm2: Autellix = field(default_factory=Autellix)
+    times_calls: float = 1.25
+    more_calls: int = 2
+    name: str = "affinity"
+    uses_prefix: bool = False
+
+    def choose(self, call: BalancedCall, engines: Sequence[EngineLoad], pin: str | None) -> Choice:
+        """Return the program's engine if it has one that will do, else the least used."""
+        choice = self.algorithm2.choose(call, engines, pin)
+        if call.prompt_tokens > self.algorithm2.short_tokens:
+            return choice
+        home, least = named(engines, pin), choice.engine
+        if home is None:
+            return Choice(least, moved_from=pin, pins=True)
+        return Choice(home if home.calls <= self.times_calls * least.calls + self.more_calls else least)
+
+
 @dataclass(frozen=True, slots=True)
 class LeastUsed:
     """Every call to the engine with the fewest calls in it; programs have no engine."""
@@ -123,6 +154,7 @@ class ConsistentHash:
 
 
 BALANCERS: dict[str, Callable[[], Balancer]] = {
+    "affinity": Affinity,
     "autellix": Autellix,
     "prefix": PrefixAffinity,
     "least-used": LeastUsed,
@@ -131,7 +163,7 @@ BALANCERS: dict[str, Callable[[], Balancer]] = {
 }
 """Every balancer by its name on the command line."""
 
-DEFAULT_BALANCER = "autellix"
+DEFAULT_BALANCER = "affinity"
 """What balances where nobody names a balancer."""
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autellix_sdk.errors import ConfigurationError, UsageError
+from autellix_server.balancing.balancer import DEFAULT_BALANCER
 from autellix_server.commands.arguments import count, names, over_one, rates
 from autellix_server.commands.engine_model import add_model_arguments, chosen_model
 from autellix_server.commands.output import Subparsers, add_command, print_json, print_table, progress_display
@@ -36,7 +37,7 @@ names:
               the future
   workloads   chat, react, mcts, mixed, coding, map_reduce
   presets     a100-8b, h100-8b, cpu-smollm2
-  balancers   autellix, prefix, least-used, round-robin, hash
+  balancers   affinity, autellix, prefix, least-used, round-robin, hash
 
 examples:
   autellix simulate --workload chat --programs 300 --policies fcfs,plas,auto
@@ -72,7 +73,7 @@ def register(subparsers: Subparsers) -> None:
         "--slowdown", type=over_one, default=2.0, metavar="X", help="without --rates, see below (default: %(default)s)"
     )
     parser.add_argument("--engines", type=count, default=1, metavar="N", help="default: %(default)s")
-    parser.add_argument("--balancer", default="autellix", metavar="NAME", help="default: %(default)s")
+    parser.add_argument("--balancer", default=DEFAULT_BALANCER, metavar="NAME", help="default: %(default)s")
     add_model_arguments(parser, default="a100-8b")
     parser.add_argument("--seed", type=int, default=0, help="other arrivals for another seed (default: %(default)s)")
     parser.add_argument("--no-class-names", action="store_true", help="do not tell policies what kind a program is")

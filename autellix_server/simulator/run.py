@@ -10,7 +10,7 @@ from math import inf
 from autellix_sdk.bill import CallBill, TimeSplit
 from autellix_sdk.errors import ConfigurationError
 from autellix_sdk.wire import CallContext, CallId, ProgramId
-from autellix_server.balancing.balancer import make_balancer
+from autellix_server.balancing.balancer import DEFAULT_BALANCER, make_balancer
 from autellix_server.balancing.choice import BalancedCall, recomputed_tokens
 from autellix_server.balancing.load import EngineLoad
 from autellix_server.scheduling.levels import Levels, geometric_levels
@@ -49,7 +49,7 @@ class SimulationSettings:
     policy: str
     levels: Levels = field(default_factory=geometric_levels)
     engines: int = 1
-    balancer: str = "autellix"
+    balancer: str = DEFAULT_BALANCER
     planner: PlannerSettings = field(default_factory=PlannerSettings)
     class_names: bool = True
     weights: Mapping[str, float] = field(default_factory=dict)

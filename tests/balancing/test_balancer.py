@@ -12,6 +12,7 @@ from autellix_sdk.errors import ConfigurationError, UsageError
 from autellix_sdk.wire import ProgramId
 from autellix_server.balancing.balancer import (
     BALANCERS,
+    Affinity,
     Autellix,
     ConsistentHash,
     LeastUsed,
@@ -71,7 +72,7 @@ def test_long_call_follows_its_program() -> None:
     assert Autellix().choose(long, [idle, busy], None) == Choice(idle, pins=True)
 
 
-@pytest.mark.parametrize("name", ["autellix", "hash"])
+@pytest.mark.parametrize("name", ["affinity", "autellix", "hash"])
 def test_pin_to_a_lost_engine_is_replaced(name: str) -> None:
     """A program outlives its engine, and the move is seen."""
     choice = make_balancer(name).choose(call(), [EngineLoad("e0", 5), EngineLoad("e2", 3)], "e1")
@@ -88,6 +89,27 @@ def test_pin_stays_where_nobody_has_room() -> None:
     """Moving between two full engines costs a history and buys nothing."""
     over, full = EngineLoad("e0", 40, slots=16), EngineLoad("e1", 25, slots=16)
     assert Autellix().choose(call(), [over, full], "e0") == Choice(over, pins=True)
+
+
+@given(engines=loads, pin=st.sampled_from([None, "e0", "gone"]))
+def test_affinity_sends_long_calls_as_algorithm_2_does(engines: list[EngineLoad], pin: str | None) -> None:
+    """It differs for short calls alone."""
+    assert Affinity().choose(call(), engines, pin) == Autellix().choose(call(), engines, pin)
+
+
+def test_a_short_call_stays_with_its_program_until_another_engine_has_clearly_less_to_do() -> None:
+    """Up to a quarter more calls and two on top; the program itself does not move."""
+    short, least = call(prompt_tokens=100), EngineLoad("e0", 8)
+    near, far = EngineLoad("e1", 12), EngineLoad("e1", 13)
+    assert Affinity().choose(short, [least, near], "e1") == Choice(near)
+    assert Affinity().choose(short, [least, far], "e1") == Choice(least)
+
+
+def test_a_programs_first_call_gives_it_an_engine_however_short() -> None:
+    """So that the next one finds its history; a lost engine is replaced, and the move is seen."""
+    short, engines = call(prompt_tokens=100), [EngineLoad("e0", 5), EngineLoad("e2", 3)]
+    assert Affinity().choose(short, engines, None) == Choice(engines[1], pins=True)
+    assert Affinity().choose(short, engines, "e1") == Choice(engines[1], moved_from="e1", pins=True)
 
 
 def test_recompute_after_a_move_is_what_was_known_and_is_not_cached() -> None:
@@ -129,5 +151,5 @@ def test_hash_spreads_programs() -> None:
 
 def test_unknown_balancer_is_refused_with_the_choice() -> None:
     """The message lists what there is."""
-    with pytest.raises(ConfigurationError, match="unknown balancer 'random'; choose one of: autellix, prefix, "):
+    with pytest.raises(ConfigurationError, match="unknown balancer 'random'; choose one of: affinity, autellix, "):
         make_balancer("random")

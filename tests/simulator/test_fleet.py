@@ -47,7 +47,7 @@ def tokens_per_s(engines: int, balancer: str) -> float:
 
 
 @pytest.mark.parametrize("engines", [2, 4, 8])
-@pytest.mark.parametrize("balancer", ["autellix", "prefix", "hash"])
+@pytest.mark.parametrize("balancer", ["affinity", "autellix", "prefix", "hash"])
 def test_throughput_grows_with_the_engines(balancer: str, engines: int) -> None:
     """Linear within 10 %, under every balancer that keeps programs together."""
     assert tokens_per_s(engines, balancer) >= 0.9 * engines * tokens_per_s(1, balancer)

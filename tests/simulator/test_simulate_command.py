@@ -100,7 +100,7 @@ def test_trace_file_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["--workload", "chess"], "--workload: there is no workload 'chess'; use one of chat, react"),
         (["--workload", "chat", "--policies", "fcfs,sjf"], "--policies: unknown policy 'sjf'; choose one of: atlas"),
         (["--workload", "chat", "--preset", "tpu"], "--preset: unknown preset 'tpu'; choose one of: a100-8b"),
-        (["--workload", "chat", "--balancer", "best"], "--balancer: unknown balancer 'best'; choose one of: autellix"),
+        (["--workload", "chat", "--balancer", "best"], "--balancer: unknown balancer 'best'; choose one of: affinity"),
         (["--trace", "missing.jsonl"], "missing.jsonl: the file cannot be opened"),
     ],
 )
