@@ -16,7 +16,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(autouse=True)
 def process_as_it_was() -> Iterator[None]:
     """A command run within a test sets up logging, and how threads take turns, for the whole process."""
-    loggers = [logging.getLogger(name) for name in (None, "autellix_server", "autellix_sdk", "aiohttp.server")]
+    loggers = [logging.getLogger(name) for name in (None, "autellix_server", "autellix_sdk")]
     before = [(logger, logger.level, logger.handlers[:], logger.filters[:]) for logger in loggers]
     raises, turn_s = logging.raiseExceptions, sys.getswitchinterval()
     yield

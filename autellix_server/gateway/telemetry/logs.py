@@ -19,8 +19,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
-from aiohttp.http_exceptions import HttpProcessingError
-
 from autellix_sdk.errors import AutellixError
 from autellix_server.gateway.telemetry.events import (
     CallRecord,
@@ -73,7 +71,6 @@ def set_up_logging(log_format: LogFormat, level: LogLevel, stream: TextIO | None
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for name in _OURS:
         logging.getLogger(name).setLevel(level.upper())
-    logging.getLogger("aiohttp.server").addFilter(_shorten)
 
 
 class JsonFormatter(logging.Formatter):
@@ -140,13 +137,6 @@ class CallLog(Listener):
             case StoreChange():
                 level = logging.INFO if note.healthy else logging.WARNING
                 _log.log(level, "state store: %s", note.detail, extra={_FIELDS: {"healthy": note.healthy}})
-
-
-def _shorten(record: logging.LogRecord) -> bool:
-    """Keep what clients send from filling the log with tracebacks."""
-    if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
-        record.msg, record.args, record.exc_info = "a malformed HTTP request was refused", (), None
-    return True
 
 
 def _call_fields(call: CallRecord) -> dict[str, Any]:

@@ -158,6 +158,7 @@ def test_a_program_may_end_twice(two: tuple[Fleet, httpx.Client]) -> None:
     assert ends[0][0]["status"] == 200
 
 
+@pytest.mark.slow
 def test_ten_thousand_abandoned_programs_are_gone_by_lease(tmp_path: Path) -> None:
     """And with them their memory: a second ten thousand takes no more than the first."""
     with fleet(tmp_path, 1, 20.0, "--lease-s", "3") as running, running.serving() as client:
