@@ -87,7 +87,7 @@ def _own(gateway: Gateway, *, for_operators: bool) -> Iterator[Endpoint]:
     programs = ProgramsApi(gateway.dispatcher, for_operators=for_operators)
     timelines = TimelineApi(gateway.timelines, gateway.ledger.clock, programs.named)
     path = "/autellix/v1/programs/{id}/timeline"
-    yield from StatusApi(gateway).endpoints()
+    yield from StatusApi(gateway, for_operators=for_operators).endpoints()
     yield from programs.endpoints()
     yield Endpoint(hdrs.METH_GET, path, timelines.get, dict[str, Any], errors=(404,), keyed=not for_operators)
 

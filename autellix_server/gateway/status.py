@@ -20,15 +20,18 @@ from autellix_server.gateway.state.state import StoreHealth
 
 
 class Health(BaseModel):
-    """How the gateway and its engines are. `state` and `recording` are null where nothing is kept."""
+    """How the gateway and its engines are. `state` and `recording` are null where nothing is kept.
+
+    Where there are keys, clients see that it is alive and no more; all of it is on the operators' port.
+    """
 
     status: Literal["ok"] = "ok"
     version: str
-    engines: dict[str, EngineRow]
-    programs: int = Field(ge=0)
-    counters: Counters
-    state: StoreHealth | None
-    recording: RecordingCounts | None
+    engines: dict[str, EngineRow] | None = None
+    programs: int | None = Field(None, ge=0)
+    counters: Counters | None = None
+    state: StoreHealth | None = None
+    recording: RecordingCounts | None = None
 
 
 class Ready(BaseModel):
@@ -42,10 +45,12 @@ class StatusApi:
 
     Args:
         gateway: to tell about.
+        for_operators: tell all of it, whether there are keys or not.
     """
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, *, for_operators: bool) -> None:
         self._gateway = gateway
+        self._for_operators = for_operators
 
     def endpoints(self) -> Iterator[Endpoint]:
         """Return its endpoints."""
@@ -55,6 +60,8 @@ class StatusApi:
     async def health(self, request: web.Request) -> web.Response:
         """Say that the gateway is alive, and how its engines are."""
         gateway = self._gateway
+        if gateway.tenants.keyed and not self._for_operators:
+            return model_reply(Health(version=version("autellix")))
         recording, state = gateway.ledger.recording, gateway.state
         return model_reply(
             Health(

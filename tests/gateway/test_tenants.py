@@ -115,6 +115,13 @@ async def test_operators_endpoints_are_not_for_tenants(gateway: Gateway) -> None
         assert (await gateway.json("GET", path, headers=bearer(ACME)))[0] == 404
 
 
+async def test_tenants_see_that_the_gateway_lives_and_nothing_of_its_engines(gateway: Gateway) -> None:
+    """Where engines are, and how much others do there, is for operators."""
+    status, health = await gateway.json("GET", "/health")
+    assert (status, health["status"]) == (200, "ok")
+    assert {name for name, value in health.items() if value is not None} == {"status", "version"}
+
+
 async def test_a_tenant_over_its_limit_is_told_which_and_when_to_come_back(
     engine: FakeEngine, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
