@@ -28,7 +28,7 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
     version: str
     engines: dict[str, EngineRow] | None = None
-    programs: int | None = Field(None, ge=0)
+    programs: int | None = Field(default=None, ge=0)
     counters: Counters | None = None
     state: StoreHealth | None = None
     recording: RecordingCounts | None = None
