@@ -179,7 +179,7 @@ async def test_an_operator_drains_an_engine_and_restores_it(gateway: Gateway, en
     _, listed = await gateway.json("GET", path)
     assert {name: row["draining"] for name, row in listed["engines"].items()} == {"e0": True, "e1": False}
     assert (await gateway.json("POST", f"{path}/e0/restore", json={}))[1]["draining"] is False
-    await chat(gateway)
+    await chat(gateway, "p2")
     assert [len(engine.seen) for engine in engines] == [1, 1]
     status, reply = await gateway.json("POST", f"{path}/e7/drain", json={})
     assert (status, reply["error"]["message"]) == (404, "there is no such engine; there are: e0, e1")

@@ -61,7 +61,7 @@ async def test_a_row_shows_what_a_program_has_used(gateway: Gateway, engine: Fak
         "calls_completed": 1,
         "threads": 1,
         "engines": ["e0"],
-        "pin": None,
+        "pin": "e0",
         "paused": False,
         "boosted": False,
         "cancelled": False,
