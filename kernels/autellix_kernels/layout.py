@@ -5,7 +5,7 @@ of a component every token has one *row*: `heads` times `dim` elements that are 
 never look at elements, so that a type is no more to them than its size.
 
 The device has a buffer for each layer of a component, in which the row of a slot is at `slot * stride`. The host has
-one buffer for all layers of a component, in one of the orders of `HostLayout`; whichever it is, three strides say it all.
+one buffer for all layers of a component, in one of the orders of `HostLayout`; three strides say which.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class HostLayout(StrEnum):
 class HostStrides:
     """Bytes between neighbours in a component's buffer on the host.
 
-    The row of a slot in a layer is at ``slot // page_size * page + slot % page_size * token``, plus ``layer`` strides of that name.
+    A row starts at the sum of its page, its place in the page and its layer, each times the stride of that name.
 
     Attributes:
         page: from a page to the next.

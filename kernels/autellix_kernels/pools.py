@@ -46,7 +46,7 @@ class DevicePool:
         for buffer in buffers:
             self._check(buffer)
         first = [layers[0] for layers in self.components]
-        self.row_bytes = tuple(buffer[0].nbytes for buffer in first)
+        self.row_bytes: tuple[int, ...] = tuple(buffer[0].nbytes for buffer in first)
         self.slot_strides = tuple(_stride(buffer) for buffer in first)
         for layers, row_bytes, stride in zip(self.components, self.row_bytes, self.slot_strides, strict=True):
             if any((buffer[0].nbytes, _stride(buffer)) != (row_bytes, stride) for buffer in layers):
@@ -130,7 +130,7 @@ class HostPool:
                 raise WrongDevice(f"a host pool has buffers on {self.device} and on {buffer.device}")
             if buffer.dtype != self.dtype or self._extent(buffer) != (self.layers, self.slots):
                 raise LayoutMismatch("buffers of a host pool differ in type, layers or slots")
-        self.row_bytes = tuple(buffer.nbytes // (self.layers * self.slots) for buffer in buffers)
+        self.row_bytes: tuple[int, ...] = tuple(buffer.nbytes // (self.layers * self.slots) for buffer in buffers)
         self.strides = tuple(self._strides(row_bytes) for row_bytes in self.row_bytes)
         self.pinned = all(buffer.device.type == "cuda" or buffer.is_pinned() for buffer in buffers)
 

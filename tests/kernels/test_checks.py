@@ -40,7 +40,7 @@ def test_pools_that_do_not_fit_are_refused() -> None:
         ("bytes of a row", pools(NARROWER, "page_first")[1]),
         ("layers", pools(GQA, "page_first", layers=3)[1]),
     ):
-        with pytest.raises(LayoutMismatch, match=f"{what}.* of the device pool"):
+        with pytest.raises(LayoutMismatch, match=rf"{what}.* of the device pool"):
             check_pools(device_pool, other)
 
 
@@ -78,7 +78,7 @@ def test_good_lists_pass(fitting: tuple[DevicePool, HostPool]) -> None:
 @pytest.mark.parametrize("bad", [slots(0).int(), slots(0, 1).reshape(1, 2), slots(0, 1, 2, 3)[::2]])
 def test_lists_are_int64_and_flat(fitting: tuple[DevicePool, HostPool], bad: torch.Tensor) -> None:
     """Kernels read them as they lie."""
-    with pytest.raises(SlotError, match="host_slots is .* has to be int64"):
+    with pytest.raises(SlotError, match=r"host_slots is .* has to be int64"):
         check_slots(*fitting, slots(0), bad, duplicates=False)
 
 

@@ -1,0 +1,71 @@
+"""What a swap is, and what every implementation of it promises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from torch import Tensor
+
+from autellix_kernels.pools import DevicePool, HostPool
+
+
+class Direction(StrEnum):
+    """Which way KV goes."""
+
+    OUT = "out"
+    """From the device to the host."""
+
+    IN = "in"
+    """From the host to the device."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Transfer:
+    """A swap that has been checked: KV of some tokens in some layers, from one pool to the other.
+
+    Attributes:
+        device_pool: KV on the device; the named layers of the slots listed are mutated when KV comes in.
+        host_pool: KV in host memory, whose rows have as many bytes; mutated likewise when KV goes out.
+        device_slots: int64 ``[count]`` without gaps, in host memory or on the device; never mutated.
+        host_slots: likewise; the token at a place in one list is the one at this place in the other.
+        layers: those that are copied, adjacent ones.
+        direction: which pool is read and which is written.
+    """
+
+    device_pool: DevicePool
+    host_pool: HostPool
+    device_slots: Tensor
+    host_slots: Tensor
+    layers: range
+    direction: Direction
+
+    @property
+    def count(self) -> int:
+        """Tokens to copy, at least one."""
+        return len(self.device_slots)
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes to copy."""
+        return self.count * len(self.layers) * sum(self.device_pool.row_bytes)
+
+
+class SwapKernel(Protocol):
+    """One way of copying. It keeps no state between transfers that a later one could tell.
+
+    All of them leave the same bits, those that `reference` leaves: each byte of the rows listed is copied, and no other
+    byte of either pool changes. On a GPU a copy takes its turn in the current stream, and host memory may be looked at
+    when that stream has got there; in host memory it is done on return.
+    """
+
+    @property
+    def name(self) -> str:
+        """What `AUTELLIX_SWAP_KERNEL` calls it."""
+
+    def refusal(self, device_pool: DevicePool) -> str | None:
+        """Return why it cannot run for such a pool, with the remedy if there is one; `None` if it can."""
+
+    def copy(self, transfer: Transfer) -> None:
+        """Copy; slots of a list are distinct, in range, and in any order."""
