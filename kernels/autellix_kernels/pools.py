@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from autellix_kernels.errors import LayoutMismatch, WrongDevice
-from autellix_kernels.layout import PAGE_SIZES, HostLayout, HostStrides, host_extent, host_shape, host_strides
+from autellix_kernels.layout import (
+    PAGE_SIZES,
+    HostLayout,
+    HostStrides,
+    access_bytes,
+    host_extent,
+    host_shape,
+    host_strides,
+)
 
 
 class DevicePool:
@@ -27,6 +35,7 @@ class DevicePool:
         row_bytes: for each component, the bytes of a token in a layer.
         slot_strides: for each component, the bytes from a slot to the next.
         addresses: int64 ``[components, layers]`` on the device, where the buffers start.
+        alignments: for each component, the widest access in bytes that fits every row.
 
     Args:
         components: as above; they are mutated by `swap_in` alone.
@@ -51,9 +60,12 @@ class DevicePool:
         for layers, row_bytes, stride in zip(self.components, self.row_bytes, self.slot_strides, strict=True):
             if any((buffer[0].nbytes, _stride(buffer)) != (row_bytes, stride) for buffer in layers):
                 raise LayoutMismatch("layers of a component differ in the size of a row or in the stride between slots")
-        self.addresses = torch.tensor(
-            [[buffer.data_ptr() for buffer in layers] for layers in self.components], dtype=torch.int64
-        ).to(self.device)
+        addresses = [[buffer.data_ptr() for buffer in layers] for layers in self.components]
+        self.addresses = torch.tensor(addresses, dtype=torch.int64).to(self.device)
+        self.alignments = tuple(
+            access_bytes(*starts, stride, row_bytes)
+            for starts, stride, row_bytes in zip(addresses, self.slot_strides, self.row_bytes, strict=True)
+        )
 
     @classmethod
     def mha(cls, keys: Sequence[Tensor], values: Sequence[Tensor]) -> DevicePool:
@@ -103,6 +115,7 @@ class HostPool:
         slots: tokens that the pool has room for, whole pages.
         row_bytes: for each component, the bytes of a token in a layer.
         strides: for each component.
+        alignments: for each component, the widest access in bytes that fits every row.
         pinned: a GPU can reach all of it.
 
     Args:
@@ -132,6 +145,10 @@ class HostPool:
                 raise LayoutMismatch("buffers of a host pool differ in type, layers or slots")
         self.row_bytes: tuple[int, ...] = tuple(buffer.nbytes // (self.layers * self.slots) for buffer in buffers)
         self.strides = tuple(self._strides(row_bytes) for row_bytes in self.row_bytes)
+        self.alignments = tuple(
+            access_bytes(buffer.data_ptr(), strides.page, strides.token, strides.layer)
+            for buffer, strides in zip(buffers, self.strides, strict=True)
+        )
         self.pinned = all(buffer.device.type == "cuda" or buffer.is_pinned() for buffer in buffers)
 
     @classmethod

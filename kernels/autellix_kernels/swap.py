@@ -10,8 +10,9 @@ from autellix_kernels.errors import KernelUnavailable
 from autellix_kernels.pools import DevicePool, HostPool
 from autellix_kernels.reference import Reference
 from autellix_kernels.transfer import Direction, SwapKernel, Transfer
+from autellix_kernels.triton_swap import TritonSwap
 
-KERNELS: dict[str, SwapKernel] = {kernel.name: kernel for kernel in (Reference(),)}
+KERNELS: dict[str, SwapKernel] = {kernel.name: kernel for kernel in (Reference(), TritonSwap())}
 """Every implementation, by its name."""
 
 
@@ -95,4 +96,6 @@ def _swap(
     chosen = KERNELS.get(kernel or "reference")
     if chosen is None:
         raise KernelUnavailable(f"there is no swap kernel {kernel}; choose one of: {', '.join(KERNELS)}")
+    if reason := chosen.refusal(device_pool):
+        raise KernelUnavailable(f"swap kernel {chosen.name} cannot run on {device_pool.device}: {reason}")
     chosen.copy(Transfer(device_pool, host_pool, device_slots, host_slots, layers, direction))

@@ -52,6 +52,44 @@ class Transfer:
         return self.count * len(self.layers) * sum(self.device_pool.row_bytes)
 
 
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """A component of a transfer in numbers, all in bytes: what a kernel that follows addresses has to know.
+
+    Attributes:
+        row_bytes: of a token in a layer.
+        access: the widest access that fits every row in both pools, 1 to 16.
+        device_stride: from a slot to the next on the device.
+        host_address: where the first of the layers copied starts on the host, as this process sees it.
+        page_stride: from a page to the next on the host.
+        token_stride: from a token to the next in its page.
+        layer_stride: from a layer to the next on the host.
+    """
+
+    row_bytes: int
+    access: int
+    device_stride: int
+    host_address: int
+    page_stride: int
+    token_stride: int
+    layer_stride: int
+
+    @classmethod
+    def of(cls, transfer: Transfer, component: int) -> Geometry:
+        """Return what is true of a component."""
+        device_pool, host_pool = transfer.device_pool, transfer.host_pool
+        strides = host_pool.strides[component]
+        return cls(
+            row_bytes=device_pool.row_bytes[component],
+            access=min(device_pool.alignments[component], host_pool.alignments[component]),
+            device_stride=device_pool.slot_strides[component],
+            host_address=host_pool.buffers[component].data_ptr() + transfer.layers.start * strides.layer,
+            page_stride=strides.page,
+            token_stride=strides.token,
+            layer_stride=strides.layer,
+        )
+
+
 class SwapKernel(Protocol):
     """One way of copying. It keeps no state between transfers that a later one could tell.
 
