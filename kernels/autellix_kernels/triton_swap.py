@@ -23,7 +23,7 @@ from autellix_kernels.transfer import Direction, Geometry, Transfer
 TILE_BYTES = 8192
 """Bytes that a program has on their way at a time, if a row is not longer."""
 
-INTERPRETED_TILE_BYTES = 1 << 20
+INTERPRETED_TILE_BYTES = 1 << 15
 """The same in the interpreter, where every tile costs a millisecond."""
 
 PROGRAMS_PER_PROCESSOR = 2
