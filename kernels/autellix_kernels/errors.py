@@ -1,16 +1,18 @@
-"""Errors of the swap kernels, printed as a tree. All of them are raised before anything is copied.
+"""Errors of the swap kernels, printed as a tree. Whatever is refused is refused before anything is copied.
 
 ```
-AutellixError              (autellix_sdk.errors)
+AutellixError                  (autellix_sdk.errors)
 └── SwapError
-    ├── WrongDevice        a buffer or a list of slots is on a device where it cannot be
-    ├── UnpinnedMemory     host memory that a GPU cannot reach
-    ├── LayoutMismatch     pools whose types, shapes or layouts do not fit each other
-    ├── SlotError          a list of slots that cannot be served
-    │   ├── RaggedLists    the lists differ in length
-    │   ├── SlotOutOfRange a slot that a pool does not have
-    │   └── DuplicateSlot  a slot that stands twice in a list
-    └── KernelUnavailable  the implementation asked for cannot run here
+    ├── SwapRefused
+    │   ├── WrongDevice        a buffer or a list of slots is on a device where it cannot be
+    │   ├── UnpinnedMemory     host memory that a GPU cannot reach
+    │   ├── LayoutMismatch     pools whose types, shapes or layouts do not fit each other
+    │   ├── SlotError          a list of slots that cannot be served
+    │   │   ├── RaggedLists    the lists differ in length
+    │   │   ├── SlotOutOfRange a slot that a pool does not have
+    │   │   └── DuplicateSlot  a slot that stands twice in a list
+    │   └── KernelUnavailable  the implementation asked for cannot run here, or is none that there is
+    └── TransferFailed         CUDA reported an error; the slots that were to be written hold anything
 ```
 """
 
@@ -20,22 +22,30 @@ from autellix_sdk.errors import AutellixError
 
 
 class SwapError(AutellixError):
+    """A swap did not happen as asked."""
+
+
+class SwapRefused(SwapError):
     """A swap was refused; neither pool has been touched."""
 
 
-class WrongDevice(SwapError):
+class TransferFailed(SwapError):
+    """CUDA reported an error, of this swap or of something before it; the slots to be written hold anything."""
+
+
+class WrongDevice(SwapRefused):
     """A buffer or a list of slots is on a device where it cannot be."""
 
 
-class UnpinnedMemory(SwapError):
+class UnpinnedMemory(SwapRefused):
     """Host memory that a GPU cannot reach, because it is not pinned."""
 
 
-class LayoutMismatch(SwapError):
+class LayoutMismatch(SwapRefused):
     """Pools whose types, shapes or layouts do not fit each other, or what is said about them."""
 
 
-class SlotError(SwapError):
+class SlotError(SwapRefused):
     """A list of slots that cannot be served."""
 
 
@@ -51,5 +61,5 @@ class DuplicateSlot(SlotError):
     """A slot that stands twice in a list: which of two tokens' KV it has afterwards would be chance."""
 
 
-class KernelUnavailable(SwapError):
+class KernelUnavailable(SwapRefused):
     """The implementation asked for cannot run here, or is none that there is."""

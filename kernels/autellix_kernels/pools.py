@@ -34,7 +34,8 @@ class DevicePool:
         slots: tokens that the pool has room for.
         row_bytes: for each component, the bytes of a token in a layer.
         slot_strides: for each component, the bytes from a slot to the next.
-        addresses: int64 ``[components, layers]`` on the device, where the buffers start.
+        starts: for each component its layers' addresses.
+        addresses: the same on the device, int64 ``[components, layers]``.
         alignments: for each component, the widest access in bytes that fits every row.
 
     Args:
@@ -60,11 +61,11 @@ class DevicePool:
         for layers, row_bytes, stride in zip(self.components, self.row_bytes, self.slot_strides, strict=True):
             if any((buffer[0].nbytes, _stride(buffer)) != (row_bytes, stride) for buffer in layers):
                 raise LayoutMismatch("layers of a component differ in the size of a row or in the stride between slots")
-        addresses = [[buffer.data_ptr() for buffer in layers] for layers in self.components]
-        self.addresses = torch.tensor(addresses, dtype=torch.int64).to(self.device)
+        self.starts = tuple(tuple(buffer.data_ptr() for buffer in layers) for layers in self.components)
+        self.addresses = torch.tensor(self.starts, dtype=torch.int64).to(self.device)
         self.alignments = tuple(
             access_bytes(*starts, stride, row_bytes)
-            for starts, stride, row_bytes in zip(addresses, self.slot_strides, self.row_bytes, strict=True)
+            for starts, stride, row_bytes in zip(self.starts, self.slot_strides, self.row_bytes, strict=True)
         )
 
     @classmethod
@@ -152,26 +153,39 @@ class HostPool:
         self.pinned = all(buffer.device.type == "cuda" or buffer.is_pinned() for buffer in buffers)
 
     @classmethod
-    def beside(
-        cls, pool: DevicePool, layout: HostLayout | str, *, pages: int, page_size: int, device: str = "cpu"
-    ) -> HostPool:
-        """Return a new pool for what `pool` holds; its contents are whatever the memory has.
+    def beside(cls, pool: DevicePool, layout: HostLayout | str, *, pages: int, page_size: int) -> HostPool:
+        """Return a new pool for what `pool` holds, pinned if that is on a GPU; its contents are by chance.
 
         Args:
-            pool: pinned memory is taken where it is on a GPU.
+            pool: whose KV it is for.
             layout: order of the memory.
             pages: how many there are.
             page_size: tokens in a page.
-            device: where the memory is; elsewhere than on the CPU it is a stage of a transfer.
         """
         layout = HostLayout(layout)
         buffers = []
         for layers in pool.components:
             _, heads, dim = layers[0].shape
             shape = host_shape(layout, layers=pool.layers, pages=pages, page_size=page_size, heads=heads, dim=dim)
-            pin = device == "cpu" and pool.device.type == "cuda"
-            buffers.append(torch.empty(shape, dtype=pool.dtype, device=device, pin_memory=pin))
+            buffers.append(torch.empty(shape, dtype=pool.dtype, pin_memory=pool.device.type == "cuda"))
         return cls(buffers, layout, page_size)
+
+    @classmethod
+    def stage(cls, pool: HostPool, *, layers: int, pages: int, device: torch.device) -> HostPool:
+        """Return a new pool of the same layout and kind of rows, on a device.
+
+        Args:
+            pool: what it is to be like.
+            layers: how many it has.
+            pages: how many it has.
+            device: where its memory is.
+        """
+        buffers = []
+        for buffer in pool.buffers:
+            heads, dim = buffer.shape[-2:]
+            shape = host_shape(pool.layout, layers=layers, pages=pages, page_size=pool.page_size, heads=heads, dim=dim)
+            buffers.append(torch.empty(shape, dtype=pool.dtype, device=device))
+        return cls(buffers, pool.layout, pool.page_size)
 
     def rows(self, component: int, layer: int) -> Tensor:
         """Return a layer of a component as bytes, a view ``[pages, page_size, row_bytes]``."""

@@ -6,13 +6,16 @@ import torch
 from torch import Tensor
 
 from autellix_kernels.checks import check_layer, check_pools, check_slots
+from autellix_kernels.cuda.kernels import BatchSwap, CudaStagedSwap, CudaSwap
 from autellix_kernels.errors import KernelUnavailable
 from autellix_kernels.pools import DevicePool, HostPool
 from autellix_kernels.reference import Reference
 from autellix_kernels.transfer import Direction, SwapKernel, Transfer
 from autellix_kernels.triton_swap import TritonSwap
 
-KERNELS: dict[str, SwapKernel] = {kernel.name: kernel for kernel in (Reference(), TritonSwap())}
+KERNELS: dict[str, SwapKernel] = {
+    kernel.name: kernel for kernel in (Reference(), TritonSwap(), CudaSwap(), CudaStagedSwap(), BatchSwap())
+}
 """Every implementation, by its name."""
 
 
@@ -38,7 +41,8 @@ def swap_out(
         debug: look for duplicates too.
 
     Raises:
-        SwapError: see `errors`; nothing has been copied.
+        SwapRefused: see `errors`; nothing has been copied.
+        TransferFailed: CUDA has an error to report.
     """
     layers = range(device_pool.layers)
     _swap(device_pool, host_pool, device_slots, host_slots, layers, Direction.OUT, kernel, debug)
@@ -68,7 +72,8 @@ def swap_in(
         debug: as in `swap_out`.
 
     Raises:
-        SwapError: see `errors`; nothing has been copied.
+        SwapRefused: see `errors`; nothing has been copied.
+        TransferFailed: CUDA has an error to report.
     """
     check_layer(layer, device_pool.layers)
     layers = range(layer, layer + 1)
@@ -98,4 +103,4 @@ def _swap(
         raise KernelUnavailable(f"there is no swap kernel {kernel}; choose one of: {', '.join(KERNELS)}")
     if reason := chosen.refusal(device_pool):
         raise KernelUnavailable(f"swap kernel {chosen.name} cannot run on {device_pool.device}: {reason}")
-    chosen.copy(Transfer(device_pool, host_pool, device_slots, host_slots, layers, direction))
+    chosen.copy(Transfer(device_pool, host_pool, device_slots, host_slots, layers, layers.start, direction))

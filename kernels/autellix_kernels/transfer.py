@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from autellix_kernels.pools import DevicePool, HostPool
@@ -30,7 +31,8 @@ class Transfer:
         host_pool: KV in host memory, whose rows have as many bytes; mutated likewise when KV goes out.
         device_slots: int64 ``[count]`` without gaps, in host memory or on the device; never mutated.
         host_slots: likewise; the token at a place in one list is the one at this place in the other.
-        layers: those that are copied, adjacent ones.
+        layers: those that are copied, adjacent ones, as the device pool counts them.
+        host_layer: what the host pool counts the first of them as.
         direction: which pool is read and which is written.
     """
 
@@ -39,6 +41,7 @@ class Transfer:
     device_slots: Tensor
     host_slots: Tensor
     layers: range
+    host_layer: int
     direction: Direction
 
     @property
@@ -83,11 +86,18 @@ class Geometry:
             row_bytes=device_pool.row_bytes[component],
             access=min(device_pool.alignments[component], host_pool.alignments[component]),
             device_stride=device_pool.slot_strides[component],
-            host_address=host_pool.buffers[component].data_ptr() + transfer.layers.start * strides.layer,
+            host_address=host_pool.buffers[component].data_ptr() + transfer.host_layer * strides.layer,
             page_stride=strides.page,
             token_stride=strides.token,
             layer_stride=strides.layer,
         )
+
+
+def on_device(slots: Tensor, device: torch.device) -> Tensor:
+    """Return a list of slots on the device; sending it does not wait for the stream."""
+    if slots.device == device:
+        return slots
+    return slots.pin_memory().to(device, non_blocking=True)
 
 
 class SwapKernel(Protocol):

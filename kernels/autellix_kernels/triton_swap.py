@@ -14,11 +14,10 @@ import os
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from autellix_kernels.layout import WIDEST_ACCESS
 from autellix_kernels.pools import DevicePool
-from autellix_kernels.transfer import Direction, Geometry, Transfer
+from autellix_kernels.transfer import Direction, Geometry, Transfer, on_device
 
 TILE_BYTES = 8192
 """Bytes that a program has on their way at a time, if a row is not longer."""
@@ -106,13 +105,6 @@ class TritonSwap:
                 PAIRED=tile.paired,
                 OUT=transfer.direction is Direction.OUT,
             )
-
-
-def on_device(slots: Tensor, device: torch.device) -> Tensor:
-    """Return a list of slots on the device; sending it does not wait for the stream."""
-    if slots.device == device:
-        return slots
-    return slots.pin_memory().to(device, non_blocking=True)
 
 
 def interpreted() -> bool:

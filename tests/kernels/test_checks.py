@@ -47,7 +47,7 @@ def test_pools_that_do_not_fit_are_refused() -> None:
 def test_host_memory_is_where_it_is_said_to_be() -> None:
     """A host pool on a device is a stage of a transfer, and no end of one."""
     device_pool, _ = pools(GQA, "page_first")
-    stage = HostPool.beside(device_pool, "page_first", pages=2, page_size=1, device="meta")
+    stage = HostPool.stage(pools(GQA, "page_first")[1], layers=2, pages=2, device=torch.device("meta"))
     with pytest.raises(WrongDevice, match="has to be in host memory"):
         check_pools(device_pool, stage)
 
