@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from autellix_kernels.pools import DevicePool
 from autellix_kernels.transfer import Direction, Transfer
 
 
@@ -13,7 +12,7 @@ class Reference:
 
     name = "reference"
 
-    def refusal(self, device_pool: DevicePool) -> None:
+    def refusal(self, device: torch.device) -> None:
         """Return `None`: torch has indexing everywhere."""
 
     def copy(self, transfer: Transfer) -> None:

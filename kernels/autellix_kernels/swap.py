@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
 from autellix_kernels.checks import check_layer, check_pools, check_slots
 from autellix_kernels.cuda.kernels import BatchSwap, CudaStagedSwap, CudaSwap
 from autellix_kernels.errors import KernelUnavailable
+from autellix_kernels.link import measured
 from autellix_kernels.pools import DevicePool, HostPool
 from autellix_kernels.reference import Reference
+from autellix_kernels.select import SWITCH, Choice, Shape, choose
+from autellix_kernels.settings import settings
 from autellix_kernels.transfer import Direction, SwapKernel, Transfer
 from autellix_kernels.triton_swap import TritonSwap
 
@@ -26,7 +31,7 @@ def swap_out(
     host_slots: Tensor,
     *,
     kernel: str | None = None,
-    debug: bool = False,
+    debug: bool | None = None,
 ) -> None:
     """Copy the KV of tokens from the device to host memory, in every layer.
 
@@ -37,8 +42,8 @@ def swap_out(
         host_pool: mutated, in the slots listed and nowhere else; pinned if the device is a GPU.
         device_slots: int64 ``[count]`` without gaps, in host memory or on the device, distinct, in any order.
         host_slots: likewise; they need not fill pages.
-        kernel: name of the implementation; `None` has one chosen.
-        debug: look for duplicates too.
+        kernel: name of the implementation; `None` for the one that the environment names, or else `choice`.
+        debug: look for duplicates too; `None` for what the environment says.
 
     Raises:
         SwapRefused: see `errors`; nothing has been copied.
@@ -56,7 +61,7 @@ def swap_in(
     layer: int,
     *,
     kernel: str | None = None,
-    debug: bool = False,
+    debug: bool | None = None,
 ) -> None:
     """Copy the KV of tokens from host memory to the device, in one layer, so that a step can begin with the first.
 
@@ -80,6 +85,36 @@ def swap_in(
     _swap(device_pool, host_pool, device_slots, host_slots, layers, Direction.IN, kernel, debug)
 
 
+def choice(device_pool: DevicePool, host_pool: HostPool, direction: Direction) -> Choice:
+    """Return which kernel serves swaps between two pools, and why.
+
+    The first to ask on a GPU waits until kernels are compiled and the link is measured: ask when the engine starts.
+
+    Args:
+        device_pool: KV on the device.
+        host_pool: KV in host memory.
+        direction: all layers go out, and one at a time comes in.
+
+    Raises:
+        ConfigurationError: the environment names a kernel that there is not.
+    """
+    layers = device_pool.layers if direction is Direction.OUT else 1
+    shape = Shape(
+        host_pool.layout, host_pool.page_size, min(device_pool.row_bytes), layers, all_layers=layers == host_pool.layers
+    )
+    return _choice(device_pool.device, shape, direction)
+
+
+@functools.cache
+def _choice(device: torch.device, shape: Shape, direction: Direction) -> Choice:
+    if (named := settings(tuple(KERNELS)).kernel) is not None:
+        return Choice(named, f"{SWITCH} says so")
+    if device.type != "cuda":
+        return Choice("reference", "there is no GPU, so that both pools are in the same memory")
+    refusals = {name: kernel.refusal(device) for name, kernel in KERNELS.items()}
+    return choose(shape, refusals, measured(device, direction))
+
+
 def _swap(
     device_pool: DevicePool,
     host_pool: HostPool,
@@ -88,19 +123,20 @@ def _swap(
     layers: range,
     direction: Direction,
     kernel: str | None,
-    debug: bool,
+    debug: bool | None,
 ) -> None:
     check_pools(device_pool, host_pool)
-    check_slots(device_pool, host_pool, device_slots, host_slots, duplicates=debug)
+    duplicates = settings(tuple(KERNELS)).debug if debug is None else debug
+    check_slots(device_pool, host_pool, device_slots, host_slots, duplicates=duplicates)
     if not len(device_slots):
         return
+    name = kernel or choice(device_pool, host_pool, direction).kernel
+    if name not in KERNELS:
+        raise KernelUnavailable(f"there is no swap kernel {name}; choose one of: {', '.join(KERNELS)}")
+    if reason := KERNELS[name].refusal(device_pool.device):
+        raise KernelUnavailable(f"swap kernel {name} cannot run on {device_pool.device}: {reason}")
     for slots in (device_slots, host_slots):
         if slots.is_cuda:
             # The caller may forget the list before this stream has read it.
             slots.record_stream(torch.cuda.current_stream(slots.device))
-    chosen = KERNELS.get(kernel or "reference")
-    if chosen is None:
-        raise KernelUnavailable(f"there is no swap kernel {kernel}; choose one of: {', '.join(KERNELS)}")
-    if reason := chosen.refusal(device_pool):
-        raise KernelUnavailable(f"swap kernel {chosen.name} cannot run on {device_pool.device}: {reason}")
-    chosen.copy(Transfer(device_pool, host_pool, device_slots, host_slots, layers, layers.start, direction))
+    KERNELS[name].copy(Transfer(device_pool, host_pool, device_slots, host_slots, layers, layers.start, direction))

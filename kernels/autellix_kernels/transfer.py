@@ -112,8 +112,8 @@ class SwapKernel(Protocol):
     def name(self) -> str:
         """What `AUTELLIX_SWAP_KERNEL` calls it."""
 
-    def refusal(self, device_pool: DevicePool) -> str | None:
-        """Return why it cannot run for such a pool, with the remedy if there is one; `None` if it can."""
+    def refusal(self, device: torch.device) -> str | None:
+        """Return why it cannot run on such a device, with the remedy if there is one; `None` if it can."""
 
     def copy(self, transfer: Transfer) -> None:
         """Copy; slots of a list are distinct, in range, and in any order."""

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import torch
 
 from autellix_kernels.layout import WIDEST_ACCESS
-from autellix_kernels.pools import DevicePool
 from autellix_kernels.transfer import Direction, Geometry, Transfer, on_device
 
 TILE_BYTES = 8192
@@ -64,11 +63,11 @@ class TritonSwap:
 
     name = "triton"
 
-    def refusal(self, device_pool: DevicePool) -> str | None:
+    def refusal(self, device: torch.device) -> str | None:
         """Return why it cannot run: no Triton, or neither a GPU nor the interpreter."""
         if importlib.util.find_spec("triton") is None:
             return "there is no triton"
-        if device_pool.device.type != "cuda" and not interpreted():
+        if device.type != "cuda" and not interpreted():
             return "there is no GPU; for a test of the kernel set TRITON_INTERPRET=1 before anything is imported"
         return None
 

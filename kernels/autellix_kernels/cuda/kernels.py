@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autellix_kernels.cuda.library import load
 from autellix_kernels.errors import KernelUnavailable
-from autellix_kernels.pools import DevicePool, HostPool
+from autellix_kernels.pools import HostPool
 from autellix_kernels.runs import pool_copies, stage_copies
 from autellix_kernels.transfer import Direction, Geometry, Transfer, on_device
 
@@ -21,7 +21,7 @@ STAGE_BYTES = 64 << 20
 class _Compiled:
     """What the kernels of the library have in common."""
 
-    def refusal(self, device_pool: DevicePool) -> str | None:
+    def refusal(self, device: torch.device) -> str | None:
         """Return why it cannot run: it cannot be compiled here, by the first who asks.
 
         Without a GPU the same code runs on the host, for tests.
