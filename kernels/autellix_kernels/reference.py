@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from autellix_kernels.transfer import Direction, Transfer
+from autellix_kernels.transfer import Direction, Transfer, Work
 
 
 class Reference:
@@ -15,8 +15,8 @@ class Reference:
     def refusal(self, device: torch.device) -> None:
         """Return `None`: torch has indexing everywhere."""
 
-    def copy(self, transfer: Transfer) -> None:
-        """Copy row by row; the caller waits until it is done, on a GPU too."""
+    def copy(self, transfer: Transfer) -> Work:
+        """Index one side and then the other, in each layer of each component; done on return, on a GPU too."""
         device_pool, host_pool = transfer.device_pool, transfer.host_pool
         device = device_pool.device
         if device.type == "cuda":
@@ -31,3 +31,5 @@ class Reference:
                     on_host[pages, places] = on_device[device_slots].cpu()
                 else:
                     on_device[device_slots] = on_host[pages, places].to(device)
+        parts = len(device_pool.components) * len(transfer.layers)
+        return Work(launches=2 * parts, copies=parts)

@@ -56,6 +56,22 @@ class Transfer:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """What a swap had to ask of the hardware.
+
+    Attributes:
+        launches: kernels started and calls of the driver.
+        copies: of which the calls of the driver are made, each of adjacent bytes.
+    """
+
+    launches: int = 0
+    copies: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.launches + other.launches, self.copies + other.copies)
+
+
+@dataclass(frozen=True, slots=True)
 class Geometry:
     """A component of a transfer in numbers, all in bytes: what a kernel that follows addresses has to know.
 
@@ -115,5 +131,5 @@ class SwapKernel(Protocol):
     def refusal(self, device: torch.device) -> str | None:
         """Return why it cannot run on such a device, with the remedy if there is one; `None` if it can."""
 
-    def copy(self, transfer: Transfer) -> None:
-        """Copy; slots of a list are distinct, in range, and in any order."""
+    def copy(self, transfer: Transfer) -> Work:
+        """Copy, and return what that took; slots of a list are distinct, in range, and in any order."""

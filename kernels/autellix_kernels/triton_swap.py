@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from autellix_kernels.layout import WIDEST_ACCESS
-from autellix_kernels.transfer import Direction, Geometry, Transfer, on_device
+from autellix_kernels.transfer import Direction, Geometry, Transfer, Work, on_device
 
 TILE_BYTES = 8192
 """Bytes that a program has on their way at a time, if a row is not longer."""
@@ -71,7 +71,7 @@ class TritonSwap:
             return "there is no GPU; for a test of the kernel set TRITON_INTERPRET=1 before anything is imported"
         return None
 
-    def copy(self, transfer: Transfer) -> None:
+    def copy(self, transfer: Transfer) -> Work:
         """Copy, one launch for each component."""
         from autellix_kernels.triton_kernels import swap_rows
 
@@ -104,6 +104,7 @@ class TritonSwap:
                 PAIRED=tile.paired,
                 OUT=transfer.direction is Direction.OUT,
             )
+        return Work(launches=len(device_pool.components))
 
 
 def interpreted() -> bool:

@@ -11,13 +11,13 @@ import pytest
 import torch
 from autellix_kernels import swap_out
 from autellix_kernels.cuda import build
-from autellix_kernels.cuda.kernels import CudaStagedSwap
+from autellix_kernels.cuda.kernels import BatchSwap, CudaStagedSwap, CudaSwap
 from autellix_kernels.cuda.library import load
 from autellix_kernels.errors import KernelUnavailable, TransferFailed
 from autellix_kernels.layout import HostLayout
 from autellix_kernels.reference import Reference
 from autellix_kernels.runs import Copies
-from autellix_kernels.transfer import Direction, Geometry, SwapKernel, Transfer
+from autellix_kernels.transfer import Direction, Geometry, SwapKernel, Transfer, Work
 
 from tests.kernels.shapes import KINDS, memory, pools
 
@@ -128,9 +128,9 @@ def test_a_swap_larger_than_its_stage_goes_in_turns(
     batches: list[int] = []
     copy_runs = library.copy_runs
 
-    def counted(copies: Copies, *rest: Any) -> None:
+    def counted(copies: Copies, *rest: Any) -> Work:
         batches.append(len(copies.sizes))
-        copy_runs(copies, *rest)
+        return copy_runs(copies, *rest)
 
     monkeypatch.setattr(library, "copy_runs", counted)
 
@@ -149,3 +149,13 @@ def test_a_swap_larger_than_its_stage_goes_in_turns(
         assert outcome(CudaStagedSwap(stage_bytes)) == expected
         assert len(batches) == turns
         batches.clear()
+
+
+def test_work_is_counted(nvcc: str, device: str) -> None:
+    """Launches and copies of a swap of two full pages that are side by side, and one that is not full."""
+    both = pools(KINDS[0], "page_first_direct", page_size=4, slots=64, pages=16, layers=3, device=device)
+    slots = torch.arange(8, 18)
+    whole = Transfer(*both, slots, slots, range(3), 0, Direction.OUT)
+    assert CudaSwap().copy(whole) == Work(launches=2)
+    assert BatchSwap().copy(whole) == Work(launches=1, copies=2 * 3 * 3)
+    assert CudaStagedSwap().copy(whole) == Work(launches=2 + 1, copies=2 * (1 + 3))

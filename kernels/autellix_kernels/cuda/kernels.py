@@ -12,7 +12,7 @@ from autellix_kernels.cuda.library import load
 from autellix_kernels.errors import KernelUnavailable
 from autellix_kernels.pools import HostPool
 from autellix_kernels.runs import pool_copies, stage_copies
-from autellix_kernels.transfer import Direction, Geometry, Transfer, on_device
+from autellix_kernels.transfer import Direction, Geometry, Transfer, Work, on_device
 
 STAGE_BYTES = 64 << 20
 """Device memory that a stage takes for the length of a swap, unless one page needs more."""
@@ -38,7 +38,7 @@ class CudaSwap(_Compiled):
 
     name = "cuda"
 
-    def copy(self, transfer: Transfer) -> None:
+    def copy(self, transfer: Transfer) -> Work:
         """Copy, one launch for each component."""
         pool, layers = transfer.device_pool, transfer.layers
         device_slots, host_slots = (
@@ -53,6 +53,7 @@ class CudaSwap(_Compiled):
                 transfer.host_pool.page_size,
                 transfer.direction,
             )
+        return Work(launches=len(pool.components))
 
 
 class CudaStagedSwap(_Compiled):
@@ -70,7 +71,7 @@ class CudaStagedSwap(_Compiled):
     def __init__(self, stage_bytes: int = STAGE_BYTES) -> None:
         self._stage_bytes = stage_bytes
 
-    def copy(self, transfer: Transfer) -> None:
+    def copy(self, transfer: Transfer) -> Work:
         """Copy, in each turn one launch for each component and the copies in one batch."""
         host_slots, order = transfer.host_slots.cpu().sort()
         device_slots = transfer.device_slots.cpu()[order]
@@ -79,20 +80,22 @@ class CudaStagedSwap(_Compiled):
         stage = self._stage(transfer, len(pages))
         pages_a_turn = stage.slots // page_size
         ends = torch.searchsorted(page_of, torch.arange(0, len(pages) + pages_a_turn, pages_a_turn)).tolist()
+        work = Work()
         for start, end in pairwise(ends):
             turn = replace(transfer, device_slots=device_slots[start:end], host_slots=host_slots[start:end])
             places = page_of[start:end] % pages_a_turn * page_size + turn.host_slots % page_size
-            self._turn(turn, stage, places)
+            work += self._turn(turn, stage, places)
+        return work
 
-    def _turn(self, turn: Transfer, stage: HostPool, stage_slots: Tensor) -> None:
+    def _turn(self, turn: Transfer, stage: HostPool, stage_slots: Tensor) -> Work:
         """Copy what fits into the stage; the stream keeps the two steps, and the turns, in order."""
         near = replace(turn, host_pool=stage, host_slots=stage_slots, host_layer=0)
-        device = turn.device_pool.device
+        bulk = stage_copies(stage, stage_slots, turn), turn.device_pool.device, turn.direction
         if turn.direction is Direction.OUT:
-            CudaSwap().copy(near)
-        load().copy_runs(stage_copies(stage, stage_slots, turn), device, turn.direction)
-        if turn.direction is Direction.IN:
-            CudaSwap().copy(near)
+            gathered = CudaSwap().copy(near)
+            return gathered + load().copy_runs(*bulk)
+        copied = load().copy_runs(*bulk)
+        return copied + CudaSwap().copy(near)
 
     def _stage(self, transfer: Transfer, pages: int) -> HostPool:
         """Return a stage for as many pages as its memory allows, at least one and at most those of the transfer."""
@@ -110,6 +113,6 @@ class BatchSwap(_Compiled):
 
     name = "batch"
 
-    def copy(self, transfer: Transfer) -> None:
+    def copy(self, transfer: Transfer) -> Work:
         """Copy, in one call of the driver."""
-        load().copy_runs(pool_copies(transfer), transfer.device_pool.device, transfer.direction)
+        return load().copy_runs(pool_copies(transfer), transfer.device_pool.device, transfer.direction)

@@ -14,7 +14,7 @@ from torch import Tensor
 from autellix_kernels.cuda import build
 from autellix_kernels.errors import KernelUnavailable, TransferFailed
 from autellix_kernels.runs import Copies
-from autellix_kernels.transfer import Direction, Geometry
+from autellix_kernels.transfer import Direction, Geometry, Work
 
 BLOCKS = 32
 """Blocks of 256 threads that copy rows; 512 KiB on their way are several times what a link takes in its latency."""
@@ -24,6 +24,7 @@ _SIGNATURES = {
     "autellix_swap_rows": (_POINTER, _INT, _INT, _INT, _POINTER),
     "autellix_swap_rows_on_host": (_POINTER, _INT, _INT),
     "autellix_copy_runs": (_POINTER, _POINTER, _POINTER, _SIZE, _INT, _POINTER),
+    "autellix_copy_each": (_POINTER, _POINTER, _POINTER, _SIZE, _INT, _POINTER),
     "autellix_copy_runs_on_host": (_POINTER, _POINTER, _POINTER, _SIZE),
 }
 
@@ -99,29 +100,33 @@ class SwapLibrary:
         else:
             self._check(self._functions.autellix_swap_rows_on_host(*arguments))
 
-    def copy_runs(self, copies: Copies, device: torch.device, direction: Direction) -> None:
-        """Copy runs of bytes between host memory and the device, in one call of the driver.
+    def copy_runs(self, copies: Copies, device: torch.device, direction: Direction, *, batched: bool = True) -> Work:
+        """Copy runs of bytes between host memory and the device.
 
         Args:
             copies: what to copy; they depend on each other in no way.
             device: the one that takes part.
             direction: whether it is read.
+            batched: in one call of the driver, else each in one of its own.
 
         Raises:
             TransferFailed: CUDA has an error to report, perhaps of something earlier.
         """
         columns = (copies.targets, copies.sources, copies.sizes)
-        arguments = (*(column.data_ptr() for column in columns), len(copies.sizes))
+        count = len(copies.sizes)
+        arguments = (*(column.data_ptr() for column in columns), count)
         if device.type != "cuda":
             self._check(self._functions.autellix_copy_runs_on_host(*arguments))
-            return
-        with torch.cuda.device(device):
-            current = torch.cuda.current_stream(device)
-            # Batches are not allowed in the default stream.
-            stream = current if current.cuda_stream else _side_stream(device)
-            stream.wait_stream(current)
-            self._check(self._functions.autellix_copy_runs(*arguments, direction is Direction.OUT, stream.cuda_stream))
-            current.wait_stream(stream)
+        else:
+            function = self._functions.autellix_copy_runs if batched else self._functions.autellix_copy_each
+            with torch.cuda.device(device):
+                current = torch.cuda.current_stream(device)
+                # Batches are not allowed in the default stream.
+                stream = current if current.cuda_stream else _side_stream(device)
+                stream.wait_stream(current)
+                self._check(function(*arguments, direction is Direction.OUT, stream.cuda_stream))
+                current.wait_stream(stream)
+        return Work(launches=1 if batched else count, copies=count)
 
     def _check(self, error: int) -> None:
         if error:

@@ -79,29 +79,32 @@ int autellix_swap_rows_on_host(const Rows* given, int access, int out) {
     if (out) BY_ACCESS(walk, true) else BY_ACCESS(walk, false)
 }
 
-// Copies runs of bytes in the stream, which is not the default stream if there are several.
-int autellix_copy_runs(const void** to, const void** from, const size_t* sizes, size_t count, int out,
-                       cudaStream_t stream) {
+// Copies runs of bytes in the stream, each by a call of its own.
+int autellix_copy_each(void** to, const void** from, const size_t* sizes, size_t count, int out, cudaStream_t stream) {
     const cudaMemcpyKind kind = out ? cudaMemcpyDeviceToHost : cudaMemcpyHostToDevice;
-    if (count == 1) return cudaMemcpyAsync(const_cast<void*>(to[0]), from[0], sizes[0], kind, stream);
-#if CUDART_VERSION >= 12080
-    cudaMemcpyAttributes attributes = {};
-    attributes.srcAccessOrder = cudaMemcpySrcAccessOrderStream;
-    attributes.flags = cudaMemcpyFlagPreferOverlapWithCompute;
-    size_t first = 0;
-#if CUDART_VERSION >= 13000
-    return cudaMemcpyBatchAsync(to, from, sizes, count, &attributes, &first, 1, stream);
-#else
-    size_t failed;
-    return cudaMemcpyBatchAsync(const_cast<void**>(to), const_cast<void**>(from), const_cast<size_t*>(sizes), count,
-                                &attributes, &first, 1, &failed, stream);
-#endif
-#else
     for (size_t i = 0; i < count; ++i)
-        if (const cudaError_t error = cudaMemcpyAsync(const_cast<void*>(to[i]), from[i], sizes[i], kind, stream))
-            return error;
+        if (const cudaError_t error = cudaMemcpyAsync(to[i], from[i], sizes[i], kind, stream)) return error;
     return cudaSuccess;
+}
+
+// Copies runs of bytes in the stream by one call, where CUDA has one; not in the default stream if there are several.
+int autellix_copy_runs(void** to, const void** from, const size_t* sizes, size_t count, int out, cudaStream_t stream) {
+#if CUDART_VERSION >= 12080
+    if (count > 1) {
+        cudaMemcpyAttributes attributes = {};
+        attributes.srcAccessOrder = cudaMemcpySrcAccessOrderStream;
+        attributes.flags = cudaMemcpyFlagPreferOverlapWithCompute;
+        size_t first = 0;
+#if CUDART_VERSION >= 13000
+        return cudaMemcpyBatchAsync(to, from, sizes, count, &attributes, &first, 1, stream);
+#else
+        size_t failed;
+        return cudaMemcpyBatchAsync(to, const_cast<void**>(from), const_cast<size_t*>(sizes), count, &attributes,
+                                    &first, 1, &failed, stream);
 #endif
+    }
+#endif
+    return autellix_copy_each(to, from, sizes, count, out, stream);
 }
 
 // The same where all memory is the host's.
