@@ -18,8 +18,8 @@ _NUMBERS = [
 ]
 
 
-# Not specialized on their values: no swap has to wait for a compiler because its list is a multiple of 16 long.
-@triton.jit(do_not_specialize=_NUMBERS)  # type: ignore[untyped-decorator]
+# Not specialized on values: no swap waits for a compiler because its list is a multiple of 16 long, or its layer odd.
+@triton.jit(do_not_specialize=_NUMBERS, do_not_specialize_on_alignment=["device_addresses"])  # type: ignore[untyped-decorator]
 def swap_rows(  # type: ignore[no-untyped-def]  # Triton takes annotations for globals
     device_addresses,
     host_address,

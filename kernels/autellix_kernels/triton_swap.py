@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -73,6 +74,11 @@ class TritonSwap:
 
     def copy(self, transfer: Transfer) -> Work:
         """Copy, one launch for each component."""
+        device = transfer.device_pool.device
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            return self._copy(transfer)
+
+    def _copy(self, transfer: Transfer) -> Work:
         from autellix_kernels.triton_kernels import swap_rows
 
         device_pool, layers = transfer.device_pool, transfer.layers

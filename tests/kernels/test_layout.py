@@ -7,6 +7,7 @@ import torch
 from autellix_kernels.errors import LayoutMismatch, WrongDevice
 from autellix_kernels.layout import HostLayout, access_bytes, host_extent, host_shape, host_strides
 from autellix_kernels.pools import DevicePool, HostPool
+from autellix_kernels.transfer import Direction, Geometry, Transfer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -113,3 +114,16 @@ def test_buffers_of_a_host_pool_have_to_match() -> None:
         HostPool([good], "layer_first", 65)
     with pytest.raises(LayoutMismatch, match="has none"):
         HostPool([], "layer_first", 4)
+
+
+@pytest.mark.parametrize(
+    ("device_offset", "host_offset", "dim", "access"),
+    [(0, 0, 32, 16), (0, 4, 32, 4), (2, 0, 32, 2), (0, 0, 24, 8), (0, 0, 7, 1), (8, 4, 32, 4)],
+)
+def test_an_access_fits_both_pools(device_offset: int, host_offset: int, dim: int, access: int) -> None:
+    """Where they start, and every row of theirs; a GPU would refuse what does not fit."""
+    device = torch.zeros(64 + 8 * dim, dtype=torch.uint8)[device_offset:][: 8 * dim].view(8, 1, dim)
+    host = torch.zeros(64 + 8 * dim, dtype=torch.uint8)[host_offset:][: 8 * dim].view(1, 8, 1, dim)
+    slots = torch.tensor([0])
+    both = DevicePool([[device]]), HostPool([host], "layer_first", 4)
+    assert Geometry.of(Transfer(*both, slots, slots, range(1), 0, Direction.OUT), 0).access == access

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def geometry(row_bytes: int, access: int) -> Geometry:
 
 @pytest.mark.parametrize("out", [True, False], ids=["out", "in"])
 @pytest.mark.parametrize("capability", [80, 90])
-def test_rows_of_16_bytes_are_copied_by_accesses_of_16_bytes(capability: int, out: bool) -> None:
+def test_rows_of_16_bytes_are_copied_by_accesses_of_16_bytes(capability: int, out: bool, tmp_path: Path) -> None:
     """Two words of 8 each, loads and stores."""
     tile = Tile.of(geometry(2048, 16), 8192)
     constants = {
@@ -49,6 +50,7 @@ def test_rows_of_16_bytes_are_copied_by_accesses_of_16_bytes(capability: int, ou
         "OUT": out,
     }
     compiled = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    compiled["TRITON_CACHE_DIR"] = str(tmp_path)
     command = [sys.executable, "-c", COMPILE, str(capability), json.dumps(constants)]
     ptx = subprocess.run(command, env=compiled, check=True, capture_output=True, text=True).stdout
     assert f".target sm_{capability}" in ptx
