@@ -128,6 +128,26 @@ def test_slots_may_be_on_the_device(kernel: str, layout: HostLayout, device: str
     assert outcome(case, kernel, device, device) == truth(case, device)
 
 
+@pytest.mark.parametrize("layout", HostLayout)
+def test_pools_may_have_more_bytes_than_32_bits_count(kernel: str, layout: HostLayout, device: str) -> None:
+    """First and last slots of a host pool of 3 GiB, of which memory that is not touched costs nothing."""
+    room = 2**30 // 64
+    layers = [torch.randint(0, 256, (8, 1, 64), dtype=torch.uint8).to(device) for _ in range(3)]
+    device_pool = DevicePool([layers])
+    host_pool = HostPool.beside(device_pool, layout, pages=room // 16, page_size=16)
+    slots, host_slots = torch.tensor([3, 1, 7, 0]), torch.tensor([0, room - 1, room // 2, room - 2])
+    expected = [layer[slots].cpu() for layer in layers]
+    swap_out(device_pool, host_pool, slots, host_slots, kernel=kernel)
+    settle(device)
+    on_host = [host_pool.rows(0, layer)[host_slots // 16, host_slots % 16] for layer in range(3)]
+    assert all(torch.equal(there, rows.flatten(1)) for there, rows in zip(on_host, expected, strict=True))
+    for number, layer in enumerate(layers):
+        layer.zero_()
+        swap_in(device_pool, host_pool, slots, host_slots, number, kernel=kernel)
+    settle(device)
+    assert all(torch.equal(layer[slots].cpu(), rows) for layer, rows in zip(layers, expected, strict=True))
+
+
 CASES = st.builds(
     Case,
     kind=st.builds(
