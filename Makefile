@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 # Agent frameworks do not agree on an openai package, so their tests have two environments.
 FRAMEWORKS := openai2 openai3
 # Scripts that tests run as a user would are ours to keep tidy too.
-SOURCES := autellix_sdk autellix_server examples tests
+SOURCES := autellix_sdk autellix_server kernels examples tests
 # openai 3 is on httpx2, openai 2 on httpx alone: what the SDK does to the package is tested with both.
 OPENAI2 := .venv-openai2
 
@@ -22,8 +22,8 @@ ROUTERS := litellm sglang-router vllm-router
 LITELLM := env LITELLM_LOCAL_MODEL_COST_MAP=True LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY=true \
   LITELLM_LOG=ERROR OPENAI_API_KEY=none
 
-.PHONY: help demo test check format lint types architecture unit clients slow sdk coverage gpu test-frameworks engine
-.PHONY: results api bench-gateway clean
+.PHONY: help demo test check format lint types architecture unit clients slow sdk coverage kernels gpu test-frameworks
+.PHONY: engine results api bench-gateway clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 25
@@ -31,7 +31,7 @@ help: ## show this list
 demo: engine ## run agents on a fresh server and show where their time goes
 	$(BIN)/autellix demo
 
-test: lint types architecture clients engine ## everything that must hold, the tests with the real engine included
+test: lint types architecture clients engine kernels ## everything that must hold, the tests with the real engine included
 	$(BIN)/python -m pytest
 
 check: lint types architecture clients unit ## the same without the real engine: seconds, for every edit
@@ -70,8 +70,12 @@ coverage: $(STAMP) ## branches of the SDK that its tests reach; fails unless the
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-gpu: $(STAMP) ## what the engine promises, on a GPU at 8B size (tests/gpu); SELECT="-k ..." runs a part
+kernels: engine ## tests of the swap kernels, with the engine's torch and triton
+	$(call kernel_tests,cpu)
+
+gpu: $(STAMP) ## swap kernels and engine on a GPU, at 8B size (tests/gpu); SELECT="-k ..." runs a part
 	$(BIN)/autellix engine install $(addprefix --device ,$(AUTELLIX_GPU_SUITE_DEVICE))
+	$(call kernel_tests,$(or $(AUTELLIX_GPU_SUITE_DEVICE),cuda))
 	$(BIN)/python -m pytest -m gpu -s -rs tests/gpu $(SELECT)
 
 test-frameworks: $(FRAMEWORKS:%=.venv-frameworks-%/.installed) ## the SDK under real agent frameworks (docs/frameworks)
@@ -98,8 +102,8 @@ bench-gateway: $(STAMP) $(ROUTERS:%=.venv-routers-%/.installed) ## our gateway b
 	  --server "vllm-router=.venv-routers-vllm-router/bin/vllm-router --worker-urls {engine} --host 127.0.0.1 --port {port}"
 
 clean: ## remove environments and caches; `autellix engine remove` removes engines and model
-	rm -rf $(VENV) $(OPENAI2) $(FRAMEWORKS:%=.venv-frameworks-%) $(ROUTERS:%=.venv-routers-%) .coverage* .mypy_cache \
-	  .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(OPENAI2) .venv-kernels-* $(FRAMEWORKS:%=.venv-frameworks-%) $(ROUTERS:%=.venv-routers-%) .coverage* \
+	  .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 # Makes the environment $(1) unless its pip is there.
 define environment
@@ -116,6 +120,18 @@ fi
   echo "Autellix needs Python 3.11, 3.12 or 3.13 with venv; name one: make PYTHON=/path/to/python3.11" >&2; \
   exit 1; \
 fi
+endef
+
+# Runs the tests of the swap kernels on the device $(1). Where the engine is may change from one time to the next.
+define kernel_tests
+@python=$$($(BIN)/python -c 'from autellix_server.engine import home; \
+  print(home.Home.from_environment().engine_python("$(1)"))'); \
+environment=.venv-kernels-$(1); \
+if [ ! -x $$environment/bin/pip ]; then "$$python" -m venv --clear $$environment; fi; \
+$$environment/bin/pip install -qq --disable-pip-version-check --no-deps -r constraints/kernels.txt; \
+{ echo "$(CURDIR)/kernels"; "$$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; } \
+  > "$$($$environment/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/engine.pth"; \
+AUTELLIX_KERNELS_DEVICE=$(1) $$environment/bin/python -m pytest -rs tests/kernels/test_*.py
 endef
 
 # Rebuilt when the project file or a version changes; the environment itself is kept unless its pip is missing.
