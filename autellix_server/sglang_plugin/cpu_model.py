@@ -1,7 +1,7 @@
 """Decoder layers of the Llama kind, one compiled operation each.
 
-What happens between the operations of a layer, in SGLang and here, takes as long as a decode step's products do. Where a
-model's layers are exactly what the operation computes, and a batch is plain, its loop over them is ours; everything
+What SGLang's Python does between the operations of a layer takes as long as a decode step's products do. Where a
+model's layers are exactly what the operation computes, and a batch is plain, the loop over them is ours; everything
 else goes SGLang's way, operation by operation, with the same results.
 """
 
