@@ -119,30 +119,21 @@ class JoinedLayers:
         alone = get_parallel().tp_size == 1 and stack.pp_group.world_size == 1
         ends = type(stack.embed_tokens) is VocabParallelEmbedding and type(stack.norm.forward) is Norm
         hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self._model.modules())  # noqa: SLF001
-        if not alone or not ends or hooked or stack.embed_tokens.weight.dtype is not self._dtype:
+        if not alone or not ends or hooked or not all(self._is_served(layer, backend) for layer in stack.layers):
             return None
-        parts = []
-        for layer in stack.layers:
-            if _name(layer) != self._layer or not self._parts_serve(layer, backend):
-                return None
-            parts.append(_Parts.of(layer))
-        shapes = {bytes(part.shape) for part in parts}
-        return _Plan(self._ops, parts) if len(shapes) == 1 else None
+        return _Plan(self._ops, [_Parts.of(layer) for layer in stack.layers])
 
-    def _parts_serve(self, layer: Any, backend: CpuAttention) -> bool:
+    def _is_served(self, layer: Any, backend: CpuAttention) -> bool:
+        if _name(layer) != self._layer:
+            return False
         attention, mlp = layer.self_attn, layer.mlp
         linears = attention.qkv_proj, attention.o_proj, mlp.gate_up_proj, mlp.down_proj
         norms = layer.input_layernorm, layer.post_attention_layernorm
-        hidden, inner = (linear.weight.shape[0] for linear in (attention.o_proj, mlp.gate_up_proj))
         return (
             all(self._is_ours(linear) for linear in linears)
-            and all(type(norm.forward) is Norm and norm.hidden_size == hidden for norm in norms)
-            and norms[0].variance_epsilon == norms[1].variance_epsilon
+            and all(type(norm.forward) is Norm for norm in norms)
             and type(attention.rotary_emb.forward) is Rotation
-            and attention.rotary_emb.head_size == attention.attn.qk_head_dim
-            and attention.rotary_emb.cos_sin_cache.dtype in {torch.float32, self._dtype}
             and type(mlp.act_fn.forward) is Activation
-            and inner % (2 * self._ops.lanes) == 0
             and backend.can_serve(attention.attn)
         )
 
@@ -162,8 +153,6 @@ def _is_plain(batch: Any) -> bool:
         and batch.spec_info is None
         and batch.encoder_lens is None
         and batch.global_num_tokens_cpu is None
-        and batch.attn_cp_metadata is None
-        and batch.tbo_children is None
     )
 
 

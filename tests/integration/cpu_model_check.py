@@ -39,8 +39,6 @@ ORDINARY = {
     "spec_info": object(),
     "encoder_lens": torch.ones(1),
     "global_num_tokens_cpu": [1],
-    "attn_cp_metadata": object(),
-    "tbo_children": [],
 }
 """Changes to a batch after which it goes SGLang's way."""
 
@@ -111,7 +109,7 @@ class Compared:
             (layer.mlp, "down_proj", wrapped),
             (layer.mlp.down_proj, "quant_method", object()),
             (layer.mlp.act_fn, "forward", layer.mlp.act_fn.forward._otherwise),
-            (layer.input_layernorm, "variance_epsilon", 0.5),
+            (layer.input_layernorm, "forward", layer.input_layernorm.forward._otherwise),
             (layer.self_attn.rotary_emb, "forward", layer.self_attn.rotary_emb.forward._otherwise),
             (layer.self_attn.attn, "sliding_window_size", 64),
             (self.model.model.pp_group, "world_size", 2),

@@ -174,10 +174,10 @@ def layer(case: Case) -> None:
     matrices = {name: case.random(*of) / of[1] ** 0.5 for name, of in sizes.items()}
     norms = {name: case.random(1, hidden)[0] for name in ("input_norm", "post_norm")}
     some = {f"{name}_bias": case.random(1, of[0])[0] for name, of in sizes.items()}
-    angles = torch.rand(POSITIONS, size // 2)
+    angles = torch.rand(500, size // 2)
     rotation = torch.cat((angles.cos(), angles.sin()), -1)
-    table = torch.randperm(SLOTS)[: 3 * 200].view(3, 200).int()
-    requests, pools = torch.tensor([2, 0, 1]), [case.random(SLOTS, kv_heads * size) for _ in range(2)]
+    table = torch.randperm(1500).view(3, 500).int()
+    requests, pools = torch.tensor([2, 0, 1]), [case.random(1500, kv_heads * size) for _ in range(2)]
 
     def one_by_one(
         biases: dict[str, Tensor], state: list[Tensor], slots: Tensor, positions: Tensor, lengths: Tensor, fresh: Tensor
@@ -198,7 +198,8 @@ def layer(case: Case) -> None:
         branch = linear("down", ops.silu_and_mul(linear("gate_up", normed)))
         return [residual, branch, keys, values]
 
-    for lengths, fresh in ((130, 1, 200), (70, 1, 200)), ((3, 150, 7), (2, 30, 1)), ((9, 1, 150), None):
+    prompts = ((500, 60, 480), (500, 60, 470)), ((130, 1, 200), (70, 1, 200)), ((3, 150, 7), (2, 30, 1))
+    for lengths, fresh in (*prompts, ((9, 1, 150), None)):
         many, new = torch.tensor(lengths), torch.tensor(fresh or (1, 1, 1))
         starts = zip(many - new, many, strict=True)
         positions = torch.cat([torch.arange(start, end) for start, end in starts])

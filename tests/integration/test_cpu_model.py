@@ -21,4 +21,4 @@ def test_joined_layers_give_the_bits_of_their_operations(engine_python: Path, tm
     assert done.returncode == 0, done.stderr[-2000:]
     compared, ordinary = map(int, done.stdout.splitlines()[-1].split())
     assert compared == 2 * 7 + 2
-    assert ordinary == 4 * 20
+    assert ordinary == 4 * 18

@@ -17,6 +17,8 @@
 
 namespace autellix {
 
+constexpr int64_t ROWS_AT_A_TIME = 1024;  // of the second part of a layer, whose inner rows are the widest
+
 // These three lie in memory as cpu_ops/layer.py writes them.
 
 struct Shape {
@@ -38,7 +40,7 @@ struct Step {
     const int64_t* positions;  // [rows]
     const int64_t* slots;      // [rows]: where their KV goes
     Batch batch;
-    const int64_t* last;       // [sequences]: the only rows that are wanted, ascending, see below; null: all are
+    const int64_t* last;       // [sequences]: the last rows of each, the only ones that are wanted; null: all are
     int rows;
     int first;                 // whether this is the first layer: there is nothing to add
 };
@@ -64,7 +66,7 @@ T* scratch(size_t count) {
 // Moves the rows `from[0]`, `from[1]`, ... to the front.
 template <class T>
 void keep_rows(T* x, int width, const int64_t* from, int count) {
-    for (int row = 0; row < count; ++row) std::memmove(x + int64_t(row) * width, x + from[row] * width, width * sizeof(T));
+    for (int64_t row = 0; row < count; ++row) std::memmove(x + row * width, x + from[row] * width, width * sizeof(T));
 }
 
 // Of all rows keys and values go to the pool. Where only the last row of each sequence is wanted, the rest is computed
@@ -74,7 +76,7 @@ void layer(const Shape& shape, const Weights<T>& weights, const Step<T>& step, T
     const int hidden = shape.hidden, size = shape.head_size, inner = shape.inner;
     const int q = shape.heads * size, kv = shape.kv_heads * size;
     const int64_t rows = step.rows, wanted = step.last ? step.batch.sequences : rows;
-    // Rows are computed as they are among all of them.
+    // Rows are computed as they would be among all of them.
     auto product = [&](const T* x, const T* weight, const T* bias, T* y, int64_t count, int outputs, int inputs) {
         linear(x, inputs, weight, bias, y, int(count), outputs, inputs, int(rows));
     };
@@ -88,7 +90,8 @@ void layer(const Shape& shape, const Weights<T>& weights, const Step<T>& step, T
         scatter((const char*)x, 2 * kv * sizeof(T), step.slots, (char*)cache, kv * sizeof(T), int(rows));
     };
 
-    T* normed = scratch<T>(std::max(rows * (hidden + 2 * kv) + wanted * 2 * q, wanted * (hidden + 3 * inner)));
+    const int64_t most = std::min(wanted, ROWS_AT_A_TIME);
+    T* normed = scratch<T>(std::max(rows * (hidden + 2 * kv) + wanted * 2 * q, most * (hidden + 3 * inner)));
     T* pair = normed + rows * hidden;
     T* query = pair + rows * 2 * kv;
     T* read = query + wanted * q;
@@ -101,25 +104,31 @@ void layer(const Shape& shape, const Weights<T>& weights, const Step<T>& step, T
     keep(pair + kv, values);
 
     Batch batch = step.batch;
-    thread_local std::vector<int64_t> places;
-    places.assign(step.positions, step.positions + rows);
+    const int64_t* positions = step.positions;
+    thread_local std::vector<int64_t> positions_kept;
     if (step.last) {
-        batch.fresh = nullptr;
-        keep_rows(places.data(), 1, step.last, int(wanted));
+        positions_kept.assign(positions, positions + rows);
+        keep_rows(positions_kept.data(), 1, step.last, int(wanted));
         keep_rows(normed, hidden, step.last, int(wanted));
         keep_rows(step.residual, hidden, step.last, int(wanted));
+        positions = positions_kept.data();
+        batch.fresh = nullptr;
     }
     product(normed, weights.qkv, weights.qkv_bias, query, wanted, q, hidden);
-    turn(places.data(), query, q, shape.heads, wanted);
+    turn(positions, query, q, shape.heads, wanted);
     attention(Tensors<T>{query, q, keys, values, read}, batch, Heads{shape.heads, shape.kv_heads, size, shape.scale});
     product(read, weights.out, weights.out_bias, step.branch, wanted, hidden, q);
 
-    T* both = normed + wanted * hidden;
-    T* active = both + wanted * 2 * inner;
-    rms_norm(step.branch, hidden, step.residual, weights.post_norm, shape.epsilon, normed, int(wanted), hidden);
-    product(normed, weights.gate_up, weights.gate_up_bias, both, wanted, 2 * inner, hidden);
-    silu_and_mul(both, 2 * inner, active, int(wanted), inner);
-    product(active, weights.down, weights.down_bias, step.branch, wanted, hidden, inner);
+    T* both = normed + most * hidden;
+    T* active = both + most * 2 * inner;
+    for (int64_t start = 0; start < wanted; start += most) {
+        int64_t count = std::min(most, wanted - start);
+        T *branch = step.branch + start * hidden, *residual = step.residual + start * hidden;
+        rms_norm(branch, hidden, residual, weights.post_norm, shape.epsilon, normed, int(count), hidden);
+        product(normed, weights.gate_up, weights.gate_up_bias, both, count, 2 * inner, hidden);
+        silu_and_mul(both, 2 * inner, active, int(count), inner);
+        product(active, weights.down, weights.down_bias, branch, count, hidden, inner);
+    }
 }
 
 }  // namespace autellix
