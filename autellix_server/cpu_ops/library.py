@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autellix_server.cpu_ops.layer import Shape, Step, Weights
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -26,6 +28,7 @@ _SIGNATURES = {
         *(_POINTER, _LONG, _POINTER, _POINTER, _POINTER, _INT),
         *(_INT, _INT, _INT, _FLOAT),
     ),
+    "layer": (*(ctypes.POINTER(structure) for structure in (Shape, Weights, Step)), _POINTER, _POINTER),
 }
 
 
@@ -56,7 +59,7 @@ class CpuOps:
         self.max_head_size: int = functions.autellix_max_head_size()
         self.max_group: int = functions.autellix_max_group()
         self.dot_step = self.lanes * (2 if dtype == "bfloat16" else 1)
-        self._linear, self._rms_norm, self._silu_and_mul, self._rotate, self._attention = (
+        self._linear, self._rms_norm, self._silu_and_mul, self._rotate, self._attention, self._layer = (
             _function(functions, f"autellix_{name}_{dtype}", signature) for name, signature in _SIGNATURES.items()
         )
         self._scatter = _function(functions, "autellix_scatter", (_POINTER, _LONG, _POINTER, _POINTER, _LONG, _INT))
@@ -135,6 +138,18 @@ class CpuOps:
             *(None if fresh is None else fresh.data_ptr(), requests.shape[0], heads, keys.shape[1], size, scale),
         )
         return out
+
+    def layer(self, shape: Shape, weights: Weights, step: Step, keys: Tensor, values: Tensor) -> None:
+        """Compute one decoder layer: these operations one after the other, on the same numbers.
+
+        Args:
+            shape: its sizes, within the limits above.
+            weights: its own.
+            step: the tokens, changed as it says.
+            keys: the layer's KV cache, [slots, KV heads, size]; that of the tokens is added.
+            values: likewise.
+        """
+        self._layer(shape, weights, step, keys.data_ptr(), values.data_ptr())
 
     def sample(
         self, probs: Tensor, uniforms: Tensor, top_ks: Tensor | None, top_ps: Tensor | None, min_ps: Tensor | None

@@ -66,11 +66,13 @@ class AutellixCpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
         if switched_off():
             return
         from autellix_server.sglang_plugin.cpu_layers import refuse_capped_attention, speed_up
+        from autellix_server.sglang_plugin.cpu_model import join_layers
 
         refuse_capped_attention(model)
         dtype = next(model.parameters()).dtype
         if (ops := ops_for(dtype)) is not None:
             speed_up(model, ops, dtype)
+            join_layers(model, ops, dtype)
 
     def get_kv_pool_cls(self, *, kind: KVPoolKind) -> type | None:
         """Return a pool that takes memory as it fills, for ordinary attention."""

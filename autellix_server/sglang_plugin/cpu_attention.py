@@ -13,6 +13,7 @@ from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBack
 from sglang.srt.layers.radix_attention import AttentionType
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 
+from autellix_server.cpu_ops.layer import Batch
 from autellix_server.cpu_ops.library import CpuOps
 from autellix_server.sglang_plugin.cpu_memory import LazyKvPool
 
@@ -23,12 +24,17 @@ class CpuAttention(TorchNativeAttnBackend):  # type: ignore[misc]
     Args:
         runner: SGLang's `ModelRunner`.
         ops: operations on the model's type; `None`: there are none, SGLang's backend computes everything.
+
+    Attributes:
+        generates: whether the model draws tokens; others give its states, of whichever token.
+        slots: int64 [tokens], where the KV of the batch's new tokens goes.
     """
 
     def __init__(self, runner: Any, ops: CpuOps | None) -> None:
         super().__init__(runner)
         self._ops = ops
         self._dtype = runner.dtype
+        self.generates: bool = runner.is_generation
         pool = self.token_to_kv_pool
         self._pool_serves = (
             type(pool) in {MHATokenToKVPool, LazyKvPool}
@@ -45,7 +51,14 @@ class CpuAttention(TorchNativeAttnBackend):  # type: ignore[misc]
         self._fresh = None if fresh is None else fresh.to(torch.int64)
         self._requests = forward_batch.req_pool_indices.to(torch.int64)
         self._lengths = forward_batch.seq_lens.to(torch.int64)
-        self._slots = forward_batch.out_cache_loc.to(torch.int64)
+        self.slots = forward_batch.out_cache_loc.to(torch.int64)
+
+    def batch(self) -> Batch:
+        """Return where the KV of the batch's sequences lies, for as long as it is the batch."""
+        table = self.req_to_token_pool.req_to_token
+        fresh = None if self._fresh is None else self._fresh.data_ptr()
+        sequences = self._requests.data_ptr(), self._lengths.data_ptr(), fresh, len(self._requests)
+        return Batch(table.data_ptr(), table.stride(0), *sequences)
 
     def forward_extend(
         self, q: Any, k: Any, v: Any, layer: Any, forward_batch: Any, save_kv_cache: bool = True
@@ -66,11 +79,12 @@ class CpuAttention(TorchNativeAttnBackend):  # type: ignore[misc]
     def _is_served(self, layer: Any, q: torch.Tensor, k: torch.Tensor | None, forward_batch: Any) -> bool:
         serves = self._serves.get(layer.layer_id)
         if serves is None:
-            serves = self._serves[layer.layer_id] = self._can_serve(layer)
+            serves = self._serves[layer.layer_id] = self.can_serve(layer)
         same_type = q.dtype is self._dtype and (k is None or k.dtype is self._dtype)
         return serves and same_type and forward_batch.encoder_lens is None
 
-    def _can_serve(self, layer: Any) -> bool:
+    def can_serve(self, layer: Any) -> bool:
+        """Return whether the operation computes a layer's attention on tensors of the model's type."""
         size = layer.qk_head_dim
         return (
             self._ops is not None
@@ -89,8 +103,8 @@ class CpuAttention(TorchNativeAttnBackend):  # type: ignore[misc]
         # Asking for the buffers also waits for KV that is on its way from the host.
         keys, values = pool.get_key_buffer(layer.layer_id), pool.get_value_buffer(layer.layer_id)
         if save_kv_cache and k is not None:
-            ops.scatter(_rows(k), self._slots, keys)
-            ops.scatter(_rows(v), self._slots, values)
+            ops.scatter(_rows(k), self.slots, keys)
+            ops.scatter(_rows(v), self.slots, values)
         return ops.attention(
             _rows(q.view(-1, layer.tp_q_head_num, layer.qk_head_dim)),
             *(keys, values),

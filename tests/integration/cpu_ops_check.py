@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention, silu
 
+from autellix_server.cpu_ops.layer import Batch, Shape, Step, Weights
 from autellix_server.cpu_ops.library import CpuOps
 
 UNIT = {torch.float32: 2.0**-23, torch.bfloat16: 2.0**-8}
@@ -164,6 +165,68 @@ def _exact(query: Tensor, pools: list[Tensor], slots: Tensor, group: int) -> Ten
     return out.transpose(0, 1).reshape(new, -1)
 
 
+def layer(case: Case) -> None:
+    """The bits of its operations one by one: few rows, many, prompts behind prefixes, last rows alone, with biases."""
+    heads, kv_heads, size, hidden, inner = 6, 2, 64, 192, 320
+    q, kv = heads * size, kv_heads * size
+    ops, shape = case.ops, Shape(hidden, heads, kv_heads, size, inner, size, 1, 1, 1e-5, size**-0.5)
+    sizes = {"qkv": (q + 2 * kv, hidden), "out": (hidden, q), "gate_up": (2 * inner, hidden), "down": (hidden, inner)}
+    matrices = {name: case.random(*of) / of[1] ** 0.5 for name, of in sizes.items()}
+    norms = {name: case.random(1, hidden)[0] for name in ("input_norm", "post_norm")}
+    some = {f"{name}_bias": case.random(1, of[0])[0] for name, of in sizes.items()}
+    angles = torch.rand(500, size // 2)
+    rotation = torch.cat((angles.cos(), angles.sin()), -1)
+    table = torch.randperm(1500).view(3, 500).int()
+    requests, pools = torch.tensor([2, 0, 1]), [case.random(1500, kv_heads * size) for _ in range(2)]
+
+    def one_by_one(
+        biases: dict[str, Tensor], state: list[Tensor], slots: Tensor, positions: Tensor, lengths: Tensor, fresh: Tensor
+    ) -> list[Tensor]:
+        """Return residual, branch, keys and values."""
+        residual, branch, keys, values = (tensor.clone() for tensor in state)
+        linear = lambda name, x: ops.linear(x, matrices[name], biases.get(f"{name}_bias"))  # noqa: E731
+        mixed = linear("qkv", ops.rms_norm(branch, residual, norms["input_norm"], 1e-5))
+        query, key, value = mixed.split([q, kv, kv], dim=1)
+        for x in (query, key):
+            ops.rotate(positions, x, size, rotation, size, True)
+        keys, values = keys.view(-1, kv_heads, size), values.view(-1, kv_heads, size)
+        ops.scatter(key.view(-1, kv_heads, size), slots, keys)
+        ops.scatter(value.view(-1, kv_heads, size), slots, values)
+        batch = {"slots": table, "requests": requests, "lengths": lengths, "fresh": fresh}
+        read = ops.attention(query.view(-1, heads, size), keys, values, **batch, scale=size**-0.5)
+        normed = ops.rms_norm(linear("out", read), residual, norms["post_norm"], 1e-5)
+        branch = linear("down", ops.silu_and_mul(linear("gate_up", normed)))
+        return [residual, branch, keys, values]
+
+    prompts = ((500, 60, 480), (500, 60, 470)), ((130, 1, 200), (70, 1, 200)), ((3, 150, 7), (2, 30, 1))
+    for lengths, fresh in (*prompts, ((9, 1, 150), None)):
+        many, new = torch.tensor(lengths), torch.tensor(fresh or (1, 1, 1))
+        starts = zip(many - new, many, strict=True)
+        positions = torch.cat([torch.arange(start, end) for start, end in starts])
+        slots = table[requests.repeat_interleave(new), positions].long()
+        rows = len(positions)
+        state = [case.random(rows, hidden), case.random(rows, hidden), *pools]
+        batch = Batch(
+            *(table.data_ptr(), table.stride(0), requests.data_ptr(), many.data_ptr()),
+            *(new.data_ptr() if fresh else None, len(requests)),
+        )
+        for biases in ({}, some):
+            named = matrices | norms | biases | {"rotation": rotation}
+            weights = Weights(**{name: tensor.data_ptr() for name, tensor in named.items()})
+            expected = one_by_one(biases, state, slots, positions, many, new)
+            for last in (None, new.cumsum(0) - 1):
+                residual, branch, keys, values = (tensor.clone() for tensor in state)
+                addresses = (tensor.data_ptr() for tensor in (residual, branch, positions, slots))
+                step = Step(*addresses, batch, None if last is None else last.data_ptr(), rows, 0)
+                ops.layer(shape, weights, step, keys, values)
+                read = slice(None) if last is None else slice(len(last))
+                wanted = slice(None) if last is None else last
+                case.same(residual[read], expected[0][wanted])
+                case.same(branch[read], expected[1][wanted])
+                case.same(keys.view_as(expected[2]), expected[2])
+                case.same(values.view_as(expected[3]), expected[3])
+
+
 def sample(case: Case) -> None:
     """Evenly spread uniforms draw each token in proportion, among those that SGLang's sampler would keep."""
     draws = 20_000
@@ -220,6 +283,7 @@ CASES: tuple[Callable[[Case], None], ...] = (
     silu_and_mul,
     rotate,
     attention,
+    layer,
     sample,
     from_two_threads,
 )

@@ -86,10 +86,12 @@ void linear_of_many(const T* x, int64_t x_stride, const T* weight, const T* bias
         });
 }
 
-// y[rows, outputs] = x[rows, inputs] . weight[outputs, inputs]^T + bias[outputs], where there is a bias.
+// y[rows, outputs] = x[rows, inputs] . weight[outputs, inputs]^T + bias[outputs], where there is a bias. Rows are computed
+// as they would be in a company of that many.
 template <class T>
-void linear(const T* x, int64_t x_stride, const T* weight, const T* bias, T* y, int rows, int outputs, int inputs) {
-    if (sizeof(T) < sizeof(float) && rows > FEW_ROWS)
+void linear(const T* x, int64_t x_stride, const T* weight, const T* bias, T* y, int rows, int outputs, int inputs,
+            int company) {
+    if (sizeof(T) < sizeof(float) && company > FEW_ROWS)
         return linear_of_many(x, x_stride, weight, bias, y, rows, outputs, inputs);
     int span = std::max(int(CHUNK_BYTES / (inputs * sizeof(T))), (outputs + Pool::MAX_CHUNKS - 1) / Pool::MAX_CHUNKS);
     span = (span + 3) / 4 * 4;

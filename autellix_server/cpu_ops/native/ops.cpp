@@ -2,6 +2,7 @@
 
 #include "attention.h"
 #include "elementwise.h"
+#include "layer.h"
 #include "linear.h"
 #include "sample.h"
 
@@ -23,7 +24,7 @@ void autellix_threads(int count) { Pool::instance().grow(count); }
     int autellix_max_linear_rows_##NAME() { return MAX_LINEAR_ROWS<T>; }                                              \
     void autellix_linear_##NAME(const T* x, int64_t x_stride, const T* weight, const T* bias, T* y, int rows,         \
                                 int outputs, int inputs) {                                                            \
-        linear(x, x_stride, weight, bias, y, rows, outputs, inputs);                                                  \
+        linear(x, x_stride, weight, bias, y, rows, outputs, inputs, rows);                                            \
     }                                                                                                                 \
     void autellix_rms_norm_##NAME(const T* x, int64_t x_stride, T* residual, const T* weight, float epsilon, T* out,  \
                                   int rows, int width) {                                                              \
@@ -46,6 +47,10 @@ void autellix_threads(int count) { Pool::instance().grow(count); }
         attention(Tensors<T>{query, query_stride, keys, values, out},                                                 \
                   Batch{slots, slot_stride, requests, lengths, fresh, sequences},                                     \
                   Heads{query_heads, kv_heads, head_size, scale});                                                    \
+    }                                                                                                                 \
+    void autellix_layer_##NAME(const Shape* shape, const Weights<T>* weights, const Step<T>* step, T* keys,           \
+                               T* values) {                                                                           \
+        layer(*shape, *weights, *step, keys, values);                                                                 \
     }
 
 FOR(float, float32)
