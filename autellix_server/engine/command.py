@@ -75,7 +75,7 @@ class SglangLaunch:
         arguments: further arguments for SGLang; they win over ours where SGLang takes the last one.
         name: name of the engine in bills.
         engines: engines on this machine, which share its cores.
-        first_gpu: number of the first GPU of this engine.
+        first_gpu: number of the first GPU of this engine; 0 on a CPU.
         secret: signs the gateway's stamps for this engine; never on a command line.
     """
 
@@ -97,7 +97,8 @@ class SglangLaunch:
 
     def copies(self, engines: int) -> list[Self]:
         """Return launches of several engines like this one on this machine, named ``e0``, ``e1`` and so on."""
-        gpus = tensor_parallel_size(self.arguments)
+        # To SGLang the number of a GPU is on a CPU that of a NUMA node, of which the engines share what there is.
+        gpus = 0 if self.device == "cpu" else tensor_parallel_size(self.arguments)
         return [replace(self, name=f"e{number}", engines=engines, first_gpu=number * gpus) for number in range(engines)]
 
     def command(self, port: int, config: Path) -> list[str]:

@@ -314,3 +314,14 @@ def test_a_cpu_without_bfloat16_computes_in_float32(monkeypatch: pytest.MonkeyPa
     command = replace(LAUNCH, arguments=("--dtype", "bfloat16")).command(1, Path("c"))
     assert [word for before, word in pairwise(command) if before == "--dtype"] == ["float32", "bfloat16"]
     assert "--dtype" not in replace(LAUNCH, device="cuda").command(1, Path("c"))
+
+
+def test_engines_side_by_side_have_gpus_of_their_own_and_share_a_cpu() -> None:
+    """By as many as there are ranks; SGLang takes the number for a NUMA node's on a CPU, and there may be one."""
+    on_gpu = SglangLaunch(LAUNCH.python, "m/m", "plas", "cuda", arguments=("--tp", "2")).copies(2)
+    assert [launch.name for launch in on_gpu] == ["e0", "e1"]
+    assert "--base-gpu-id" not in on_gpu[0].command(1, Path("c"))
+    command = on_gpu[1].command(1, Path("c"))
+    assert command[command.index("--base-gpu-id") + 1] == "2"
+    for launch in SglangLaunch(LAUNCH.python, "m/m", "plas", "cpu").copies(2):
+        assert "--base-gpu-id" not in launch.command(1, Path("c"))
