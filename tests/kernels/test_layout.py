@@ -116,6 +116,15 @@ def test_buffers_of_a_host_pool_have_to_match() -> None:
         HostPool([], "layer_first", 4)
 
 
+def test_memory_is_pinned_from_its_first_to_its_last_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch asks CUDA about one address, and `cudaHostRegister` may have pinned a part."""
+    buffers = [torch.zeros(1, 8, 1, 4) for _ in range(2)]
+    ends = {buffer.flatten()[place].data_ptr() for buffer in buffers for place in (0, -1)}
+    for unpinned in (None, *ends):
+        monkeypatch.setattr(torch.Tensor, "is_pinned", lambda tensor: tensor.data_ptr() in ends - {unpinned})  # noqa: B023
+        assert HostPool(buffers, "layer_first", 4).pinned == (unpinned is None)
+
+
 @pytest.mark.parametrize(
     ("device_offset", "host_offset", "dim", "access"),
     [(0, 0, 32, 16), (0, 4, 32, 4), (2, 0, 32, 2), (0, 0, 24, 8), (0, 0, 7, 1), (8, 4, 32, 4)],
