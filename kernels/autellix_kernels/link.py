@@ -56,10 +56,14 @@ def measure(device: torch.device, direction: Direction, *, bulk_bytes: int = BUL
 
 @functools.cache
 def measured(device: torch.device, direction: Direction) -> Link | None:
-    """Return what `measure` found when it was first asked for; `None` if the engine had left no memory for that."""
+    """Return what `measure` found when it was first asked for; `None` if there was no memory left for that."""
     try:
         return measure(device, direction)
     except torch.OutOfMemoryError:
+        return None
+    except torch.AcceleratorError as error:  # which torch raises for pinned memory
+        if "out of memory" not in str(error):
+            raise
         return None
 
 

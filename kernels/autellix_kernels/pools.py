@@ -157,6 +157,8 @@ class HostPool:
     def beside(cls, pool: DevicePool, layout: HostLayout | str, *, pages: int, page_size: int) -> HostPool:
         """Return a new pool for what `pool` holds, pinned if that is on a GPU; its contents are by chance.
 
+        Torch takes pinned memory by the power of two, for each component.
+
         Args:
             pool: whose KV it is for.
             layout: order of the memory.

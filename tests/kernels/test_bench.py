@@ -19,6 +19,7 @@ from autellix_kernels.bench.models import MODELS, pools, transfers
 from autellix_kernels.bench.run import contenders
 from autellix_kernels.cuda import build
 from autellix_kernels.layout import HostLayout
+from autellix_kernels.select import Choice
 from autellix_kernels.transfer import Direction, Work
 
 MLA = MODELS[-1]
@@ -95,6 +96,22 @@ def test_both_ways_at_once_are_beside_each_alone(capsys: pytest.CaptureFixture[s
         assert both["times_alone"] == pytest.approx(both["swap_s"] / max(one["swap_s"] for one in apart))
         for counted in ("launches", "copies", "moved_bytes"):
             assert both[counted] == sum(one[counted] for one in apart)
+
+
+def test_kernels_that_would_be_chosen_are_tried_together(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One out and another in, where that is the choice."""
+    if build.compiler() is None:
+        pytest.skip("there is no nvcc")
+    one_each = {Direction.OUT: Choice("reference", "for a test"), Direction.IN: Choice("per-block", "for a test")}
+    monkeypatch.setattr(run, "choice", lambda device_pool, host_pool, direction: one_each[direction])
+    figures = told(capsys, "--blocks", "1", "--page-size", "2")["figures"]
+    assert [(one["direction"], one["kernel"]) for one in figures if one["chosen"]] == [
+        ("out", "reference"),
+        ("in", "per-block"),
+        ("both", "reference+per-block"),
+    ]
 
 
 def test_what_machines_read_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
