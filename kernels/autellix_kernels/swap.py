@@ -135,8 +135,8 @@ def _swap(
         raise KernelUnavailable(f"there is no swap kernel {name}; choose one of: {', '.join(KERNELS)}")
     if reason := KERNELS[name].refusal(device_pool.device):
         raise KernelUnavailable(f"swap kernel {name} cannot run on {device_pool.device}: {reason}")
-    for slots in (device_slots, host_slots):
-        if slots.is_cuda:
-            # The caller may forget the list before this stream has read it.
-            slots.record_stream(torch.cuda.current_stream(slots.device))
+    for read in (device_slots, host_slots, device_pool.addresses):
+        if read.is_cuda:
+            # The caller may forget the list, or the pool, before this stream has read it.
+            read.record_stream(torch.cuda.current_stream(read.device))
     KERNELS[name].copy(Transfer(device_pool, host_pool, device_slots, host_slots, layers, layers.start, direction))
