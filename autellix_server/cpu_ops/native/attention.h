@@ -17,8 +17,8 @@
 namespace autellix {
 
 constexpr int KEYS = 64;         // keys at a time
-constexpr int MAX_ROWS = 96;     // queries of a chunk, counting every head
-constexpr int ROWS_WANTED = 96;  // of a chunk of a prompt
+constexpr int MAX_ROWS = 192;    // queries of a chunk, counting every head
+constexpr int ROWS_WANTED = 192; // of a chunk of a prompt
 constexpr int MAX_HEAD = 256;    // elements of a head
 constexpr float SLACK = 8;       // weights go up to 2^SLACK before all are taken relative to a higher score
 
@@ -180,11 +180,10 @@ void attention(const Tensors<T>& tensors, const Batch& batch, const Heads& heads
     int count = int(parts.size()) * heads.kv;
     for (int done = 0; done < count; done += Pool::MAX_CHUNKS)
         Pool::instance().run(std::min(Pool::MAX_CHUNKS, count - done), [&, mine = parts.data()](int chunk) {
-            // The last parts of a prompt see the most keys; begun first, they are not what everybody waits for.
-            const Part& part = mine[(count - 1 - done - chunk) / heads.kv];
+            const Part& part = mine[(done + chunk) / heads.kv];
             thread_local Rows<T> rows;
             attend(rows, tensors, batch, heads, part.sequence, part.first_token, part.first_query, part.queries,
-                   (count - 1 - done - chunk) % heads.kv);
+                   (done + chunk) % heads.kv);
         });
 }
 

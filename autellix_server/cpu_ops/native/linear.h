@@ -3,8 +3,8 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <limits>
-#include <vector>
 
 #include "matrix.h"
 #include "pool.h"
@@ -18,9 +18,11 @@ constexpr int CHUNK_BYTES = 96 * 1024;  // of weights: some microseconds' work, 
 constexpr int ROW_BLOCK = 64;           // rows that stay in the cache while a chunk's weights pass by
 constexpr int FEW_ROWS = 48;            // from more rows on, turning the weights pays
 constexpr int TILED_ROWS = 256;         // of a chunk of many rows
-constexpr int PART_WORDS = 320;
-constexpr int BLOCKS_AT_A_TIME = 16;
 constexpr int PANEL_WORDS = 1024;       // of each column at a time: what stays in the cache
+
+// The same on units for matrices, with two blocks of which a part is multiplied at a time.
+constexpr int BLOCKS_AT_A_TIME = 8;
+constexpr int PART_WORDS = 320;
 
 // Rows up to which this is faster than PyTorch's product. Many rows in float32 are computed as few are, to the bit.
 #if defined(__AVX512BF16__)
@@ -52,16 +54,17 @@ inline void block(const T* x, int64_t x_stride, const T* weight, const T* bias, 
 }
 
 // The outputs n to n + columns, TILE_COLUMNS at most, of `rows` rows. Longer sums are kept in `sums` from panel to panel.
+// `panel` has the weights already if they are `turned`, which only those of one panel can be.
 template <class T>
-[[gnu::noinline]] void tiled(uint32_t* panel, float* sums, const T* x, int64_t x_stride, const T* weight, const T* bias,
-                             T* y, int rows, int n, int columns, int outputs, int inputs) {
+[[gnu::noinline]] void tiled(uint32_t* panel, bool turned, float* sums, const T* x, int64_t x_stride, const T* weight,
+                             const T* bias, T* y, int rows, int n, int columns, int outputs, int inputs) {
     int depth = inputs / PER_WORD<T>;
     for (int first = 0; first < depth; first += PANEL_WORDS) {
         int words = std::min(PANEL_WORDS, depth - first);
         bool last = first + words == depth;
         const T* weights[TILE_COLUMNS];
         for (int c = 0; c < columns; ++c) weights[c] = weight + int64_t(n + c) * inputs + first * PER_WORD<T>;
-        turn(panel, TILE_COLUMNS, weights, columns, words);
+        if (!turned || words < depth) turn(panel, TILE_COLUMNS, weights, columns, words);
         tiles(rows, x + first * PER_WORD<T>, x_stride, panel, TILE_COLUMNS, columns, words,
               [&](int row, int column) { return first ? load(sums + row * TILE_COLUMNS + column) : floats{}; },
               [&](int row, int column, floats sum) {
@@ -77,15 +80,28 @@ template <class T>
 
 template <class T>
 void linear_of_many(const T* x, int64_t x_stride, const T* weight, const T* bias, T* y, int rows, int outputs, int inputs) {
+    static std::atomic<uint64_t> calls{0};
+    const uint64_t call = ++calls;
     int panels = (outputs + TILE_COLUMNS - 1) / TILE_COLUMNS, blocks = (rows + TILED_ROWS - 1) / TILED_ROWS;
     for (int done = 0; done < panels * blocks; done += Pool::MAX_CHUNKS)
         Pool::instance().run(std::min(Pool::MAX_CHUNKS, panels * blocks - done), [=](int chunk) {
-            thread_local std::vector<uint32_t> panel(PANEL_WORDS * TILE_COLUMNS);
-            thread_local std::vector<float> sums(TILED_ROWS * TILE_COLUMNS);
+            struct Kept {
+                Scratch<uint32_t> panel;
+                Scratch<float> sums;
+                uint64_t call = 0;
+                int n = 0;
+            };
+            thread_local Kept kept;
+            uint32_t* panel = kept.panel.get(PANEL_WORDS * TILE_COLUMNS);
             int n = (done + chunk) / blocks * TILE_COLUMNS;
             int64_t start = (done + chunk) % blocks * TILED_ROWS;
-            tiled(panel.data(), sums.data(), x + start * x_stride, x_stride, weight, bias, y + start * outputs,
-                  std::min(TILED_ROWS, int(rows - start)), n, std::min(TILE_COLUMNS, outputs - n), outputs, inputs);
+            // A thread mostly gets chunks that are neighbours, which have the weights in common.
+            bool turned = kept.call == call && kept.n == n;
+            tiled(panel, turned, kept.sums.get(TILED_ROWS * TILE_COLUMNS), x + start * x_stride, x_stride, weight, bias,
+                  y + start * outputs, std::min(TILED_ROWS, int(rows - start)), n, std::min(TILE_COLUMNS, outputs - n),
+                  outputs, inputs);
+            kept.call = call;
+            kept.n = n;
         });
 }
 
@@ -122,24 +138,27 @@ void linear_on_units(const bf16* x, int64_t x_stride, const bf16* weight, const 
             turn(turned + int64_t(block) * depth * WIDTH, WIDTH, columns, count, depth);
         }
     });
-    int span = std::max(1, int(CHUNK_BYTES / (BLOCK * inputs * sizeof(bf16))) / blocks);
-    each_chunk(outputs / BLOCK, span, [=](int begin, int end) {
+    // Rows in few parts, one behind the other, so that a thread mostly meets rows that it has in its cache.
+    int span = std::max(1, int(CHUNK_BYTES / (BLOCK * inputs * sizeof(bf16))) / std::min(blocks, BLOCKS_AT_A_TIME));
+    int some = (blocks + BLOCKS_AT_A_TIME - 1) / BLOCKS_AT_A_TIME, across = (outputs / BLOCK + span - 1) / span;
+    Pool::instance().run(some * across, [=](int chunk) {
         Matrices units;
         thread_local Scratch<float> room_for_sums;
         float* sums = room_for_sums.get(BLOCKS_AT_A_TIME * BLOCK * BLOCK);
-        for (int n = begin * BLOCK; n < end * BLOCK; n += BLOCK)
-            for (int some = 0; some < blocks; some += BLOCKS_AT_A_TIME)
-                for (int first = 0; first < depth; first += part)
-                    for (int block = some; block < std::min(blocks, some + BLOCKS_AT_A_TIME); ++block) {
-                        float* mine = sums + (block - some) * BLOCK * BLOCK;
-                        const bf16* even = weight + int64_t(n) * inputs + 2 * first;
-                        const uint32_t* columns = turned + (int64_t(block) * depth + first) * WIDTH;
-                        units.multiply<BLOCK, WIDTH>(even, even + inputs, 2 * inputs, columns, WIDTH,
-                                                     std::min(part, depth - first), mine, BLOCK, first > 0);
-                        if (first + part < depth) continue;
-                        turn_back(mine, bias ? bias + n : nullptr, y + int64_t(block) * WIDTH * outputs + n,
-                                  std::min(WIDTH, rows - block * WIDTH), outputs);
-                    }
+        int start = chunk / across * BLOCKS_AT_A_TIME, end = std::min(blocks, start + BLOCKS_AT_A_TIME);
+        int last = std::min(outputs, (chunk % across + 1) * span * BLOCK);
+        for (int n = chunk % across * span * BLOCK; n < last; n += BLOCK)
+            for (int first = 0; first < depth; first += part)
+                for (int block = start; block < end; ++block) {
+                    float* mine = sums + (block - start) * BLOCK * BLOCK;
+                    const bf16* even = weight + int64_t(n) * inputs + 2 * first;
+                    const uint32_t* columns = turned + (int64_t(block) * depth + first) * WIDTH;
+                    units.multiply<BLOCK, WIDTH>(even, even + inputs, 2 * inputs, columns, WIDTH,
+                                                 std::min(part, depth - first), mine, BLOCK, first > 0);
+                    if (first + part < depth) continue;
+                    turn_back(mine, bias ? bias + n : nullptr, y + int64_t(block) * WIDTH * outputs + n,
+                              std::min(WIDTH, rows - block * WIDTH), outputs);
+                }
     });
 }
 

@@ -34,7 +34,8 @@ public:
     // Starts workers until `threads` compute, the caller included, or the system allows no more.
     void grow(int threads) {
         try {
-            for (; workers_ < threads - 1; ++workers_) std::thread([this] { work(); }).detach();
+            for (; workers_ < threads - 1; ++workers_)
+                std::thread([this, last_first = workers_ % 2 == 0] { work(last_first); }).detach();
         } catch (const std::system_error&) {
         }
     }
@@ -51,10 +52,10 @@ public:
         context_ = &body;
         finished_.store(0, std::memory_order_relaxed);
         uint32_t job = job_.load(std::memory_order_relaxed) + 1;
-        ticket_.store(pack(job, count), std::memory_order_release);
+        ticket_.store(pack(job, 0, count), std::memory_order_release);
         job_.store(job, std::memory_order_seq_cst);
         if (asleep_.load(std::memory_order_seq_cst) > 0) job_.notify_all();
-        help(job);
+        help(job, false);
         for (int spins = 0; finished_.load(std::memory_order_acquire) < count; ++spins)
             spins < SPINS_FOR_A_CHUNK ? relax() : std::this_thread::yield();
     }
@@ -63,20 +64,23 @@ private:
     static constexpr int SPINS_FOR_A_CHUNK = 2000;
     static constexpr int SPINS_FOR_A_JOB = 2000;  // some 50 microseconds, what Python takes from one operation to the next
 
-    // A ticket is the job's number, the chunks it has, and how many are claimed: a late worker cannot mistake the job.
-    static uint64_t pack(uint32_t job, int count) { return uint64_t(job) << 32 | uint64_t(count) << 16; }
+    // A ticket is the job's number and which chunks nobody has claimed: a late worker cannot mistake the job.
+    static uint64_t pack(uint32_t job, int first, int end) { return uint64_t(job) << 32 | uint64_t(first) << 16 | uint64_t(end); }
 
-    void help(uint32_t job) {
+    void help(uint32_t job, bool last_first) {
         uint64_t ticket = ticket_.load(std::memory_order_acquire);
-        while (uint32_t(ticket >> 32) == job && (ticket & 0xffff) < (ticket >> 16 & 0xffff)) {
-            if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
-            call_(context_, int(ticket & 0xffff));
+        for (;;) {
+            int first = ticket >> 16 & 0xffff, end = ticket & 0xffff;
+            if (uint32_t(ticket >> 32) != job || first >= end) return;
+            uint64_t rest = last_first ? pack(job, first, end - 1) : pack(job, first + 1, end);
+            if (!ticket_.compare_exchange_weak(ticket, rest, std::memory_order_acq_rel)) continue;
+            call_(context_, last_first ? end - 1 : first);
             finished_.fetch_add(1, std::memory_order_release);
             ticket = ticket_.load(std::memory_order_acquire);
         }
     }
 
-    void work() {
+    void work(bool last_first) {
         uint32_t seen = 0;
         for (;;) {
             uint32_t job = job_.load(std::memory_order_acquire);
@@ -91,7 +95,7 @@ private:
                 continue;
             }
             seen = job;
-            help(job);
+            help(job, last_first);
         }
     }
 
