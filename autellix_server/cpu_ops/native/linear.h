@@ -1,4 +1,5 @@
-// Linear layers: the weights lie as they are in the checkpoint. For few rows they are read once, for many turned first.
+// Linear layers: the weights lie as they are in the checkpoint. For few rows they are read once, for many turned first; on
+// units for matrices it is the rows that are turned.
 
 #pragma once
 
@@ -20,9 +21,10 @@ constexpr int FEW_ROWS = 48;            // from more rows on, turning the weight
 constexpr int TILED_ROWS = 256;         // of a chunk of many rows
 constexpr int PANEL_WORDS = 1024;       // of each column at a time: what stays in the cache
 
-// The same on units for matrices, with two blocks of which a part is multiplied at a time.
-constexpr int BLOCKS_AT_A_TIME = 8;
-constexpr int PART_WORDS = 320;
+// On units for matrices.
+constexpr int TURNED_ROWS = 1024;    // at a time, which bounds the memory that they take
+constexpr int BLOCKS_AT_A_TIME = 8;  // of rows, for a chunk
+constexpr int PART_WORDS = 320;      // of each output at a time: what stays in the nearest cache
 
 // Rows up to which this is faster than PyTorch's product. Many rows in float32 are computed as few are, to the bit.
 #if defined(__AVX512BF16__)
@@ -120,8 +122,8 @@ inline void turn_back(const float* sums, const bf16* bias, bf16* y, int rows, in
     }
 }
 
-// Any number of rows, WIDTH at a time, on units for matrices. All threads turn rows, then all multiply: weights are read as
-// they lie, and sums are turned back.
+// On units for matrices, WIDTH rows at a time. All threads turn rows, then all multiply: weights are read as they lie, and
+// sums are turned back.
 template <int WIDTH>
 void linear_on_units(const bf16* x, int64_t x_stride, const bf16* weight, const bf16* bias, bf16* y, int rows, int outputs,
                      int inputs) {
@@ -168,9 +170,13 @@ template <class T>
 void linear(const T* x, int64_t x_stride, const T* weight, const T* bias, T* y, int rows, int outputs, int inputs,
             int company) {
     if constexpr (sizeof(T) == sizeof(bf16))
-        if (has_matrices() && outputs % BLOCK == 0)
-            return rows > QUARTER ? linear_on_units<BLOCK>(x, x_stride, weight, bias, y, rows, outputs, inputs)
-                                  : linear_on_units<QUARTER>(x, x_stride, weight, bias, y, rows, outputs, inputs);
+        if (has_matrices() && outputs % BLOCK == 0) {
+            auto some = rows > QUARTER ? linear_on_units<BLOCK> : linear_on_units<QUARTER>;
+            for (int64_t start = 0; start < rows; start += TURNED_ROWS)
+                some(x + start * x_stride, x_stride, weight, bias, y + start * outputs,
+                     int(std::min<int64_t>(TURNED_ROWS, rows - start)), outputs, inputs);
+            return;
+        }
     if (sizeof(T) < sizeof(float) && company > FEW_ROWS)
         return linear_of_many(x, x_stride, weight, bias, y, rows, outputs, inputs);
     int span = std::max(int(CHUNK_BYTES / (inputs * sizeof(T))), (outputs + Pool::MAX_CHUNKS - 1) / Pool::MAX_CHUNKS);
