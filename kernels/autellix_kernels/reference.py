@@ -11,6 +11,7 @@ class Reference:
     """The truth that every other implementation is held to."""
 
     name = "reference"
+    slots_on_host = True
 
     def refusal(self, device: torch.device) -> None:
         """Return `None`: torch has indexing everywhere."""

@@ -26,4 +26,4 @@ def round_trips(engine_python: Path, device: Device) -> list[dict[str, Any]]:
 
 def faulty(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the cases in which a bit was lost, or touched that had no part in it."""
-    return [case for case in cases if not all(case[what] for what in ("equal", "others", "host"))]
+    return [case for case in cases if not all(case[what] for what in ("equal", "others", "host", "check"))]

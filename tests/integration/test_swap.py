@@ -150,5 +150,5 @@ def test_calls_beyond_the_host_budget_compute_again(short_of_host: BareEngine) -
 def test_kv_is_bit_equal_after_a_round_trip(engine_python: Path) -> None:
     """Every layout, page sizes 1 and 16, one and several pages, in every layer; nothing else is touched."""
     cases = round_trips(engine_python, "cpu")
-    assert len({(case["page_size"], case["layout"], case["dtype"], case["tokens"]) for case in cases}) == 2 * 4 * 2 * 3
+    assert len({(case["page_size"], case["layout"], case["dtype"], case["tokens"]) for case in cases}) == 2 * 3 * 2 * 3
     assert faulty(cases) == []

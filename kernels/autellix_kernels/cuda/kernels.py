@@ -37,6 +37,7 @@ class CudaSwap(_Compiled):
     """One kernel that reads one pool and writes the other, the host's pinned memory by its mapped address."""
 
     name = "cuda"
+    slots_on_host = False
 
     def copy(self, transfer: Transfer) -> Work:
         """Copy, one launch for each component."""
@@ -67,6 +68,7 @@ class CudaStagedSwap(_Compiled):
     """
 
     name = "cuda-staged"
+    slots_on_host = True
 
     def __init__(self, stage_bytes: int = STAGE_BYTES) -> None:
         self._stage_bytes = stage_bytes
@@ -112,6 +114,7 @@ class BatchSwap(_Compiled):
     """
 
     name = "batch"
+    slots_on_host = True
 
     def copy(self, transfer: Transfer) -> Work:
         """Copy, in one call of the driver."""
