@@ -1,8 +1,8 @@
 """KV in host memory, copied by our swap kernels; importing this imports SGLang.
 
-SGLang's host pool keeps its memory, its slots and its place in HiCache; the two copies are ours. On a GPU they take their
-turn in the stream that SGLang makes current, so that layers still come in beside the step that needs them. On a CPU, where
-SGLang has no copies at all, they are plain indexing.
+SGLang's host pool keeps its memory, its slots and its place in HiCache; the two copies are ours. On a GPU they take
+their turn in the stream that SGLang makes current, so that layers still come in beside the step that needs them. On a
+CPU, where SGLang has no copies at all, they are plain indexing.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ class KernelHostPool(MHATokenToKVPoolHost):  # type: ignore[misc]
 
 
 def host_pool_class(original: Callable[[Any], type], buffer_info: Any) -> type:
-    """AROUND `get_mha_host_pool_cls`: return our pool; for KV that it does not know SGLang's, which a CPU has none of."""
+    """AROUND `get_mha_host_pool_cls`: return our pool; for KV that it does not know SGLang's, which no CPU can use."""
     stock = original(buffer_info)
     if stock is MHATokenToKVPoolHost:
         return KernelHostPool

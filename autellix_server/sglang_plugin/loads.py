@@ -1,4 +1,4 @@
-"""What comes back from host memory, and what is computed again instead: because that is sooner, or because it is damaged.
+"""What comes back from host memory, and what is computed again: because that is sooner, or the KV was damaged.
 
 HiCache asks a controller to load KV that a call needs; when nothing can be loaded, the engine computes it from the last
 token on that the device has. Both of our reasons use that way, and so nothing else has to know of them.
@@ -38,8 +38,8 @@ class CheckedPool(Protocol):
 class LoadHooks:
     """Decides for one scheduler process, single-threaded, what is loaded. Without HiCache it does nothing.
 
-    All ranks of an engine decide alike: they take over the slowest rank's cost of loads, the same rate of computing, and
-    what one of them found damaged none of them loads.
+    All ranks of an engine decide alike: they take over the slowest rank's cost of loads and the same rate of computing,
+    and what one of them found damaged none of them loads.
 
     Attributes:
         check: which pages are checked, and how many were.
@@ -67,8 +67,8 @@ class LoadHooks:
     def init_hicache(self, original: Callable[..., None], tree: Any, *args: Any) -> None:
         """AROUND `UnifiedRadixCache.init_hicache`: from now on there is a host pool; find out what loads from it take.
 
-        HiCache would compute up to nine tokens again rather than load them. Until it is known what computing takes here,
-        everything is loaded.
+        HiCache would compute up to nine tokens again rather than load them. Until it is known what computing takes
+        here, everything is loaded.
         """
         original(tree, *args)
         tree.load_back_threshold = 1

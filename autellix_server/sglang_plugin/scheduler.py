@@ -202,8 +202,7 @@ class SchedulerHooks:
         # Whoever is gone is not charged, which the driver knows: what was reported, rank 0 alone does.
         prefilled = _prefilled(batch) if batch.forward_mode.is_extend() else [_NOTHING] * len(batch.reqs)
         calls = [call for call in map(call_of, batch.reqs) if call is not None]
-        tokens = 0 if batch.hicache_consumer_index >= 0 else sum(map(len, prefilled))
-        self.clock.step_ended(_Charge(calls, tokens), end_us - start_us)
+        self.clock.step_ended(_Charge(calls, _computed_alone(batch.reqs, prefilled)), end_us - start_us)
         for req, positions in zip(batch.reqs, prefilled, strict=True):
             state = state_of(req)
             if state is not None and not state.reported:
@@ -226,6 +225,12 @@ class SchedulerHooks:
 def _prefilled(batch: Any) -> list[range]:
     """Return for each request of a prefill batch the positions of the tokens that it computes."""
     return [range(start, start + length) for start, length in zip(batch.prefix_lens, batch.extend_lens, strict=True)]
+
+
+def _computed_alone(reqs: Sequence[Any], prefilled: Sequence[range]) -> int:
+    """Return the tokens that a step computed as prompts; 0 if it waited for KV of any of them to be loaded."""
+    tokens = sum(map(len, prefilled))
+    return 0 if tokens and any(req.materialized_host_hit_len() for req in reqs) else tokens
 
 
 def monotonic_us() -> int:

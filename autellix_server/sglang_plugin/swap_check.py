@@ -1,7 +1,7 @@
 """Which pages of KV in host memory are checked when they are to come back, and against what. Pure.
 
-When KV goes out, every so many pages are summed where they come from, on the device; when they are to come back, they are
-summed where they lie. A page whose sums differ was changed on the way out or in host memory, and is not used.
+When KV goes out, some pages are summed where they come from, on the device; when they are to come back, they are summed
+where they lie. A page whose sums differ was changed on the way out or in host memory, and is not used.
 """
 
 from __future__ import annotations

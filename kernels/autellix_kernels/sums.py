@@ -1,8 +1,8 @@
 """Sums of pages: one number for all bytes that a page of KV has, the same wherever the page lies.
 
-A page's words, of 4 bytes where rows have whole words of that size, are multiplied by odd weights and added modulo 2^64.
-A weight is that of a word's place in its row times that of the row's component, layer and place in the page; all are
-drawn once, so that they are the same in every process.
+A page's words, of 4 bytes where rows have whole words of that size, are multiplied by odd weights and added modulo
+2^64. A weight is that of a word's place in its row times that of the row's component, layer and place in the page; all
+are drawn with one seed, so that they are the same in every process.
 
 A change of any one word is always seen: an odd number times a difference of less than 2^32 is no multiple of 2^64.
 Changes of several words, or words and rows that changed places, are overlooked when their weighted differences happen

@@ -130,7 +130,7 @@ class SwapKernel(Protocol):
 
     @property
     def slots_on_host(self) -> bool:
-        """Whether it reads lists of slots in host memory, else on the device; it brings them there itself if need be."""
+        """Whether it reads lists of slots in host memory, else on the device; it brings them there if need be."""
 
     def refusal(self, device: torch.device) -> str | None:
         """Return why it cannot run on such a device, with the remedy if there is one; `None` if it can."""

@@ -30,6 +30,7 @@ class PerBlock:
     """
 
     name = "per-block"
+    slots_on_host = True
 
     def refusal(self, device: torch.device) -> str | None:
         """Return why it cannot run: the loop is in the compiled library."""
@@ -51,6 +52,7 @@ class EngineKernels:
     """
 
     name = "sglang"
+    slots_on_host = False
 
     def refusal(self, device: torch.device) -> str | None:
         """Return why it cannot run: there is no GPU, or the kernels are not there or cannot be loaded."""
