@@ -276,7 +276,7 @@ def test_tokens_that_move_are_counted() -> None:
 
 
 def test_kv_that_is_never_loaded_is_not_locked() -> None:
-    """Less than is loaded at all takes no budget and is not refused; it is locked when so little is loaded after all."""
+    """Less than is loaded at all takes no budget and is not refused; once so little is loaded, it is locked."""
     engine = Engine(host_tokens=100)
     engine.tree.load_back_threshold = 20
     engine.leave("few", 19)
