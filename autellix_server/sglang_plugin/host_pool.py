@@ -19,6 +19,7 @@ from autellix_kernels.link import fastest_s
 from autellix_kernels.select import SWITCH
 from sglang.srt.mem_cache.host_memory import available_host_memory_bytes
 from sglang.srt.mem_cache.pool_host.base import host_memory_budget_scope, ranks_per_host
+from sglang.srt.mem_cache.pool_host.common import _CUDA_HOST_REGISTERED_RANGES_ATTR
 from sglang.srt.mem_cache.pool_host.mha import MHATokenToKVPoolHost
 
 from autellix_sdk.errors import ConfigurationError
@@ -94,7 +95,7 @@ class KernelHostPool(MHATokenToKVPoolHost):  # type: ignore[misc]
             return None
         device_kv, host_kv = self._kv
         few = self.page_size
-        # The first page of the device is nobody's: padding is read from there.
+        # The first page of the device is left alone: padding is read from there.
         room = min(device_kv.slots - few, host_kv.slots, _MEASURED_BYTES // sum(device_kv.row_bytes) // self.layer_num)
         many = room // few * few
         if many <= few:
@@ -102,6 +103,9 @@ class KernelHostPool(MHATokenToKVPoolHost):  # type: ignore[misc]
         for component in range(len(host_kv.buffers)):
             for layer in range(host_kv.layers):
                 host_kv.rows(component, layer)[: many // few].zero_()
+        if self._routes is not None:
+            # The kernel for the way out is compiled now rather than when the first KV goes.
+            self.backup_from_device_all_layer(None, *self._first_slots(few, io_backend), io_backend)
         return LoadCost.of_two(*((tokens, self._load_s(tokens, io_backend)) for tokens in (few, many)))
 
     def to_json(self) -> dict[str, dict[str, str | None]]:
@@ -189,11 +193,16 @@ class KernelHostPool(MHATokenToKVPoolHost):  # type: ignore[misc]
     def _choose(self, io_backend: str) -> None:
         if self._kv is None or self._set_aside is not None:
             return
-        on_device = io_backend == "kernel" and not self._on_cpu
+        # SGLang pins a pool that is very large in parts.
+        parts: Sequence[object] = getattr(self.kv_buffer, _CUDA_HOST_REGISTERED_RANGES_ATTR, ())
+        by_address = io_backend == "kernel" or len(parts) > 1
         try:
-            self._routes = {side: Route(*self._kv, side, slots_on_device=on_device) for side in Direction}
+            self._routes = {side: Route(*self._kv, side, by_address=by_address) for side in Direction}
         except (SwapError, ConfigurationError) as error:
             refuse(f"KV cannot be copied to host memory: {error}")
+        slow = [route.choice for route in self._routes.values() if route.choice.kernel == "reference"]
+        if slow and not self._on_cpu and not os.environ.get(SWITCH):
+            self._routes, self._set_aside = None, slow[0].why
 
     def _route(self, direction: Direction, io_backend: str) -> Route | None:
         """Return our way of copying; `None` where SGLang copies."""
@@ -202,15 +211,19 @@ class KernelHostPool(MHATokenToKVPoolHost):  # type: ignore[misc]
         return None if self._routes is None else self._routes[direction]
 
     def _load_s(self, tokens: int, io_backend: str) -> float:
-        device = self.device_k_buffers[0].device
-        where = device if io_backend == "kernel" else "cpu"
-        host_slots, slots = (torch.arange(first, first + tokens).to(where) for first in (0, self.page_size))
+        lists = self._first_slots(tokens, io_backend)
 
         def load() -> None:
             for layer in range(self.target_layer_num):
-                self.load_to_device_per_layer(None, host_slots, slots, layer, io_backend)
+                self.load_to_device_per_layer(None, *lists, layer, io_backend)
 
-        return fastest_s(load, device)
+        return fastest_s(load, self.device_k_buffers[0].device)
+
+    def _first_slots(self, tokens: int, io_backend: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return slots of the host and of the device, its first page left out, where a backend has its lists."""
+        where = self.device_k_buffers[0].device if io_backend == "kernel" else "cpu"
+        host_slots, slots = (torch.arange(first, first + tokens).to(where) for first in (0, self.page_size))
+        return host_slots, slots
 
     def _pages(self, host_indices: torch.Tensor) -> list[int]:
         return [int(page) for page in (host_indices[:: self.page_size] // self.page_size).tolist()]

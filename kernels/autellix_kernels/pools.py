@@ -117,10 +117,11 @@ class HostPool:
         row_bytes: for each component, the bytes of a token in a layer.
         strides: for each component.
         alignments: for each component, the widest access in bytes that fits every row.
-        pinned: a GPU can reach all of it.
+        pinned: a GPU can reach all of it, because torch or `cudaHostRegister` has pinned it.
 
     Args:
-        buffers: as above; they are mutated by `swap_out` alone.
+        buffers: as above; they are mutated by `swap_out` alone. Each is in one registration, if it is registered: CUDA
+            refuses a copy of adjacent bytes that are in two.
         layout: order of the memory, or its name.
         page_size: tokens in a page, 1 to 64.
 
@@ -150,11 +151,13 @@ class HostPool:
             access_bytes(buffer.data_ptr(), strides.page, strides.token, strides.layer)
             for buffer, strides in zip(buffers, self.strides, strict=True)
         )
-        self.pinned = all(buffer.device.type == "cuda" or buffer.is_pinned() for buffer in buffers)
+        self.pinned = all(buffer.device.type == "cuda" or _pinned(buffer) for buffer in buffers)
 
     @classmethod
     def beside(cls, pool: DevicePool, layout: HostLayout | str, *, pages: int, page_size: int) -> HostPool:
         """Return a new pool for what `pool` holds, pinned if that is on a GPU; its contents are by chance.
+
+        Torch takes pinned memory by the power of two, for each component.
 
         Args:
             pool: whose KV it is for.
@@ -216,6 +219,11 @@ class HostPool:
 def _stride(buffer: Tensor) -> int:
     """Return the bytes from a slot to the next."""
     return int(buffer.stride(0) * buffer.element_size())
+
+
+def _pinned(buffer: Tensor) -> bool:
+    """Return whether a GPU reaches a buffer's first and last element; torch looks no further than where a tensor is."""
+    return all(end.is_pinned() for end in (buffer, buffer.flatten()[-1:]))
 
 
 def _bytes(tensor: Tensor) -> Tensor:

@@ -25,7 +25,8 @@ class Route:
         device_pool: KV on the device.
         host_pool: KV in host memory.
         direction: which of them is read.
-        slots_on_device: lists of slots will be on the device; if it is a GPU only kernels that read them there serve.
+        by_address: on a GPU only kernels that follow addresses are chosen. The others wait for lists of slots that are
+            on the GPU, and their bulk copies fail where host memory was pinned in parts.
 
     Raises:
         SwapRefused: the pools do not fit, or the kernel that the environment names cannot run here.
@@ -33,10 +34,10 @@ class Route:
     """
 
     def __init__(
-        self, device_pool: DevicePool, host_pool: HostPool, direction: Direction, *, slots_on_device: bool = False
+        self, device_pool: DevicePool, host_pool: HostPool, direction: Direction, *, by_address: bool = False
     ) -> None:
         check_pools(device_pool, host_pool)
-        self.choice = choice(device_pool, host_pool, direction, slots_on_device=slots_on_device)
+        self.choice = choice(device_pool, host_pool, direction, by_address=by_address)
         self._kernel = available(self.choice.kernel, device_pool.device)
         self._pools = device_pool, host_pool
         self._direction = direction
@@ -57,7 +58,7 @@ class Route:
         if self._kernel.slots_on_host:
             return device_slots.cpu(), host_slots.cpu()
         moved = on_device(device_slots, device), on_device(host_slots, device)
-        remember(*moved)
+        remember(*moved, self._pools[0].addresses)
         return moved
 
     def copy(self, device_slots: Tensor, host_slots: Tensor, layers: range) -> Work:

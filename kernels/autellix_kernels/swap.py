@@ -85,9 +85,7 @@ def swap_in(
     _swap(device_pool, host_pool, device_slots, host_slots, layers, Direction.IN, kernel, debug)
 
 
-def choice(
-    device_pool: DevicePool, host_pool: HostPool, direction: Direction, *, slots_on_device: bool = False
-) -> Choice:
+def choice(device_pool: DevicePool, host_pool: HostPool, direction: Direction, *, by_address: bool = False) -> Choice:
     """Return which kernel serves swaps between two pools, and why.
 
     The first to ask on a GPU waits until kernels are compiled and the link is measured: ask when the engine starts.
@@ -96,7 +94,7 @@ def choice(
         device_pool: KV on the device.
         host_pool: KV in host memory.
         direction: all layers go out, and one at a time comes in.
-        slots_on_device: lists of slots are on the device: on a GPU kernels that need them in host memory are left out.
+        by_address: only kernels that follow addresses on the GPU are considered, those that `Route` is told of.
 
     Raises:
         ConfigurationError: the environment names a kernel that there is not.
@@ -105,7 +103,7 @@ def choice(
     shape = Shape(
         host_pool.layout, host_pool.page_size, min(device_pool.row_bytes), layers, all_layers=layers == host_pool.layers
     )
-    return _choice(device_pool.device, shape, direction, slots_on_device)
+    return _choice(device_pool.device, shape, direction, by_address)
 
 
 def available(name: str, device: torch.device) -> SwapKernel:
@@ -121,26 +119,26 @@ def available(name: str, device: torch.device) -> SwapKernel:
     return KERNELS[name]
 
 
-def remember(*lists: Tensor) -> None:
-    """Keep lists on a GPU until the current stream has read them, though the caller may forget them before."""
-    for slots in lists:
-        if slots.is_cuda:
-            slots.record_stream(torch.cuda.current_stream(slots.device))
+def remember(*tensors: Tensor) -> None:
+    """Keep what lies on a GPU until the current stream has read it, though the caller may forget it before."""
+    for read in tensors:
+        if read.is_cuda:
+            read.record_stream(torch.cuda.current_stream(read.device))
 
 
-def _refusal(kernel: SwapKernel, device: torch.device, slots_on_device: bool) -> str | None:
-    if slots_on_device and kernel.slots_on_host and kernel.name != "reference":
-        return "it needs lists of slots in host memory, and these are on the GPU"
+def _refusal(kernel: SwapKernel, device: torch.device, by_address: bool) -> str | None:
+    if by_address and kernel.slots_on_host and kernel.name != "reference":
+        return "it copies in bulk, and lists of slots are on the GPU or host memory is not in one piece to it"
     return kernel.refusal(device)
 
 
 @functools.cache
-def _choice(device: torch.device, shape: Shape, direction: Direction, slots_on_device: bool) -> Choice:
+def _choice(device: torch.device, shape: Shape, direction: Direction, by_address: bool) -> Choice:
     if (named := settings(tuple(KERNELS)).kernel) is not None:
         return Choice(named, f"{SWITCH} says so")
     if device.type != "cuda":
         return Choice("reference", "there is no GPU, so that both pools are in the same memory")
-    refusals = {name: _refusal(kernel, device, slots_on_device) for name, kernel in KERNELS.items()}
+    refusals = {name: _refusal(kernel, device, by_address) for name, kernel in KERNELS.items()}
     return choose(shape, refusals, measured(device, direction))
 
 
@@ -161,5 +159,5 @@ def _swap(
         return
     name = kernel or choice(device_pool, host_pool, direction).kernel
     serving = available(name, device_pool.device)
-    remember(device_slots, host_slots)
+    remember(device_slots, host_slots, device_pool.addresses)
     serving.copy(Transfer(device_pool, host_pool, device_slots, host_slots, layers, layers.start, direction))

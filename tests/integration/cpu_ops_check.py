@@ -60,8 +60,8 @@ def linear(case: Case) -> None:
 
     Rows are computed alike in any company, but that in bfloat16 few and many rows are computed differently.
     """
-    few = (1, 1, 64), (2, 3, 192), (3, 50, 64), (5, 961, 576), (16, 960, 1536)
-    for rows, outputs, inputs in (*few, (70, 130, 64), (300, 90, 4160)):
+    few = (1, 1, 64), (2, 3, 192), (3, 50, 64), (5, 961, 576), (16, 960, 1536), (17, 160, 64), (47, 192, 704)
+    for rows, outputs, inputs in (*few, (70, 130, 64), (300, 90, 4160), (65, 160, 192), (530, 192, 704)):
         x, weight = case.random(rows, inputs, stride=inputs + 24), case.random(outputs, inputs)
         bias = case.random(1, outputs)[0]
         company = 1 if rows <= FEW_ROWS or case.dtype is torch.float32 else FEW_ROWS + 1
@@ -145,6 +145,9 @@ def attention(case: Case) -> None:
             )
 
         found = attend(query, requests, lengths, fresh)
+        nowhere = torch.full_like(table, int(taken[0]))
+        assert attend(query, requests, lengths, fresh, table=nowhere).isnan().all()
+        case.same(found, attend(query, requests, lengths, fresh))  # nothing is left of it
         start = 0
         for request, length, new in zip(requests, lengths, fresh, strict=True):
             mine = slice(start, start := start + int(new))

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from autellix_kernels import swap_out
-from autellix_kernels.cuda import build
+from autellix_kernels.cuda import build, library
 from autellix_kernels.cuda.kernels import BatchSwap, CudaStagedSwap, CudaSwap
 from autellix_kernels.cuda.library import load
 from autellix_kernels.errors import KernelUnavailable, TransferFailed
 from autellix_kernels.layout import HostLayout
+from autellix_kernels.pools import HostPool
 from autellix_kernels.reference import Reference
 from autellix_kernels.runs import Copies
 from autellix_kernels.transfer import Direction, Geometry, SwapKernel, Transfer, Work
@@ -36,9 +37,9 @@ def nvcc() -> str:
 @pytest.fixture
 def forgotten() -> Iterator[None]:
     """Have the library looked for anew, in the test and after it."""
-    load.cache_clear()
+    library._loaded.cache_clear()
     yield
-    load.cache_clear()
+    library._loaded.cache_clear()
 
 
 @pytest.mark.parametrize("architecture", build.ARCHITECTURES)
@@ -101,6 +102,22 @@ def test_without_nvcc_the_kernels_say_so(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 @pytest.mark.usefixtures("forgotten")
+def test_a_compiler_that_fails_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As it takes seconds; what it said is one line, and there is a remedy."""
+    failing, asked = tmp_path / "nvcc", tmp_path / "asked"
+    failing.write_text(
+        f"#!/bin/sh\necho asked >> {asked}\nprintf 'note\\nfatal error: too new\\nmore\\n' >&2\nexit 1\n"
+    )
+    failing.chmod(0o755)
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    monkeypatch.setenv("NVCC", str(failing))
+    for kernel in (CudaSwap(), BatchSwap()):
+        reason = kernel.refusal(torch.device("cpu"))
+        assert reason == f"{failing} failed, and NVCC may name another: fatal error: too new"
+    assert asked.read_text() == "asked\n"
+
+
+@pytest.mark.usefixtures("forgotten")
 def test_a_folder_that_cannot_be_written_is_a_reason(
     nvcc: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -124,15 +141,15 @@ def test_a_swap_larger_than_its_stage_goes_in_turns(
     nvcc: str, layout: HostLayout, direction: Direction, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the same outcome; each turn is one batch of copies, and a stage has a page at least."""
-    library = load()
+    kernels = load()
     batches: list[int] = []
-    copy_runs = library.copy_runs
+    copy_runs = kernels.copy_runs
 
     def counted(copies: Copies, *rest: Any) -> Work:
         batches.append(len(copies.sizes))
         return copy_runs(copies, *rest)
 
-    monkeypatch.setattr(library, "copy_runs", counted)
+    monkeypatch.setattr(kernels, "copy_runs", counted)
 
     def outcome(kernel: SwapKernel) -> list[bytes]:
         torch.manual_seed(0)
@@ -149,6 +166,58 @@ def test_a_swap_larger_than_its_stage_goes_in_turns(
         assert outcome(CudaStagedSwap(stage_bytes)) == expected
         assert len(batches) == turns
         batches.clear()
+
+
+@pytest.mark.parametrize("direction", Direction)
+def test_without_memory_for_a_stage_the_kernel_goes_straight(
+    nvcc: str, direction: Direction, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine may have taken all of the GPU's memory since the kernel was chosen."""
+
+    def full(*_: object, **__: object) -> HostPool:
+        raise torch.OutOfMemoryError("no 64 MiB left")
+
+    monkeypatch.setattr(HostPool, "stage", full)
+    outcomes = []
+    for kernel in (Reference(), CudaStagedSwap()):
+        torch.manual_seed(0)
+        both = pools(KINDS[0], "page_first", page_size=4, slots=64, pages=16, device=device)
+        slots = torch.randperm(62)
+        work = kernel.copy(Transfer(*both, slots, slots.flip(0), range(2), 0, direction))
+        if device == "cuda":
+            torch.cuda.synchronize()
+        outcomes.append(memory(both[0]) + memory(both[1]))
+    assert outcomes[0] == outcomes[1]
+    assert work == Work(launches=2)
+
+
+class FakeStream:
+    """A stream that knows whom it waited for."""
+
+    def __init__(self, handle: int) -> None:
+        self.cuda_stream = handle
+        self.waited: list[FakeStream] = []
+
+    def wait_stream(self, other: FakeStream) -> None:
+        """Note that."""
+        self.waited.append(other)
+
+
+def test_copies_take_their_turn_in_the_current_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a stream beside the default one, which waits for what is on its way even if something fails."""
+    side, default, other = FakeStream(7), FakeStream(0), FakeStream(9)
+    gpu = torch.device("cuda:1")
+    monkeypatch.setattr(library, "_side_stream", lambda device: side)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: default)
+    fails = library._batch_stream(gpu)
+    assert (fails.__enter__(), side.waited, default.waited) == (7, [default], [])
+    error = TransferFailed("CUDA: half of the copies are on their way")
+    assert not fails.__exit__(TransferFailed, error, None)
+    assert default.waited == [side]
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: other)
+    with library._batch_stream(gpu) as handle:
+        assert handle == 9
+    assert (other.waited, side.waited) == ([], [default])
 
 
 def test_work_is_counted(nvcc: str, device: str) -> None:

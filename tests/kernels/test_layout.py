@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from autellix_kernels import swap_out
 from autellix_kernels.errors import LayoutMismatch, WrongDevice
 from autellix_kernels.layout import HostLayout, access_bytes, host_extent, host_shape, host_strides
 from autellix_kernels.pools import DevicePool, HostPool
@@ -114,6 +115,37 @@ def test_buffers_of_a_host_pool_have_to_match() -> None:
         HostPool([good], "layer_first", 65)
     with pytest.raises(LayoutMismatch, match="has none"):
         HostPool([], "layer_first", 4)
+
+
+def test_page_head_is_page_first_of_heads() -> None:
+    """SGLang's layout with heads outside of pages needs no kernel: rows of a head, and a page for each."""
+    pages, heads, page_size, layers, dim = 3, 2, 4, 3, 5
+    keys = [torch.randn(16, heads, dim) for _ in range(layers)]
+    page_head = torch.zeros(pages, heads, page_size, layers, dim)
+    device_pool = DevicePool([[layer.view(-1, 1, dim) for layer in keys]])
+    host_pool = HostPool([page_head.view(-1, layers, 1, dim)], "page_first", page_size)
+    device_slots, host_slots = torch.tensor([7, 2, 15]), torch.tensor([11, 0, 6])
+    every = torch.arange(heads)
+    swap_out(
+        device_pool,
+        host_pool,
+        (device_slots[:, None] * heads + every).flatten(),
+        ((host_slots[:, None] // page_size * heads + every) * page_size + host_slots[:, None] % page_size).flatten(),
+    )
+    expected = torch.zeros_like(page_head)
+    for layer, rows in enumerate(keys):
+        for device_slot, host_slot in zip(device_slots.tolist(), host_slots.tolist(), strict=True):
+            expected[host_slot // page_size, :, host_slot % page_size, layer] = rows[device_slot]
+    assert torch.equal(page_head, expected)
+
+
+def test_memory_is_pinned_from_its_first_to_its_last_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch asks CUDA about one address, and `cudaHostRegister` may have pinned a part."""
+    buffers = [torch.zeros(1, 8, 1, 4) for _ in range(2)]
+    ends = {buffer.flatten()[place].data_ptr() for buffer in buffers for place in (0, -1)}
+    for unpinned in (None, *ends):
+        monkeypatch.setattr(torch.Tensor, "is_pinned", lambda tensor: tensor.data_ptr() in ends - {unpinned})  # noqa: B023
+        assert HostPool(buffers, "layer_first", 4).pinned == (unpinned is None)
 
 
 @pytest.mark.parametrize(

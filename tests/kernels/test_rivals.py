@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from autellix_kernels.bench import rivals
+from autellix_kernels.bench import engine, rivals
 from autellix_kernels.cuda import build
 from autellix_kernels.layout import HostLayout
 from autellix_kernels.reference import Reference
 from autellix_kernels.transfer import Direction, Transfer
 
-from tests.kernels.shapes import KINDS, memory, pools
+from tests.kernels.shapes import KINDS, Kind, memory, pools
 
-GQA, NARROWER, MLA = KINDS[:3]
+GQA, NARROWER, MLA, _, ODD, GAPS = KINDS
 PAGE = 4
 
 
@@ -70,6 +70,26 @@ class FakeEngine:
         for source, target in ((src_k, dst_k), (src_v, dst_v)):
             target[common["dst_indices"]] = source[common["src_indices"]]
 
+    def transfer_kv_all_layer_mla_lf_pf(self, *, src_layers: Any, dst: Any, dst_layout_dim: int, **common: Any) -> None:
+        """As without `mla`, of one component."""
+        self._copy(src_layers, lambda layer: dst.data_ptr() + layer * common["item_size"], dst_layout_dim, common)
+
+    def transfer_kv_all_layer_mla(self, *, src_layers: Any, dst_layers: Any, **common: Any) -> None:
+        """As without `mla`, of one component."""
+        self._copy(src_layers, lambda layer: int(dst_layers[layer]), common["item_size"], common)
+
+    def transfer_kv_per_layer_mla_pf_lf(
+        self, *, src: Any, dst: Any, layer_id: int, src_layout_dim: int, **common: Any
+    ) -> None:
+        """As without `mla`, of one component."""
+        assert src_layout_dim == src[0].nbytes
+        dst[common["dst_indices"]] = src[:, layer_id][common["src_indices"]]
+
+    def transfer_kv_per_layer_mla(self, *, src: Any, dst: Any, **common: Any) -> None:
+        """As without `mla`, of one component."""
+        assert common["item_size"] == src[0].nbytes
+        dst[common["dst_indices"]] = src[common["src_indices"]]
+
     @staticmethod
     def _copy(sources: Any, target: Callable[[int], int], stride: int, common: dict[str, Any]) -> None:
         size = common["item_size"]
@@ -80,10 +100,10 @@ class FakeEngine:
                 ctypes.memmove(target(layer) + other * stride, int(sources[layer]) + one * size, size)
 
 
-def whole(layout: HostLayout, direction: Direction) -> Transfer:
+def whole(layout: HostLayout, direction: Direction, kind: Kind = GQA) -> Transfer:
     """Return a swap of three pages, all layers out or the last one in; always the same."""
     torch.manual_seed(0)
-    both = pools(GQA, layout, page_size=PAGE, slots=32, pages=8, layers=3)
+    both = pools(kind, layout, page_size=PAGE, slots=32, pages=8, layers=3)
     device_slots, host_slots = (
         (torch.tensor(pages)[:, None] * PAGE + torch.arange(PAGE)).flatten() for pages in ([5, 0, 3], [1, 6, 2])
     )
@@ -91,16 +111,18 @@ def whole(layout: HostLayout, direction: Direction) -> Transfer:
     return Transfer(*both, device_slots, host_slots, layers, layers.start, direction)
 
 
+@pytest.mark.parametrize("kind", [GQA, MLA], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("direction", Direction)
 @pytest.mark.parametrize("layout", HostLayout)
 def test_the_engine_is_asked_for_the_same_swap(
-    layout: HostLayout, direction: Direction, monkeypatch: pytest.MonkeyPatch
+    layout: HostLayout, direction: Direction, kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the functions and arguments that its own host pool calls."""
-    monkeypatch.setattr(rivals, "_engine", FakeEngine)
+    """By the functions and arguments that its own host pools call."""
+    monkeypatch.setattr(engine, "_engine", FakeEngine)
     outcomes = []
-    for kernel in (rivals.EngineKernels(), Reference()):
-        transfer = whole(layout, direction)
+    for kernel in (engine.EngineKernels(), Reference()):
+        transfer = whole(layout, direction, kind)
+        assert rivals.asked(kernel, [transfer]) == [transfer]
         kernel.copy(transfer)
         outcomes.append(memory(transfer.device_pool) + memory(transfer.host_pool))
     assert outcomes[0] == outcomes[1]
@@ -122,18 +144,18 @@ def test_a_copy_per_block_has_blocks_in_one_piece(layout: HostLayout, direction:
 
 
 def test_the_engine_is_not_asked_for_what_it_does_not_know() -> None:
-    """Keys and values of different sizes, and latents."""
+    """Keys and values of different sizes, rows that are no whole words, and gaps between them."""
     slots = torch.tensor([0])
-    for kind in (NARROWER, MLA):
+    for kind in (NARROWER, ODD, GAPS):
         transfer = Transfer(*pools(kind, "page_first"), slots, slots, range(2), 0, Direction.OUT)
-        assert not rivals.asked(rivals.EngineKernels(), [transfer])
+        assert not rivals.asked(engine.EngineKernels(), [transfer])
         assert rivals.asked(Reference(), [transfer]) == [transfer]
 
 
 def test_without_a_gpu_or_its_package_the_engine_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """And the reason is told."""
-    assert rivals.EngineKernels().refusal(torch.device("cpu")) == "there is no GPU"
+    assert engine.EngineKernels().refusal(torch.device("cpu")) == "there is no GPU"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    reason = rivals.EngineKernels().refusal(torch.device("cuda"))
+    reason = engine.EngineKernels().refusal(torch.device("cuda"))
     assert reason is not None
     assert reason.startswith("there is no sgl_kernel")

@@ -45,7 +45,7 @@ def test_a_route_leaves_the_bits_that_a_swap_leaves(
     for buffer, twin in zip(ours[1].buffers, theirs[1].buffers, strict=True):
         twin.copy_(buffer)
     lists = [slots.to(device if where == "device" else "cpu") for slots in (SLOTS, HOST_SLOTS)]
-    route = Route(*ours, Direction.OUT, slots_on_device=where == "device")
+    route = Route(*ours, Direction.OUT, by_address=where == "device")
     assert route.choice.kernel == kernel
     route.copy(*route.prepare(*lists), range(2))
     swap_out(*theirs, SLOTS, HOST_SLOTS, kernel="reference")

@@ -150,10 +150,18 @@ def test_a_link_is_measured(direction: Direction, device: str) -> None:
 
 
 def test_without_memory_the_link_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine has taken it all, and goes on."""
+    """The engine has taken all of the GPU's or the host's, and goes on; any other error is told."""
+    unmeasured = link.measured.__wrapped__
 
-    def full(*_: object) -> Link:
-        raise torch.OutOfMemoryError("no 64 MiB left")
+    def fail_with(error: RuntimeError) -> None:
+        def fail(*_: object) -> Link:
+            raise error
 
-    monkeypatch.setattr(link, "measure", full)
-    assert link.measured.__wrapped__(torch.device("cpu"), Direction.OUT) is None
+        monkeypatch.setattr(link, "measure", fail)
+
+    for none_left in (torch.OutOfMemoryError("no 64 MiB left"), torch.AcceleratorError("CUDA error: out of memory")):
+        fail_with(none_left)
+        assert unmeasured(torch.device("cpu"), Direction.OUT) is None
+    fail_with(torch.AcceleratorError("CUDA error: an illegal memory access was encountered"))
+    with pytest.raises(torch.AcceleratorError, match="illegal"):
+        unmeasured(torch.device("cpu"), Direction.OUT)

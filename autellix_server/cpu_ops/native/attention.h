@@ -23,6 +23,7 @@ constexpr int MAX_HEAD = 256;    // elements of a head
 constexpr float SLACK = 8;       // weights go up to 2^SLACK before all are taken relative to a higher score
 
 static_assert(KEYS % TILE_COLUMNS == 0 && MAX_HEAD % TILE_COLUMNS == 0);
+static_assert(KEYS % BLOCK == 0 && MAX_HEAD % BLOCK == 0 && MAX_ROWS % BLOCK == 0);  // what units for matrices take
 
 struct Batch {
     const int32_t* slots;     // [requests, slot_stride]: where the KV of each position lies
@@ -51,18 +52,18 @@ struct Tensors {
 template <class T>
 struct Rows {
     int count, size, width;  // `width` is the size to the next tile
-    T query[MAX_ROWS * MAX_HEAD];
+    alignas(64) T query[MAX_ROWS * MAX_HEAD];
     int64_t limit[MAX_ROWS];           // keys that a query sees
-    uint32_t keys[MAX_HEAD * KEYS];    // the block's keys, turned
-    uint32_t values[KEYS * MAX_HEAD];  // the block's values, a word for each element of one key, or of two in bfloat16
-    float scores[MAX_ROWS * KEYS];     // logarithms to base 2 of the weights
-    T weights[MAX_ROWS * KEYS];
+    alignas(64) uint32_t keys[MAX_HEAD * KEYS];    // the block's keys, turned
+    alignas(64) uint32_t values[KEYS * MAX_HEAD];  // the block's values, a word for each element of one key, or of two in bfloat16
+    alignas(64) float scores[MAX_ROWS * KEYS];     // products of queries and keys
+    alignas(64) T weights[MAX_ROWS * KEYS];
     float best[MAX_ROWS];              // what weights are relative to
-    float sum[MAX_ROWS * LANES];       // of weights, in each lane
-    float out[MAX_ROWS * MAX_HEAD];
+    alignas(64) float sum[MAX_ROWS * LANES];       // of weights, in each lane
+    alignas(64) float out[MAX_ROWS * MAX_HEAD];
 };
 
-// Lays out the values of a block as a panel; a key beyond the last one has the last one's.
+// Lays out the values of a block as a panel; from the last key to the next block's there are zeros.
 inline void lay_out(uint32_t* panel, int width, const float* const* values, int count, int size) {
     for (int key = 0; key < count; ++key) std::memcpy(panel + key * width, values[key], size * sizeof(float));
 }
@@ -73,17 +74,21 @@ inline void lay_out(uint32_t* panel, int width, const bf16* const* values, int c
             words pair = load_bits(values[key] + i) | load_bits(values[std::min(key + 1, count - 1)] + i) << 16;
             std::memcpy(panel + key / 2 * width + i, &pair, sizeof pair);
         }
+    for (int word = (count + 1) / 2; word % BLOCK_WORDS != 0; ++word)
+        std::memset(panel + word * width, 0, width * sizeof(uint32_t));
 }
 
 // Turns a row's scores, of which it sees `seen`, into weights. A weight is added up as it is rounded.
 template <class T>
-inline void soften(Rows<T>& rows, int row, int seen) {
+inline void soften(Rows<T>& rows, int row, int seen, float scale) {
     float *scores = rows.scores + row * KEYS, *sum = rows.sum + row * LANES;
+    floats scaled[KEYS / LANES];
+    for (int i = 0; i < KEYS / LANES; ++i) scaled[i] = load(scores + i * LANES) * scale;
     if (seen < KEYS)
-        for (int i = 0; i < KEYS; i += LANES)
-            store(scores + i, numbers(i) < seen ? load(scores + i) : all(-std::numeric_limits<float>::infinity()));
-    floats top = load(scores);
-    for (int i = LANES; i < KEYS; i += LANES) top = higher(load(scores + i), top);
+        for (int i = 0; i < KEYS / LANES; ++i)
+            scaled[i] = numbers(i * LANES) < seen ? scaled[i] : all(-std::numeric_limits<float>::infinity());
+    floats top = scaled[0];
+    for (int i = 1; i < KEYS / LANES; ++i) top = higher(scaled[i], top);
     float best = highest(top);
     if (best > rows.best[row] + SLACK) {
         floats shrink = power_of_two(all(rows.best[row] - best));
@@ -94,30 +99,28 @@ inline void soften(Rows<T>& rows, int row, int seen) {
     }
     T* weights = rows.weights + row * KEYS;
     floats total = load(sum);
-    for (int i = 0; i < KEYS; i += LANES) {
-        store(weights + i, power_of_two(load(scores + i) - rows.best[row]));
-        total += load(weights + i);
+    for (int i = 0; i < KEYS / LANES; ++i) {
+        store(weights + i * LANES, power_of_two(scaled[i] - rows.best[row]));
+        total += load(weights + i * LANES);
     }
     store(sum, total);
 }
 
 // Takes the keys from `start` on, `count` of them, into account.
 template <class T>
-inline void take(Rows<T>& rows, const T* const* keys, const T* const* values, int64_t start, int count, float scale) {
+inline void take(Matrices& units, Rows<T>& rows, const T* const* keys, const T* const* values, int64_t start, int count,
+                 float scale) {
     int size = rows.size;
     turn(rows.keys, KEYS, keys, count, size / PER_WORD<T>);
-    tiles(rows.count, rows.query, size, rows.keys, KEYS, count, size / PER_WORD<T>,
-          [](int, int) { return floats{}; },
-          [&](int row, int key, floats sum) { store(rows.scores + row * KEYS + key, sum * scale); });
+    multiply(units, rows.count, rows.query, size, rows.keys, KEYS, count, size / PER_WORD<T>, rows.scores, KEYS, false);
     for (int row = 0; row < rows.count; ++row) {
         int seen = int(std::clamp<int64_t>(rows.limit[row] - start, 0, KEYS));
-        if (seen) soften(rows, row, seen);
+        if (seen) soften(rows, row, seen, scale);
         else std::memset(rows.weights + row * KEYS, 0, KEYS * sizeof(T));
     }
     lay_out(rows.values, rows.width, values, count, size);
-    tiles(rows.count, rows.weights, KEYS, rows.values, rows.width, size, (count + PER_WORD<T> - 1) / PER_WORD<T>,
-          [&](int row, int column) { return load(rows.out + row * rows.width + column); },
-          [&](int row, int column, floats sum) { store(rows.out + row * rows.width + column, sum); });
+    multiply(units, rows.count, rows.weights, KEYS, rows.values, rows.width, size, (count + PER_WORD<T> - 1) / PER_WORD<T>,
+             rows.out, rows.width, true);
 }
 
 // Not inlined, since a compiler that knows `rows` to be a thread's own looks it up again in every loop.
@@ -139,6 +142,7 @@ template <class T>
             store(rows.sum + row * LANES, floats{});
             std::fill_n(rows.out + row * rows.width, size, 0.0f);
         }
+    Matrices units;
     const int32_t* slots = batch.slots + batch.requests[sequence] * batch.slot_stride;
     int64_t width = int64_t(heads.kv) * size, last = rows.limit[rows.count - 1];
     for (int64_t start = 0; start < last; start += KEYS) {
@@ -150,7 +154,7 @@ template <class T>
             keys[key] = tensors.keys + at;
             values[key] = tensors.values + at;
         }
-        take(rows, keys, values, start, count, heads.scale * LOG2_E);
+        take(units, rows, keys, values, start, count, heads.scale * LOG2_E);
     }
     for (int row = 0; row < rows.count; ++row) {
         int64_t token = first_token + first_query + row / group;

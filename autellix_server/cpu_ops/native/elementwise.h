@@ -46,6 +46,8 @@ void rms_norm(const T* x, int64_t x_stride, T* residual, const T* weight, float 
     });
 }
 
+inline floats silu(floats x) { return x * reciprocal(1.0f + exponential(-x)); }
+
 // out[rows, width] = silu(x[:, :width]) * x[:, width:].
 template <class T>
 void silu_and_mul(const T* x, int64_t x_stride, T* out, int rows, int width) {
@@ -53,10 +55,7 @@ void silu_and_mul(const T* x, int64_t x_stride, T* out, int rows, int width) {
         const T* gate = x + row * x_stride;
         const T* up = gate + width;
         T* to = out + int64_t(row) * width;
-        for (int i = 0; i < width; i += LANES) {
-            floats g = load(gate + i);
-            store(to + i, g / (1.0f + exponential(-g)) * load(up + i));
-        }
+        for (int i = 0; i < width; i += LANES) store(to + i, silu(load(gate + i)) * load(up + i));
     });
 }
 

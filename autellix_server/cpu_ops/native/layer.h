@@ -6,14 +6,12 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <vector>
 
 #include "attention.h"
 #include "elementwise.h"
 #include "linear.h"
+#include "scratch.h"
 
 namespace autellix {
 
@@ -45,24 +43,6 @@ struct Step {
     int first;                 // whether this is the first layer: there is nothing to add
 };
 
-// Memory that is kept from call to call, aligned as vectors like it.
-template <class T>
-T* scratch(size_t count) {
-    struct Free {
-        void operator()(T* memory) const { std::free(memory); }
-    };
-    thread_local std::unique_ptr<T, Free> kept;
-    thread_local size_t size = 0;
-    if (size < count) {
-        size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
-        kept.reset();
-        kept.reset(static_cast<T*>(std::aligned_alloc(64, bytes)));
-        if (!kept) throw std::bad_alloc();
-        size = count;
-    }
-    return kept.get();
-}
-
 // Moves the rows `from[0]`, `from[1]`, ... to the front.
 template <class T>
 void keep_rows(T* x, int width, const int64_t* from, int count) {
@@ -91,7 +71,8 @@ void layer(const Shape& shape, const Weights<T>& weights, const Step<T>& step, T
     };
 
     const int64_t most = std::min(wanted, ROWS_AT_A_TIME);
-    T* normed = scratch<T>(std::max(rows * (hidden + 2 * kv) + wanted * 2 * q, most * (hidden + 3 * inner)));
+    thread_local Scratch<T> room;
+    T* normed = room.get(std::max(rows * (hidden + 2 * kv) + wanted * 2 * q, most * (hidden + 3 * inner)));
     T* pair = normed + rows * hidden;
     T* query = pair + rows * 2 * kv;
     T* read = query + wanted * q;

@@ -5,6 +5,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <mutex>
@@ -103,5 +104,13 @@ private:
     int workers_ = 0;
     std::mutex busy_;  // a second caller computes alone
 };
+
+// Calls body(first, end) for pieces of `count` things, `span` of them at a time or more, on any of the threads.
+template <class Body>
+void each_chunk(int count, int span, const Body& body) {
+    span = std::max(span, (count + Pool::MAX_CHUNKS - 1) / Pool::MAX_CHUNKS);
+    Pool::instance().run((count + span - 1) / span,
+                         [&](int chunk) { body(chunk * span, std::min(count, (chunk + 1) * span)); });
+}
 
 }  // namespace autellix

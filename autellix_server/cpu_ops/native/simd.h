@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <utility>
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -113,15 +113,32 @@ inline floats load(const bf16* from) { return (floats)(load_bits(from) << 16); }
 
 inline void store(float* to, floats v) { std::memcpy(to, &v, sizeof v); }
 
+#if !defined(__AVX512BF16__)
+// To the nearest, ties to even.
+inline words rounded(floats v) {
+    words bits = (words)v;
+    return v == v ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : words{} + 0x7fc0;
+}
+#endif
+
 inline void store(bf16* to, floats v) {
 #if defined(__AVX512BF16__)
     __m256bh h = _mm512_cvtneps_pbh((__m512)v);
 #else
-    words bits = (words)v;
-    words rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;  // to the nearest, ties to even
-    halves h = __builtin_convertvector(v == v ? rounded : (words{} + 0x7fc0), halves);
+    halves h = __builtin_convertvector(rounded(v), halves);
 #endif
     std::memcpy(to, &h, sizeof h);
+}
+
+// Lane by lane both numbers as bfloat16, `first` in the lower half of the word.
+inline words pair(floats first, floats second) {
+#if defined(__AVX512BF16__)
+    __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+    words turns = (words)numbers(0) | (words)numbers(16) << 16;
+    return (words)_mm512_permutexvar_epi16((__m512i)turns, both);
+#else
+    return rounded(first) | rounded(second) << 16;
+#endif
 }
 
 inline void store_one(float* to, float value) { *to = value; }
@@ -189,6 +206,16 @@ inline floats exponential(floats x) {
     p = p * r * r + r + 1.0f;
     integers exponent = __builtin_convertvector(n, integers) + 127;
     return p * (floats)(exponent << 23);
+}
+
+// 1 / x within 2 units in the last place, for x up to 2^126: a division takes as long as an exponential.
+inline floats reciprocal(floats x) {
+#if defined(__AVX512F__)
+    floats guess = (floats)_mm512_rcp14_ps((__m512)x);
+    return guess * (2.0f - x * guess);
+#else
+    return 1.0f / x;
+#endif
 }
 
 // What a dot product takes at a time: STEP elements of each side, multiplied and added into LANES float sums.

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "matrix.h"
 #include "simd.h"
 
 namespace autellix {
@@ -68,6 +69,29 @@ inline void tiles(int rows, const T* x, int64_t stride, const uint32_t* panel, i
             tile<T>(std::min(TILE_ROWS, rows - row), x + row * stride, stride, panel + first, width, depth,
                     [&](int r, int column) { return begin(row + r, first + column); },
                     [&](int r, int column, floats sum) { end(row + r, first + column, sum); });
+}
+
+// sums = dot(x, columns), added to what is there with `more`, a row's side by side and those of the next `line` further on.
+// On units for matrices rows, columns and words are taken to the next block: what the words beyond have there makes 0, and
+// there is room for the sums.
+template <class T>
+inline void multiply(Matrices& units, int rows, const T* x, int64_t stride, const uint32_t* panel, int width, int columns,
+                     int depth, float* sums, int line, bool more) {
+    if constexpr (sizeof(T) == sizeof(bf16))
+        if (has_matrices()) {
+            for (int row = 0; row < rows; row += BLOCK)
+                for (int first = 0; first < columns; first += BLOCK) {
+                    const T *above = x + row * stride, *below = above + QUARTER * stride;
+                    float* to = sums + row * line + first;
+                    rows - row > QUARTER
+                        ? units.multiply<BLOCK, BLOCK>(above, below, stride, panel + first, width, depth, to, line, more)
+                        : units.multiply<QUARTER, BLOCK>(above, below, stride, panel + first, width, depth, to, line, more);
+                }
+            return;
+        }
+    tiles(rows, x, stride, panel, width, columns, depth,
+          [&](int row, int column) { return more ? load(sums + row * line + column) : floats{}; },
+          [&](int row, int column, floats sum) { store(sums + row * line + column, sum); });
 }
 
 }  // namespace autellix

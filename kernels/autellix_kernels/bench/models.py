@@ -29,9 +29,14 @@ class Model:
     dtype: torch.dtype = torch.bfloat16
 
     @property
+    def component_bytes(self) -> list[int]:
+        """Bytes of a token in each component, all layers."""
+        return [self.layers * heads * dim * int(self.dtype.itemsize) for heads, dim in self.components]
+
+    @property
     def token_bytes(self) -> int:
         """Bytes of a token's KV."""
-        return self.layers * sum(heads * dim for heads, dim in self.components) * int(self.dtype.itemsize)
+        return sum(self.component_bytes)
 
 
 _GQA = ((8, 128), (8, 128))
@@ -49,7 +54,7 @@ MODELS = (
 def pools(
     model: Model, layout: HostLayout, *, blocks: int, page_size: int, device: torch.device
 ) -> tuple[DevicePool, HostPool]:
-    """Return a device pool and a host pool with room for twice as many blocks as are swapped."""
+    """Return a device pool and a host pool with room for the blocks that go out and as many others that come in."""
     slots = 2 * blocks * page_size
     device_pool = DevicePool(
         [
@@ -63,12 +68,14 @@ def pools(
 def transfers(device_pool: DevicePool, host_pool: HostPool, blocks: int, direction: Direction) -> list[Transfer]:
     """Return the swap of a call: one transfer of all layers out, or one for each layer in.
 
-    Its blocks are whole pages in any order, as a pool has them after a while; always the same.
+    Its blocks are whole pages in any order, as a pool has them after a while; always the same, and others out than in,
+    so that both can happen at once.
     """
     chance, page_size = random.Random(blocks), host_pool.page_size
     places = torch.arange(page_size)
+    mine = slice(None, blocks) if direction is Direction.OUT else slice(blocks, None)
     device_slots, host_slots = (
-        (torch.tensor(chance.sample(range(2 * blocks), blocks))[:, None] * page_size + places).flatten()
+        (torch.tensor(chance.sample(range(2 * blocks), 2 * blocks)[mine])[:, None] * page_size + places).flatten()
         for _ in range(2)
     )
     layers = range(device_pool.layers)

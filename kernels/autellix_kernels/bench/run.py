@@ -1,17 +1,19 @@
-"""Measuring swaps, one after the other, on a device with nothing else to do."""
+"""Measuring swaps, one after the other and both ways at once, on a device with nothing else to do."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 
+from autellix_kernels.bench.memory import Memory
 from autellix_kernels.bench.models import Model, pools, transfers
 from autellix_kernels.bench.rivals import RIVALS, asked
 from autellix_kernels.layout import HostLayout
 from autellix_kernels.link import fastest_s
-from autellix_kernels.select import Choice, Link
+from autellix_kernels.select import Link
 from autellix_kernels.swap import KERNELS, choice
 from autellix_kernels.transfer import Direction, SwapKernel, Transfer, Work
 
@@ -23,6 +25,9 @@ HOST_BLOCKS = (16, 64)
 
 HOST_BULK_BYTES = 16 << 20
 """Bytes of the large copy without a GPU."""
+
+BOTH = "both"
+"""What figures call out and in at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +57,28 @@ class Figure:
 
     Attributes:
         model: name of the model.
-        direction: out or in; in is one transfer for each layer.
-        blocks: how many were swapped.
-        kernel: name of the kernel.
+        direction: out, or in, which is one transfer for each layer, or both at once, of different slots.
+        blocks: how many were swapped; as many each way, if both.
+        kernel: name of the kernel; of the one out and the one in, if they are two.
         chosen: it is the one that would be chosen.
         moved_bytes: bytes of the swap.
         swap_s: seconds, the fastest of a few.
-        link_share: of what one large copy reached in this run.
+        link_share: of what one large copy reached in this run; of two such copies' rates together, if both.
+        times_alone: of both, `swap_s` by that of the slower direction alone: 1 where neither has to wait for the other;
+            `None` of one direction.
         launches: kernels started and calls of the driver.
         copies: of which the calls of the driver are made.
     """
 
     model: str
-    direction: Direction
+    direction: str
     blocks: int
     kernel: str
     chosen: bool
     moved_bytes: int
     swap_s: float
     link_share: float
+    times_alone: float | None
     launches: int
     copies: int
 
@@ -82,6 +90,21 @@ class Figure:
     def to_json(self) -> dict[str, object]:
         """Return everything, for machines."""
         return asdict(self) | {"bytes_s": self.bytes_s}
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What was not measured, as there is no memory for its pools.
+
+    Attributes:
+        model: name of the model.
+        blocks: how many would have been swapped.
+        why: what there is not enough of.
+    """
+
+    model: str
+    blocks: int
+    why: str
 
 
 def contenders(device: torch.device) -> tuple[list[SwapKernel], dict[str, str]]:
@@ -102,43 +125,119 @@ def contenders(device: torch.device) -> tuple[list[SwapKernel], dict[str, str]]:
     return able, unable
 
 
-def figures(plan: Plan) -> Iterator[Figure]:
-    """Yield what was measured, as it is measured."""
+def figures(plan: Plan, begun: Callable[[Model, int], None] = lambda model, blocks: None) -> Iterator[Figure | LeftOut]:
+    """Yield what was measured, as it is measured.
+
+    Args:
+        plan: what to measure.
+        begun: told what is measured next.
+    """
+    gpu = plan.device.type == "cuda"
     for model in plan.models:
         for blocks in plan.blocks:
-            yield from _figures(plan, model, blocks)
+            begun(model, blocks)
+            if gpu:
+                # Pools before this one are gone; torch would keep their memory.
+                torch.cuda.empty_cache()
+                torch.accelerator.empty_host_cache()
+            need = Memory.of_pools(model, blocks=blocks, page_size=plan.page_size, pinned=gpu)
+            if why := need.lacking(Memory.free(plan.device)):
+                yield LeftOut(model.name, blocks, why)
+            else:
+                yield from _figures(plan, model, blocks)
 
 
-def _figures(plan: Plan, model: Model, blocks: int) -> Iterator[Figure]:
+def _figures(plan: Plan, model: Model, blocks: int) -> Iterator[Figure | LeftOut]:
     """Yield those of one pair of pools, which are gone before the next one is made."""
     able, _ = contenders(plan.device)
-    both = pools(model, plan.layout, blocks=blocks, page_size=plan.page_size, device=plan.device)
+    try:
+        both = pools(model, plan.layout, blocks=blocks, page_size=plan.page_size, device=plan.device)
+    except RuntimeError as error:  # which torch raises for memory, of a type for each kind of it
+        yield LeftOut(model.name, blocks, str(error).partition("\n")[0])
+        return
+    parts = {direction: transfers(*both, blocks, direction) for direction in Direction}
+    chosen = {direction: choice(*both, direction).kernel for direction in Direction}
+    alone: dict[tuple[Direction, str], tuple[Swap, Figure]] = {}
     for direction in Direction:
-        parts, chosen = transfers(*both, blocks, direction), choice(*both, direction)
         for kernel in able:
-            if mine := asked(kernel, parts):
-                yield _figure(plan, model, blocks, kernel, mine, chosen)
+            if mine := asked(kernel, parts[direction]):
+                swap = Swap(kernel, mine)
+                figure = _figure(plan, model, blocks, [swap], chosen=kernel.name == chosen[direction])
+                alone[direction, kernel.name] = swap, figure
+                yield figure
+    pairs = [(name, name) for direction, name in alone if direction is Direction.OUT]
+    mixed = chosen[Direction.OUT], chosen[Direction.IN]
+    if mixed not in pairs and all((direction, chosen[direction]) in alone for direction in Direction):
+        pairs.append(mixed)
+    for out, inward in pairs:
+        ways = [alone[Direction.OUT, out], alone[Direction.IN, inward]]
+        slower_s = max(figure.swap_s for _, figure in ways)
+        swaps = [swap for swap, _ in ways]
+        yield _figure(plan, model, blocks, swaps, chosen=(out, inward) == mixed, slower_s=slower_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """A swap in one direction, which anybody may ask for as often as they like.
+
+    Attributes:
+        kernel: what copies.
+        parts: what is copied, at least one transfer.
+    """
+
+    kernel: SwapKernel
+    parts: Sequence[Transfer]
+
+    def __call__(self) -> Work:
+        """Copy, in the current stream on a GPU."""
+        return sum((self.kernel.copy(part) for part in self.parts), Work())
+
+
+def at_once(device: torch.device, swaps: Sequence[Callable[[], Work]]) -> Work:
+    """Ask for swaps that begin together, each in a stream of its own; without a GPU they are done one after the other.
+
+    Args:
+        device: a GPU's current stream goes on when all of them are done.
+        swaps: at most two; one thread asks for them in this order, as that of an engine would.
+    """
+    if device.type != "cuda":
+        return sum((swap() for swap in swaps), Work())
+    current, streams = torch.cuda.current_stream(device), _streams(device)[: len(swaps)]
+    for stream in streams:
+        stream.wait_stream(current)
+    work = Work()
+    for stream, swap in zip(streams, swaps, strict=True):
+        with torch.cuda.stream(stream):
+            work += swap()
+    for stream in streams:
+        current.wait_stream(stream)
+    return work
+
+
+@functools.cache
+def _streams(device: torch.device) -> tuple[torch.cuda.Stream, torch.cuda.Stream]:
+    return torch.cuda.Stream(device), torch.cuda.Stream(device)
 
 
 def _figure(
-    plan: Plan, model: Model, blocks: int, kernel: SwapKernel, parts: Sequence[Transfer], chosen: Choice
+    plan: Plan, model: Model, blocks: int, swaps: Sequence[Swap], *, chosen: bool, slower_s: float | None = None
 ) -> Figure:
-    direction, moved = parts[0].direction, sum(part.moved_bytes for part in parts)
-
-    def swap() -> Work:
-        return sum((kernel.copy(part) for part in parts), Work())
-
-    work = swap()
-    swap_s = fastest_s(swap, plan.device)
+    """Measure one swap, or two at once, of which the slower alone took `slower_s`."""
+    works: list[Work] = []
+    swap_s = fastest_s(lambda: works.append(at_once(plan.device, swaps)), plan.device)
+    directions = [swap.parts[0].direction for swap in swaps]
+    moved = sum(part.moved_bytes for swap in swaps for part in swap.parts)
+    link_bytes_s = sum(plan.links[direction].bulk_bytes_s for direction in directions)
     return Figure(
         model=model.name,
-        direction=direction,
+        direction=BOTH if len(swaps) > 1 else directions[0],
         blocks=blocks,
-        kernel=kernel.name,
-        chosen=kernel.name == chosen.kernel,
+        kernel="+".join(dict.fromkeys(swap.kernel.name for swap in swaps)),
+        chosen=chosen,
         moved_bytes=moved,
         swap_s=swap_s,
-        link_share=moved / swap_s / plan.links[direction].bulk_bytes_s,
-        launches=work.launches,
-        copies=work.copies,
+        link_share=moved / swap_s / link_bytes_s,
+        times_alone=None if slower_s is None else swap_s / slower_s,
+        launches=works[0].launches,
+        copies=works[0].copies,
     )

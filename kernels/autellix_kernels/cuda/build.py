@@ -74,3 +74,9 @@ def build(nvcc: str, target: Path, *, more: Sequence[str] = ()) -> str | None:
     finally:
         fresh.unlink(missing_ok=True)
     return None
+
+
+def first_error(said: str) -> str:
+    """Return the first line of a compiler's output that has an error, or else its first line."""
+    lines = said.splitlines()
+    return next((line for line in lines if "error" in line.lower()), lines[0]).strip()

@@ -18,22 +18,25 @@ STAGE_BYTES = 64 << 20
 """Device memory that a stage takes for the length of a swap, unless one page needs more."""
 
 
-class _Compiled:
-    """What the kernels of the library have in common."""
+class Compiled:
+    """What those have in common that are made of the library's functions."""
+
+    launches = True
+    """It has kernels of its own, and not the driver's copies alone."""
 
     def refusal(self, device: torch.device) -> str | None:
-        """Return why it cannot run: it cannot be compiled here, by the first who asks.
+        """Return why it cannot run: it cannot be compiled here, by the first who asks, or the GPU cannot run it.
 
         Without a GPU the same code runs on the host, for tests.
         """
         try:
-            load()
+            library = load()
         except KernelUnavailable as error:
             return str(error)
-        return None
+        return library.refusal(device, launches=self.launches) if device.type == "cuda" else None
 
 
-class CudaSwap(_Compiled):
+class CudaSwap(Compiled):
     """One kernel that reads one pool and writes the other, the host's pinned memory by its mapped address."""
 
     name = "cuda"
@@ -57,11 +60,12 @@ class CudaSwap(_Compiled):
         return Work(launches=len(pool.components))
 
 
-class CudaStagedSwap(_Compiled):
+class CudaStagedSwap(Compiled):
     """The same kernel between the device pool and a stage beside it, and bulk copies between the stage and the host.
 
     The stage is laid out as the host is, and its pages are in the host's order: what is adjacent there is one copy,
-    all of a swap at best. A swap larger than the stage goes in several turns.
+    all of a swap at best. A swap larger than the stage goes in several turns; where the GPU has no memory for a stage,
+    the kernel goes straight.
 
     Args:
         stage_bytes: memory for the stage.
@@ -79,7 +83,10 @@ class CudaStagedSwap(_Compiled):
         device_slots = transfer.device_slots.cpu()[order]
         page_size = transfer.host_pool.page_size
         pages, page_of = torch.unique_consecutive(host_slots // page_size, return_inverse=True)
-        stage = self._stage(transfer, len(pages))
+        try:
+            stage = self._stage(transfer, len(pages))
+        except torch.OutOfMemoryError:
+            return CudaSwap().copy(transfer)
         pages_a_turn = stage.slots // page_size
         ends = torch.searchsorted(page_of, torch.arange(0, len(pages) + pages_a_turn, pages_a_turn)).tolist()
         work = Work()
@@ -107,7 +114,7 @@ class CudaStagedSwap(_Compiled):
         return HostPool.stage(transfer.host_pool, layers=layers, pages=room, device=pool.device)
 
 
-class BatchSwap(_Compiled):
+class BatchSwap(Compiled):
     """The driver's own copies, in one batch: one for every run of slots that are adjacent on both sides, in a layer.
 
     Without any kernel: the GPU computes undisturbed, and copies of large runs reach the speed of the link.
@@ -115,6 +122,7 @@ class BatchSwap(_Compiled):
 
     name = "batch"
     slots_on_host = True
+    launches = False
 
     def copy(self, transfer: Transfer) -> Work:
         """Copy, in one call of the driver."""

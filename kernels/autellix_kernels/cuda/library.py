@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +47,31 @@ class Rows(ctypes.Structure):
 class SwapLibrary:
     """The compiled kernels. On a GPU they take their turn in its current stream, on a CPU they are done on return.
 
+    Attributes:
+        functions: those of ``swap.cu``.
+        compiled_version: of the CUDA that they were compiled by, 12080 for 12.8.
+
     Args:
         file: what `build.build` made.
     """
 
     def __init__(self, file: Path) -> None:
-        self._functions = ctypes.CDLL(str(file))
-        self._functions.autellix_swap_error.restype = ctypes.c_char_p
+        self._file, self.functions = file, ctypes.CDLL(str(file))
+        self.functions.autellix_swap_error.restype = ctypes.c_char_p
         for name, signature in _SIGNATURES.items():
-            getattr(self._functions, name).argtypes = signature
+            getattr(self.functions, name).argtypes = signature
+        self.compiled_version: int = self.functions.autellix_compiled_version()
+
+    def refusal(self, device: torch.device, *, launches: bool) -> str | None:
+        """Return why it cannot serve a GPU, with the remedy; `None` if it can.
+
+        Args:
+            device: the GPU.
+            launches: not only the driver's copies are asked for but kernels, which need code for the GPU.
+        """
+        if reason := driver_refusal(self.compiled_version, self.functions.autellix_driver_version()):
+            return f"{reason}, and delete {self._file}"
+        return capability_refusal(torch.cuda.get_device_capability(device)) if launches else None
 
     def swap_rows(
         self,
@@ -96,9 +114,9 @@ class SwapLibrary:
         if device.type == "cuda":
             with torch.cuda.device(device):
                 stream = torch.cuda.current_stream(device).cuda_stream
-                self._check(self._functions.autellix_swap_rows(*arguments, BLOCKS, stream))
+                self._check(self.functions.autellix_swap_rows(*arguments, BLOCKS, stream))
         else:
-            self._check(self._functions.autellix_swap_rows_on_host(*arguments))
+            self._check(self.functions.autellix_swap_rows_on_host(*arguments))
 
     def copy_runs(self, copies: Copies, device: torch.device, direction: Direction, *, batched: bool = True) -> Work:
         """Copy runs of bytes between host memory and the device.
@@ -116,21 +134,35 @@ class SwapLibrary:
         count = len(copies.sizes)
         arguments = (*(column.data_ptr() for column in columns), count)
         if device.type != "cuda":
-            self._check(self._functions.autellix_copy_runs_on_host(*arguments))
+            self._check(self.functions.autellix_copy_runs_on_host(*arguments))
         else:
-            function = self._functions.autellix_copy_runs if batched else self._functions.autellix_copy_each
-            with torch.cuda.device(device):
-                current = torch.cuda.current_stream(device)
-                # Batches are not allowed in the default stream.
-                stream = current if current.cuda_stream else _side_stream(device)
-                stream.wait_stream(current)
-                self._check(function(*arguments, direction is Direction.OUT, stream.cuda_stream))
-                current.wait_stream(stream)
+            function = self.functions.autellix_copy_runs if batched else self.functions.autellix_copy_each
+            with torch.cuda.device(device), _batch_stream(device) as stream:
+                self._check(function(*arguments, direction is Direction.OUT, stream))
         return Work(launches=1 if batched else count, copies=count)
 
     def _check(self, error: int) -> None:
         if error:
-            raise TransferFailed(f"CUDA: {self._functions.autellix_swap_error(error).decode()} ({error})")
+            raise TransferFailed(f"CUDA: {self.functions.autellix_swap_error(error).decode()} ({error})")
+
+
+@contextmanager
+def _batch_stream(device: torch.device) -> Iterator[int]:
+    """Give the handle of a stream for copies that take their turn in the current one.
+
+    Batches are not allowed in the default stream: for that it is one beside it, which the default stream waits for even
+    if the copies end in an error, as some may be on their way to memory that is then given back.
+    """
+    current = torch.cuda.current_stream(device)
+    if current.cuda_stream:
+        yield current.cuda_stream
+        return
+    side = _side_stream(device)
+    side.wait_stream(current)
+    try:
+        yield side.cuda_stream
+    finally:
+        current.wait_stream(side)
 
 
 @functools.cache
@@ -138,21 +170,57 @@ def _side_stream(device: torch.device) -> Any:
     return torch.cuda.Stream(device)
 
 
-@functools.cache
 def load() -> SwapLibrary:
     """Return the kernels, compiled for this Python environment the first time that anybody asks.
 
     Raises:
-        KernelUnavailable: there is no nvcc, or it failed, or its work cannot be kept or loaded.
+        KernelUnavailable: there is no nvcc, or it failed, or its work cannot be kept or loaded; it is not tried again.
     """
+    outcome = _loaded()
+    if isinstance(outcome, str):
+        raise KernelUnavailable(outcome)
+    return outcome
+
+
+@functools.cache
+def _loaded() -> SwapLibrary | str:
+    """Return the kernels, or why there are none."""
     file = build.library(Path(sys.prefix) / build.FOLDER)
     try:
         if not file.exists():
             nvcc = build.compiler()
             if nvcc is None:
-                raise KernelUnavailable("there is no nvcc; install CUDA's compiler, or let NVCC name it")
+                return "there is no nvcc; install CUDA's compiler, or let NVCC name it"
             if said := build.build(nvcc, file):
-                raise KernelUnavailable(f"{nvcc} failed: {said}")
+                return f"{nvcc} failed, and NVCC may name another: {build.first_error(said)}"
         return SwapLibrary(file)
     except OSError as error:
-        raise KernelUnavailable(f"{file} cannot be made or loaded: {error}") from error
+        return f"{file} cannot be made or loaded: {error}"
+
+
+def driver_refusal(compiled: int, driver: int) -> str | None:
+    """Return why a driver cannot run what a compiler made, with the remedy; `None` if it can.
+
+    Args:
+        compiled: version of CUDA that the compiler is of, 12080 for 12.8.
+        driver: newest version that the driver knows, in the same way.
+    """
+    if driver // 1000 >= compiled // 1000:
+        return None
+    return (
+        f"it was compiled by CUDA {_version(compiled)}, and the driver knows CUDA up to {_version(driver)}; "
+        "install a newer driver, or let NVCC name an older compiler"
+    )
+
+
+def capability_refusal(capability: tuple[int, int]) -> str | None:
+    """Return why there is no code for GPUs of a compute capability; `None` if there is."""
+    first = build.ARCHITECTURES[0]
+    if capability >= (int(first[:-1]), int(first[-1])):
+        return None
+    major, minor = capability
+    return f"the GPU's compute capability is {major}.{minor}, and it is compiled for {first[:-1]}.{first[-1]} and later"
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"

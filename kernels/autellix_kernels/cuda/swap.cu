@@ -61,6 +61,14 @@ extern "C" {
 
 const char* autellix_swap_error(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
 
+// Versions as CUDA has them, 12080 for 12.8: of the compiler that made this, and of the driver, 0 where there is none.
+int autellix_compiled_version() { return CUDART_VERSION; }
+
+int autellix_driver_version() {
+    int version = 0;
+    return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
+}
+
 // Copies rows in the stream. The host's memory is given as the process sees it: pinned, or a stage on the device.
 int autellix_swap_rows(const Rows* given, int access, int out, int blocks, cudaStream_t stream) {
     Rows rows = *given;
@@ -87,10 +95,10 @@ int autellix_copy_each(void** to, const void** from, const size_t* sizes, size_t
     return cudaSuccess;
 }
 
-// Copies runs of bytes in the stream by one call, where CUDA has one; not in the default stream if there are several.
+// Copies runs of bytes in the stream, by one call where compiler and driver have one; several not in the default stream.
 int autellix_copy_runs(void** to, const void** from, const size_t* sizes, size_t count, int out, cudaStream_t stream) {
 #if CUDART_VERSION >= 12080
-    if (count > 1) {
+    if (count > 1 && autellix_driver_version() >= 12080) {
         cudaMemcpyAttributes attributes = {};
         attributes.srcAccessOrder = cudaMemcpySrcAccessOrderStream;
         attributes.flags = cudaMemcpyFlagPreferOverlapWithCompute;
