@@ -2,22 +2,25 @@
 
 Takes the device. On CUDA SGLang's own pool is tested beside ours. Prints one JSON object per case: pool, page size,
 layout, copy backend, dtype, tokens, and whether every bit of every layer came back, slots that had no part in it were
-left alone, the host slots beside them too, and whether our pool finds the one page of which a bit is turned.
+left alone, the host slots beside them too, and whether our pool finds the one page of which a bit is turned. On a CPU
+then what it says to what it cannot do.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import torch
+from autellix_kernels.select import SWITCH
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 from sglang.srt.mem_cache.pool_host.mha import MHATokenToKVPoolHost
 
-from autellix_server.sglang_plugin.host_pool import LAYOUTS, KernelHostPool
+from autellix_server.sglang_plugin.host_pool import ENGINE, LAYOUTS, KernelHostPool
 from autellix_server.sglang_plugin.swap_check import SwapCheck
 
 BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
@@ -182,6 +185,21 @@ def main() -> None:
     world = WORLDS[sys.argv[1]]
     for page_size, way, dtype, pages in product(world.page_sizes, world.ways, BITS, (1, 7, 13)):
         print(json.dumps(round_trip(world, page_size, way, dtype, pages)))
+    if world.device == "cpu":
+        for layout, kernel in (("page_head", ""), ("page_first", ENGINE)):
+            os.environ[SWITCH] = kernel
+            print(json.dumps({"refused": refusal(world, layout)}))
+
+
+def refusal(world: World, layout: str) -> str | None:
+    """What our pool ends the process with; `None` if it does not."""
+    device = device_pool(world, 16, torch.float32, torch.Generator())
+    info = device.get_device_pool_infos()[0].buffer_info
+    try:
+        KernelHostPool(info, 2.0, 0, 16, layout, device_capacity_tokens=240, start_layer=0, end_layer=world.layers)
+    except SystemExit as ending:
+        return str(ending)
+    return None
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from tests.integration.bare_engine import (
     under_strain,
 )
 from tests.integration.completions import Answer, complete, prompt, undisturbed
-from tests.integration.host_pool import faulty, round_trips
+from tests.integration.host_pool import faulty, refusals, round_trips
 
 pytestmark = pytest.mark.engine
 
@@ -128,7 +128,7 @@ def test_preempted_calls_go_on_from_host_memory(swapping: BareEngine) -> None:
     bills = [answer.bill for answer in answers]
     preemptions = sum(bill.preemptions for bill in bills)
     assert preemptions >= 10
-    most = PAGE + swapping.counts()["swap"]["load_threshold_tokens"] - 1
+    most = swapping.most_recomputed(PAGE)
     assert all(bill.recomputed_tokens <= bill.preemptions * most for bill in bills)
     assert sum(bill.swapped_tokens for bill in bills) > 500
     counts = swapping.counts()
@@ -186,7 +186,7 @@ def test_calls_that_the_engine_retracts_go_on_from_host_memory(swapping: BareEng
     answers, calm = crowd(swapping, 100, 4, ignore_eos=False, max_tokens=100)
     assert texts(answers) == texts(calm)
     assert swapping.counts()["retractions"] > before
-    most = PAGE + swapping.counts()["swap"]["load_threshold_tokens"] - 1
+    most = swapping.most_recomputed(PAGE)
     assert all(answer.bill.recomputed_tokens <= answer.bill.preemptions * most for answer in answers)
     assert_nothing_is_left(swapping)
 
@@ -232,3 +232,12 @@ def test_kv_is_bit_equal_after_a_round_trip(engine_python: Path) -> None:
     cases = round_trips(engine_python, "cpu")
     assert len({(case["page_size"], case["layout"], case["dtype"], case["tokens"]) for case in cases}) == 2 * 3 * 2 * 3
     assert faulty(cases) == []
+
+
+def test_what_the_pool_cannot_do_is_refused_before_it_takes_memory(engine_python: Path) -> None:
+    """A layout of another kind, and SGLang's own copies; the sentence has the remedy."""
+    assert refusals(engine_python) == [
+        "autellix: --hicache-mem-layout is page_head: on a CPU choose one of: "
+        "layer_first, page_first, page_first_direct",
+        "autellix: AUTELLIX_SWAP_KERNEL is engine: SGLang has no copies of its own for a CPU; unset it",
+    ]
