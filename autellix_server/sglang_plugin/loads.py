@@ -78,7 +78,7 @@ class LoadHooks:
         backend = tree.cache_controller.io_backend
         self._pool.start(backend, self.check)
         self._cost = self._agreed(self._pool.load_cost(backend))
-        _log.info("KV between device and host memory: %s", self.state())
+        _log.info("KV between device and host memory: %s", self.state()["swap"])
 
     def load(self, original: Callable[..., Any], controller: Any, host_indices: Any, *args: Any, **options: Any) -> Any:
         """AROUND `HybridCacheController.load`: load nothing, as if there were no room, when a page of it is damaged."""

@@ -149,6 +149,7 @@ def test_engine_says_how_it_copies_and_what_it_loads(swapping: BareEngine) -> No
     assert swap["prefill_tokens_s"] > 0
     assert 0 < swap["load"]["token_s"] < 1 / swap["prefill_tokens_s"]
     assert 1 <= swap["load_threshold_tokens"] < 100
+    assert "KV between device and host memory: {'copies'" in swapping.log_path.read_text()
 
 
 @pytest.mark.usefixtures("damage")
@@ -236,8 +237,8 @@ def test_kv_is_bit_equal_after_a_round_trip(engine_python: Path) -> None:
 
 def test_what_the_pool_cannot_do_is_refused_before_it_takes_memory(engine_python: Path) -> None:
     """A layout of another kind, and SGLang's own copies; the sentence has the remedy."""
+    layouts = "layer_first, page_first, page_first_direct"
     assert refusals(engine_python) == [
-        "autellix: --hicache-mem-layout is page_head: on a CPU choose one of: "
-        "layer_first, page_first, page_first_direct",
+        f"autellix: --hicache-mem-layout is page_head: on a CPU choose one of: {layouts}",
         "autellix: AUTELLIX_SWAP_KERNEL is engine: SGLang has no copies of its own for a CPU; unset it",
     ]
