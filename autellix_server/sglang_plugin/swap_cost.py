@@ -56,9 +56,9 @@ def load_threshold(load: LoadCost, prefill_tokens_s: float | None) -> int:
         return 1
     # What a token gains, which has to make up for the fixed time.
     gain_s = 1 / prefill_tokens_s - load.token_s
-    if gain_s <= 0:
+    if load.fixed_s >= gain_s * NEVER:
         return NEVER
-    return int(min(NEVER, math.floor(load.fixed_s / gain_s) + 1))
+    return math.floor(load.fixed_s / gain_s) + 1
 
 
 class PrefillRate:
