@@ -34,7 +34,10 @@ ENGINE = "engine"
 """What `SWITCH` is for SGLang's own copies, and what is shown for a kernel where these serve."""
 
 _MEASURED_BYTES = 16 << 20
-"""Bytes of the larger load that the cost of loads is measured by."""
+"""Bytes of the larger load that the cost of loads is measured by, if that is as many pages as below."""
+
+_MEASURED_PAGES = 4
+"""Pages of it at least."""
 
 
 class KernelHostPool(MHATokenToKVPoolHost):  # type: ignore[misc]
@@ -96,8 +99,8 @@ class KernelHostPool(MHATokenToKVPoolHost):  # type: ignore[misc]
         device_kv, host_kv = self._kv
         few = self.page_size
         # The first page of the device is left alone: padding is read from there.
-        room = min(device_kv.slots - few, host_kv.slots, _MEASURED_BYTES // sum(device_kv.row_bytes) // self.layer_num)
-        many = room // few * few
+        enough = max(_MEASURED_BYTES // (sum(device_kv.row_bytes) * self.layer_num), _MEASURED_PAGES * few)
+        many = min(device_kv.slots - few, host_kv.slots, enough) // few * few
         if many <= few:
             return None
         for component in range(len(host_kv.buffers)):
@@ -245,9 +248,10 @@ class KernelHostPool(MHATokenToKVPoolHost):  # type: ignore[misc]
 def host_pool_class(original: Callable[[Any], type], buffer_info: Any) -> type:
     """AROUND `get_mha_host_pool_cls`: return our pool; for KV that it does not know SGLang's, which no CPU can use."""
     stock = original(buffer_info)
-    if stock is MHATokenToKVPoolHost:
+    on_cpu = buffer_info.device.type == "cpu"
+    if stock is MHATokenToKVPoolHost and (on_cpu or (buffer_info.device.type == "cuda" and torch.version.cuda)):
         return KernelHostPool
-    if buffer_info.device.type == "cpu":
+    if on_cpu:
         refuse(f"KV in a {stock.__name__} cannot be kept in host memory on a CPU; leave out --host-kv-gb")
     return stock
 
