@@ -160,11 +160,8 @@ def test_kv_that_was_damaged_in_host_memory_is_computed_again(swapping: BareEngi
     answers, calm = crowd(swapping, 400, 6, max_tokens=32)
     assert texts(answers) == texts(calm)
     after = swapping.counts()
-    checked, failed, loaded = (
-        after[name] - before[name] for name in ("swap_pages_checked", "swap_pages_failed", "swapped_in_tokens")
-    )
+    checked, failed = (after[name] - before[name] for name in ("swap_pages_checked", "swap_pages_failed"))
     assert checked > failed > 0
-    assert loaded > 0
     assert "of KV changed in host memory" in swapping.log_path.read_text()
     assert_nothing_is_left(swapping)
 
