@@ -9,11 +9,11 @@ charged at the beginning of the pass after it ended, at the same point of every 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from autellix_server.sglang_plugin.driver import EngineCall
+Step = TypeVar("Step")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,38 +29,38 @@ class Reading:
     steps_us: tuple[int, ...]
 
 
-class PlannerClock:
+class PlannerClock(Generic[Step]):
     """Tells the planner of one scheduler process the time. Single-threaded.
 
     A scheduler without peers goes by its own clock, and its steps are charged as they end.
 
     Args:
         now_us: this process's monotonic clock in whole microseconds.
-        charge: takes over a step that ended: its calls and its length in microseconds.
+        charge: takes over a step that ended: what is known of it, and its length in microseconds.
     """
 
-    def __init__(self, now_us: Callable[[], int], charge: Callable[[Sequence[EngineCall], int], None]) -> None:
+    def __init__(self, now_us: Callable[[], int], charge: Callable[[Step, int], None]) -> None:
         self._own_us = now_us
         self._charge = charge
         self._reading: Reading | None = None
         # Of several ranks: steps that ended since the last reading, with their lengths by this rank's own clock.
-        self._uncharged: list[tuple[Sequence[EngineCall], int]] = []
+        self._uncharged: list[tuple[Step, int]] = []
 
     def now_us(self) -> int:
         """Return the time in whole microseconds; of several ranks, as of the pass that is under way."""
         return self._own_us() if self._reading is None else self._reading.now_us
 
-    def step_ended(self, calls: Sequence[EngineCall], length_us: int) -> None:
-        """Charge `calls` for a step, of several ranks as soon as rank 0 has told its length.
+    def step_ended(self, step: Step, length_us: int) -> None:
+        """Charge for a step, of several ranks as soon as rank 0 has told its length.
 
         Args:
-            calls: those that took part.
+            step: what is known of it, the same on every rank.
             length_us: wall time by this process's clock.
         """
         if self._reading is None:
-            self._charge(calls, length_us)
+            self._charge(step, length_us)
         else:
-            self._uncharged.append((calls, length_us))
+            self._uncharged.append((step, length_us))
 
     def receive(
         self, original: Callable[..., Any], receiver: Any, recv_reqs: list[Any] | None, local_reqs: Any = None
@@ -78,8 +78,8 @@ class PlannerClock:
         ended, self._uncharged = self._uncharged, []
         if len(ended) != len(self._reading.steps_us):
             raise ValueError(f"ranks differ: {len(ended)} steps here, {len(self._reading.steps_us)} on rank 0")
-        for (calls, _), length_us in zip(ended, self._reading.steps_us, strict=True):
-            self._charge(calls, length_us)
+        for (step, _), length_us in zip(ended, self._reading.steps_us, strict=True):
+            self._charge(step, length_us)
         return received
 
     def _read(self) -> Reading:

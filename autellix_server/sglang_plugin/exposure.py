@@ -28,6 +28,8 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "retractions": ("retractions", "Running calls that the engine made leave, for want of memory."),
     "swapped_out_tokens": ("swapped_out_tokens", "Tokens of KV copied to host memory."),
     "swapped_in_tokens": ("swapped_in_tokens", "Tokens of KV loaded back from host memory."),
+    "swap_pages_checked": ("swap_pages_checked", "Pages of KV that were checked before they were loaded back."),
+    "swap_pages_failed": ("swap_pages_failed", "Pages of KV that had changed in host memory, and were computed again."),
     "host_locks_refused": ("host_locks_refused", "Times that a call's KV was not locked for want of host memory."),
 }
 """Name of the counter, after ``autellix_`` and before ``_total``, and its help, by what is counted."""

@@ -17,8 +17,9 @@ from autellix_server.sglang_plugin.driver import PlannerDriver
 from autellix_server.sglang_plugin.exposure import Exposure
 from autellix_server.sglang_plugin.guard import Target, missing
 from autellix_server.sglang_plugin.heap import give_back
-from autellix_server.sglang_plugin.host_pool import host_pool_class
+from autellix_server.sglang_plugin.host_pool import host_pool_class, pool_of, smallest
 from autellix_server.sglang_plugin.kept import KeptKv
+from autellix_server.sglang_plugin.loads import LoadHooks
 from autellix_server.sglang_plugin.penalties import PenaltyHooks
 from autellix_server.sglang_plugin.platform import on_cpu
 from autellix_server.sglang_plugin.preemption import PreemptionHooks
@@ -60,14 +61,16 @@ def register(settings: PluginSettings, marker: dict[str, Any]) -> None:
         settings: what the engine was told.
         marker: reported when SGLang says that it is ready, with the number of hooks that are really in place.
     """
+    targets = scheduler_targets(planned=settings.planned)
     driver = PlannerDriver(settings.policy, settings.planner) if settings.planned else None
     swap = SwapHooks(release_kv_cache, match_kv_cache) if settings.planned else None
-    hooks = SchedulerHooks(envelope.read, monotonic_us, driver, swap, Exposure(settings.engine_name, monotonic_us))
+    loads = LoadHooks(settings.swap_check, pool_of, smallest) if settings.planned else None
+    exposure = Exposure(settings.engine_name, monotonic_us)
+    hooks = SchedulerHooks(envelope.read, monotonic_us, driver, swap, exposure, loads)
 
     def add_marker(info: dict[str, Any], scheduler: Any) -> dict[str, Any]:
         if on_cpu():
             give_back()
-        targets = scheduler_targets(planned=settings.planned)
         return info | {MARKER_KEY: {**marker, "hooks": len(targets) - len(missing(targets))}}
 
     around: Hooks = (
@@ -76,7 +79,8 @@ def register(settings: PluginSettings, marker: dict[str, Any]) -> None:
         (ON_IDLE, hooks.idle),
         (STREAMER_CLASS, hooks.output_streamer_class),
         *(_planner_hooks(driver, swap, hooks.clock) if driver is not None and swap is not None else ()),
-        *(((HOST_POOL_CLASS, host_pool_class),) if on_cpu() else ()),
+        *(_load_hooks(loads) if loads is not None else ()),
+        *(((HOST_POOL_CLASS, host_pool_class),) if HOST_POOL_CLASS in targets else ()),
     )
     for target, hook in around:
         HookRegistry.register(target.path, hook, HookType.AROUND)
@@ -84,7 +88,7 @@ def register(settings: PluginSettings, marker: dict[str, Any]) -> None:
     HookRegistry.register(INTERNAL_STATE.path, hooks.internal_state, HookType.AFTER)
 
 
-def _planner_hooks(driver: PlannerDriver, swap: SwapHooks, clock: PlannerClock) -> Hooks:
+def _planner_hooks(driver: PlannerDriver, swap: SwapHooks, clock: PlannerClock[Any]) -> Hooks:
     kept = KeptKv(match_kv_cache)
     preemption = PreemptionHooks(driver, RoomMeter(CLIP_MAX_NEW_TOKENS), kept, swap.release, clock.now_us)
     penalties = PenaltyHooks(penalizers.count, penalizers.replay)
@@ -104,3 +108,7 @@ def _planner_hooks(driver: PlannerDriver, swap: SwapHooks, clock: PlannerClock) 
         (HOST_WRITE, swap.write),
         (HOST_LOAD, swap.load),
     )
+
+
+def _load_hooks(loads: LoadHooks) -> Hooks:
+    return ((INIT_HICACHE, loads.init_hicache), (HOST_LOAD, loads.load))

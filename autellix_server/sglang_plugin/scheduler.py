@@ -13,6 +13,7 @@ from autellix_server.scheduling.bounds import BoundsInUse
 from autellix_server.sglang_plugin.clock import PlannerClock
 from autellix_server.sglang_plugin.driver import EngineCall, PlannerDriver
 from autellix_server.sglang_plugin.exposure import Counted, Exposure
+from autellix_server.sglang_plugin.loads import LoadHooks
 from autellix_server.sglang_plugin.records import CallTag, RequestRecord
 from autellix_server.sglang_plugin.requests import call_of, open_state, state_of
 from autellix_server.sglang_plugin.swap import SwapHooks
@@ -32,6 +33,19 @@ class _Step:
     settled: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Charge:
+    """What is charged for one step, the same on every rank.
+
+    Attributes:
+        calls: those that took part.
+        prefilled_tokens: computed as prompts, if the step waited for no KV to be loaded; else 0.
+    """
+
+    calls: Sequence[EngineCall]
+    prefilled_tokens: int
+
+
 class SchedulerHooks:
     """The hooks, and what they keep between calls. One instance per scheduler process, single-threaded.
 
@@ -41,6 +55,7 @@ class SchedulerHooks:
         driver: charged for what requests are served; `None` where the engine goes by its own order.
         swap: asked for its counts; `None` where the engine goes by its own order.
         exposure: shows what is counted; `None`: it is shown in the internal state only.
+        loads: told what steps compute, and asked for its counts; `None` where the engine goes by its own order.
 
     Attributes:
         clock: what the driver is told of time.
@@ -53,6 +68,7 @@ class SchedulerHooks:
         driver: PlannerDriver | None = None,
         swap: SwapHooks | None = None,
         exposure: Exposure | None = None,
+        loads: LoadHooks | None = None,
     ) -> None:
         self._read_tag = read_tag
         self._now_us = now_us
@@ -61,6 +77,7 @@ class SchedulerHooks:
         self._exposure = exposure
         self.clock = PlannerClock(now_us, self._charge)
         self._swap = swap
+        self._loads = loads
         self._finished = 0
         self._recomputed_tokens = 0
         self._queued_us: Counter[str] = Counter()
@@ -143,11 +160,12 @@ class SchedulerHooks:
 
         Of requests: how many finished, what these waited by cause, and the tokens they computed twice. Of the planner,
         where it decides: see `PlannerDriver.counted`, and the bounds of its levels; of KV in host memory: see
-        `SwapHooks.to_json`.
+        `SwapHooks.to_json`, and of copies and loads `LoadHooks.state`.
         """
         bounds = self._bounds()
         shown_bounds = {} if bounds is None else {"bounds": bounds.to_json()}
-        output.internal_state[RECORD_KEY] = {**self._counted(), **shown_bounds}
+        shown_loads = {} if self._loads is None else self._loads.state()
+        output.internal_state[RECORD_KEY] = {**self._counted(), **shown_bounds, **shown_loads}
         return output
 
     def _show(self, scheduler: Any) -> None:
@@ -161,6 +179,7 @@ class SchedulerHooks:
             "recomputed_tokens": self._recomputed_tokens,
             **(self._driver.counted() if self._driver is not None else {}),
             **(self._swap.to_json() if self._swap is not None else {}),
+            **(self._loads.to_json() if self._loads is not None else {}),
         }
 
     def _bounds(self) -> BoundsInUse | None:
@@ -181,8 +200,9 @@ class SchedulerHooks:
         start_us = max(self._last_step_end_us, int(batch.launch_ts * _US_PER_S))
         self._last_step_end_us = end_us
         # Whoever is gone is not charged, which the driver knows: what was reported, rank 0 alone does.
-        self.clock.step_ended([call for call in map(call_of, batch.reqs) if call is not None], end_us - start_us)
         prefilled = _prefilled(batch) if batch.forward_mode.is_extend() else [_NOTHING] * len(batch.reqs)
+        calls = [call for call in map(call_of, batch.reqs) if call is not None]
+        self.clock.step_ended(_Charge(calls, _computed_alone(batch.reqs, prefilled)), end_us - start_us)
         for req, positions in zip(batch.reqs, prefilled, strict=True):
             state = state_of(req)
             if state is not None and not state.reported:
@@ -194,15 +214,23 @@ class SchedulerHooks:
                     left=req.is_retracted,
                 )
 
-    def _charge(self, calls: Sequence[EngineCall], step_us: int) -> None:
+    def _charge(self, step: _Charge, step_us: int) -> None:
+        if self._loads is not None:
+            self._loads.prefilled(step.prefilled_tokens, step_us / _US_PER_S)
         if self._driver is not None:
-            for call in calls:
+            for call in step.calls:
                 self._driver.credit(call, step_us / _US_PER_S, self.clock.now_us() / _US_PER_S)
 
 
 def _prefilled(batch: Any) -> list[range]:
     """Return for each request of a prefill batch the positions of the tokens that it computes."""
     return [range(start, start + length) for start, length in zip(batch.prefix_lens, batch.extend_lens, strict=True)]
+
+
+def _computed_alone(reqs: Sequence[Any], prefilled: Sequence[range]) -> int:
+    """Return the tokens that a step computed as prompts; 0 if it waited for KV of any of them to be loaded."""
+    tokens = sum(map(len, prefilled))
+    return 0 if tokens and any(req.materialized_host_hit_len() for req in reqs) else tokens
 
 
 def monotonic_us() -> int:

@@ -9,6 +9,7 @@
 | ``AUTELLIX_BETA`` | a program that waited this many times as long as it was served is promoted; ``inf``: none is |
 | ``AUTELLIX_HOLD_S`` | seconds that a program's KV keeps its place on the device between two calls; 0: not at all |
 | ``AUTELLIX_STEPS_BETWEEN_PLANS`` | forward passes after which the planner looks again at who runs |
+| ``AUTELLIX_SWAP_CHECK`` | share of the pages of KV that go to host memory which is checked before it is used again |
 | ``AUTELLIX_SECRET`` | hexadecimal secret shared with the gateway, whose signed stamps are then believed |
 | ``AUTELLIX_CPU`` | ``1`` activates the CPU platform (see `platform`) |
 """
@@ -28,6 +29,7 @@ from autellix_server.scheduling.policy import Policy
 from autellix_server.stamp import read_secret
 
 _PLANNER = PlannerSettings(spares=0)
+_SWAP_CHECK = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +41,14 @@ class PluginSettings:
         engine_name: name in bills.
         secret: verifies the gateway's stamps; `None` when no gateway stands in front.
         planner: how the planner guards and how often it looks.
+        swap_check: share of the pages of KV that go to host memory, 0 to 1, which is checked when they come back.
     """
 
     policy: Policy
     engine_name: str = "engine"
     secret: bytes | None = None
     planner: PlannerSettings = _PLANNER
+    swap_check: float = _SWAP_CHECK
 
     @property
     def planned(self) -> bool:
@@ -70,6 +74,7 @@ def read_settings(environ: Mapping[str, str]) -> PluginSettings | None:
         engine_name=environ.get("AUTELLIX_ENGINE_NAME") or "engine",
         secret=read_secret(environ),
         planner=_planner(environ, calibrated=bounds.calibrated),
+        swap_check=_read(environ, "AUTELLIX_SWAP_CHECK", _share, _SWAP_CHECK),
     )
 
 
@@ -104,6 +109,13 @@ def _planner(environ: Mapping[str, str], *, calibrated: bool) -> PlannerSettings
         hold_s=_read(environ, "AUTELLIX_HOLD_S", hold, _PLANNER.hold_s),
         calibrated=calibrated,
     )
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 <= share <= 1:
+        raise ConfigurationError("it has to be a share, 0 to 1")
+    return share
 
 
 def _read(environ: Mapping[str, str], variable: str, read: Callable[[str], _Value], default: _Value) -> _Value:

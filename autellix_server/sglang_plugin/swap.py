@@ -2,8 +2,9 @@
 
 When a call leaves, its KV goes into the engine's prefix tree. When the device needs the room, HiCache copies it to the
 host pool, and back when the call goes on. What the host pool needs room for it drops, oldest first. A lock on the tree
-node where the call's KV ends keeps it from being dropped, on either side, so that the call computes no more than what
-does not fill a page, and one token.
+node where the call's KV ends keeps it from being dropped, on either side. So the call computes no more than what does
+not fill a page, one token, and what `loads` would rather compute than load: less than `load_back_threshold` tokens that
+are on the host, or KV that is damaged there. Calls with less KV than that threshold need no lock and get none.
 
 HiCache has to write back, that is copy what is evicted. Were everything copied at once that enters the tree, the room
 of a call that leaves would be free only when its copy is done: the call for which it left would not fit in yet, and
@@ -81,12 +82,8 @@ class SwapHooks:
         self._counts = _Counts()
 
     def init_hicache(self, original: Callable[..., None], tree: Any, *args: Any) -> None:
-        """AROUND `UnifiedRadixCache.init_hicache`: from now on there is a host pool.
-
-        HiCache would rather compute a few tokens again than load them; we have promised not to.
-        """
+        """AROUND `UnifiedRadixCache.init_hicache`: from now on there is a host pool."""
         original(tree, *args)
-        tree.load_back_threshold = 1
         self._tree = tree
 
     def release(self, req: Any, tree: Any, *, checkpoint: bool) -> None:
@@ -102,6 +99,8 @@ class SwapHooks:
         if self._tree is None or not checkpoint or not tokens or in_session(req):
             return
         away = self._away[id(req)] = _Away(req, tokens)
+        if not self._worth_loading(away):
+            return
         if not (self._make_room(away) and self._lock(away, req.last_node)):
             self._counts.host_locks_refused += 1
 
@@ -202,13 +201,17 @@ class SwapHooks:
         room = self._room()
         without = [(place(away.req), away) for away in self._away.values() if away.lock is None]
         for _, away in sorted(without, key=lambda pair: pair[0]):
-            if not 0 < away.tokens <= room:
+            if not (self._worth_loading(away) and 0 < away.tokens <= room):
                 continue
             found = self._match(away.req, self._tree)
             away.tokens = found.device_prefix_len + found.host_hit_length
             # Others may have brought more of it into the tree than it left there.
             if 0 < away.tokens <= room and self._lock(away, found.best_match_node):
                 room -= away.tokens
+
+    def _worth_loading(self, away: _Away) -> bool:
+        """Return whether a call's KV would ever be loaded: what is less is computed again, locked or not."""
+        return bool(away.tokens >= self._tree.load_back_threshold)
 
     def _lock(self, away: _Away, node: int) -> bool:
         """Lock the KV of a call, which ends at `node`, and return whether that worked."""

@@ -82,13 +82,10 @@ PLANNER_TARGETS = (
 """Hooked as well where the planner decides who runs."""
 
 HOST_POOL_CLASS = Target(f"{_MEMORY}.pool_host.mha.get_mha_host_pool_cls", ("buffer_info",), "93913cd86981e6f1")
-CPU_TARGETS = (HOST_POOL_CLASS,)
-"""Hooked as well where the device is a CPU."""
+"""Hooked as well where the planner decides who runs, or the device is a CPU."""
 
 _COPY_PARAMETERS = ("self", "device_pool", "host_indices", "device_indices")
-CPU_RELIED_ON = (
-    Target(f"{_MEMORY}.memory_pool.MHATokenToKVPool._create_buffers_normal", ("self",), "979426bbd40e8a88"),
-    Target(f"{_MEMORY}.memory_pool.MHATokenToKVPool._kv_buffer_shapes", ("self",), "709abf44bdb42558"),
+HOST_POOL_RELIED_ON = (
     Target(f"{_HOST_POOL}.init_kv_buffer", ("self",), "a56d0a2f847b251c"),
     Target(f"{_HOST_POOL}.backup_from_device_all_layer", (*_COPY_PARAMETERS, "io_backend"), "10804e436ba3520d"),
     Target(
@@ -96,11 +93,19 @@ CPU_RELIED_ON = (
         (*_COPY_PARAMETERS, "layer_id", "io_backend", "is_draft"),
         "1206daa053dca863",
     ),
+    Target(f"{_MEMORY}.pool_host.base.HostKVCache.alloc", ("self", "need_size"), "39f2e5fd15250b98"),
+    Target(f"{_MEMORY}.pool_host.base.HostKVCache.clear", ("self",), "2f7247607c829b01"),
     Target(f"{_MEMORY}.pool_host.base.host_memory_budget_scope", ("budget_bytes",)),
     Target(f"{_MEMORY}.pool_host.base.ranks_per_host", ()),
     Target(f"{_MEMORY}.host_memory.available_host_memory_bytes", ("allow_cgroup_fallback",)),
 )
-"""What the KV pool and the host pool for a CPU override or call."""
+"""What the host pool overrides or calls."""
+
+CPU_RELIED_ON = (
+    Target(f"{_MEMORY}.memory_pool.MHATokenToKVPool._create_buffers_normal", ("self",), "979426bbd40e8a88"),
+    Target(f"{_MEMORY}.memory_pool.MHATokenToKVPool._kv_buffer_shapes", ("self",), "709abf44bdb42558"),
+)
+"""What the KV pool for a CPU overrides or calls."""
 
 # Each with the digests of how it starts and how it counts.
 _PENALIZERS = (
@@ -184,6 +189,7 @@ RELIED_ON = (
     Target(f"{_BATCH}.Req.owned_kv_len", ("self",), "3f0c6f0fe9575672"),
     Target(f"{_BATCH}.Req.materialized_host_hit_len", ("self",), "4170dd07ffc2fbb2"),
     Target(f"{_TREE}.checkpoint_into_tree", ("self", "req", "up_to", "kwargs"), "3a20fa5c0617352c"),
+    Target(f"{_TREE}._all_reduce", ("self", "data", "tp_reduce_op"), "d6fc2bad7453e737"),
     Target(f"{_TREE}.inc_host_lock_ref", ("self", "node_id"), "62b02d75ab05bd98"),
     Target(f"{_TREE}.dec_host_lock_ref", ("self", "node_id", "params"), "dd723e6acd4711b1"),
     Target(
@@ -254,7 +260,8 @@ CPU_HTTP_RELIED_ON = (
 
 def scheduler_targets(*, planned: bool) -> tuple[Target, ...]:
     """Return what is hooked in a scheduler process; `planned`: the planner decides who runs."""
-    return (*ACCOUNT_TARGETS, *(PLANNER_TARGETS if planned else ()), *(CPU_TARGETS if on_cpu() else ()))
+    host_pool = (HOST_POOL_CLASS,) if planned or on_cpu() else ()
+    return (*ACCOUNT_TARGETS, *(PLANNER_TARGETS if planned else ()), *host_pool)
 
 
 def http_targets() -> tuple[Target, ...]:
@@ -269,4 +276,5 @@ def http_relied_on() -> tuple[Target, ...]:
 
 def relied_on(*, planned: bool) -> tuple[Target, ...]:
     """Return what the hooks of either process call, mirror, or take for granted; `planned`: as above."""
-    return (METRICS_SWITCH, *(RELIED_ON if planned else ()), *(CPU_RELIED_ON if on_cpu() else ()))
+    host_pool = HOST_POOL_RELIED_ON if planned or on_cpu() else ()
+    return (METRICS_SWITCH, *(RELIED_ON if planned else ()), *host_pool, *(CPU_RELIED_ON if on_cpu() else ()))

@@ -16,8 +16,22 @@ for layer in range(device_pool.layers):
 from autellix_kernels.errors import SwapError
 from autellix_kernels.layout import HostLayout
 from autellix_kernels.pools import DevicePool, HostPool
+from autellix_kernels.route import Route
 from autellix_kernels.select import Choice
+from autellix_kernels.sums import PageSums
 from autellix_kernels.swap import choice, swap_in, swap_out
 from autellix_kernels.transfer import Direction
 
-__all__ = ["Choice", "DevicePool", "Direction", "HostLayout", "HostPool", "SwapError", "choice", "swap_in", "swap_out"]
+__all__ = [
+    "Choice",
+    "DevicePool",
+    "Direction",
+    "HostLayout",
+    "HostPool",
+    "PageSums",
+    "Route",
+    "SwapError",
+    "choice",
+    "swap_in",
+    "swap_out",
+]

@@ -193,14 +193,12 @@ class HostPool:
     def rows(self, component: int, layer: int) -> Tensor:
         """Return a layer of a component as bytes, a view ``[pages, page_size, row_bytes]``."""
         strides = self.strides[component]
-        return (
-            _bytes(self.buffers[component])
-            .flatten()
-            .as_strided(
-                (self.slots // self.page_size, self.page_size, self.row_bytes[component]),
-                (strides.page, strides.token, 1),
-                layer * strides.layer,
-            )
+        whole = _bytes(self.buffers[component]).flatten()
+        return whole.as_strided(
+            (self.slots // self.page_size, self.page_size, self.row_bytes[component]),
+            (strides.page, strides.token, 1),
+            # A buffer may be a part of a larger one, as keys and values are of SGLang's.
+            whole.storage_offset() + layer * strides.layer,
         )
 
     def _extent(self, buffer: Tensor) -> tuple[int, int]:

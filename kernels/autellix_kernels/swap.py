@@ -85,7 +85,7 @@ def swap_in(
     _swap(device_pool, host_pool, device_slots, host_slots, layers, Direction.IN, kernel, debug)
 
 
-def choice(device_pool: DevicePool, host_pool: HostPool, direction: Direction) -> Choice:
+def choice(device_pool: DevicePool, host_pool: HostPool, direction: Direction, *, by_address: bool = False) -> Choice:
     """Return which kernel serves swaps between two pools, and why.
 
     The first to ask on a GPU waits until kernels are compiled and the link is measured: ask when the engine starts.
@@ -94,6 +94,7 @@ def choice(device_pool: DevicePool, host_pool: HostPool, direction: Direction) -
         device_pool: KV on the device.
         host_pool: KV in host memory.
         direction: all layers go out, and one at a time comes in.
+        by_address: only kernels that follow addresses on the GPU are considered, those that `Route` is told of.
 
     Raises:
         ConfigurationError: the environment names a kernel that there is not.
@@ -102,16 +103,42 @@ def choice(device_pool: DevicePool, host_pool: HostPool, direction: Direction) -
     shape = Shape(
         host_pool.layout, host_pool.page_size, min(device_pool.row_bytes), layers, all_layers=layers == host_pool.layers
     )
-    return _choice(device_pool.device, shape, direction)
+    return _choice(device_pool.device, shape, direction, by_address)
+
+
+def available(name: str, device: torch.device) -> SwapKernel:
+    """Return a kernel by its name.
+
+    Raises:
+        KernelUnavailable: there is none, or it cannot run on the device.
+    """
+    if name not in KERNELS:
+        raise KernelUnavailable(f"there is no swap kernel {name}; choose one of: {', '.join(KERNELS)}")
+    if reason := KERNELS[name].refusal(device):
+        raise KernelUnavailable(f"swap kernel {name} cannot run on {device}: {reason}")
+    return KERNELS[name]
+
+
+def remember(*tensors: Tensor) -> None:
+    """Keep what lies on a GPU until the current stream has read it, though the caller may forget it before."""
+    for read in tensors:
+        if read.is_cuda:
+            read.record_stream(torch.cuda.current_stream(read.device))
+
+
+def _refusal(kernel: SwapKernel, device: torch.device, by_address: bool) -> str | None:
+    if by_address and kernel.slots_on_host and kernel.name != "reference":
+        return "it copies in bulk, and lists of slots are on the GPU or host memory is not in one piece to it"
+    return kernel.refusal(device)
 
 
 @functools.cache
-def _choice(device: torch.device, shape: Shape, direction: Direction) -> Choice:
+def _choice(device: torch.device, shape: Shape, direction: Direction, by_address: bool) -> Choice:
     if (named := settings(tuple(KERNELS)).kernel) is not None:
         return Choice(named, f"{SWITCH} says so")
     if device.type != "cuda":
         return Choice("reference", "there is no GPU, so that both pools are in the same memory")
-    refusals = {name: kernel.refusal(device) for name, kernel in KERNELS.items()}
+    refusals = {name: _refusal(kernel, device, by_address) for name, kernel in KERNELS.items()}
     return choose(shape, refusals, measured(device, direction))
 
 
@@ -131,12 +158,6 @@ def _swap(
     if not len(device_slots):
         return
     name = kernel or choice(device_pool, host_pool, direction).kernel
-    if name not in KERNELS:
-        raise KernelUnavailable(f"there is no swap kernel {name}; choose one of: {', '.join(KERNELS)}")
-    if reason := KERNELS[name].refusal(device_pool.device):
-        raise KernelUnavailable(f"swap kernel {name} cannot run on {device_pool.device}: {reason}")
-    for read in (device_slots, host_slots, device_pool.addresses):
-        if read.is_cuda:
-            # The caller may forget the list, or the pool, before this stream has read it.
-            read.record_stream(torch.cuda.current_stream(read.device))
-    KERNELS[name].copy(Transfer(device_pool, host_pool, device_slots, host_slots, layers, layers.start, direction))
+    serving = available(name, device_pool.device)
+    remember(device_slots, host_slots, device_pool.addresses)
+    serving.copy(Transfer(device_pool, host_pool, device_slots, host_slots, layers, layers.start, direction))

@@ -128,6 +128,10 @@ class SwapKernel(Protocol):
     def name(self) -> str:
         """What `AUTELLIX_SWAP_KERNEL` calls it."""
 
+    @property
+    def slots_on_host(self) -> bool:
+        """Whether it reads lists of slots in host memory, else on the device; it brings them there if need be."""
+
     def refusal(self, device: torch.device) -> str | None:
         """Return why it cannot run on such a device, with the remedy if there is one; `None` if it can."""
 

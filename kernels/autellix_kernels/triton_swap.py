@@ -63,6 +63,7 @@ class TritonSwap:
     """Gathers and scatters in Triton."""
 
     name = "triton"
+    slots_on_host = False
 
     def refusal(self, device: torch.device) -> str | None:
         """Return why it cannot run: no Triton, or neither a GPU nor the interpreter."""

@@ -84,6 +84,14 @@ class BareEngine:
         counts: dict[str, Any] = self.info()["internal_states"][0]["autellix"]
         return counts
 
+    def most_recomputed(self, page_size: int) -> int:
+        """Return how many tokens a call may compute again each time that it goes on: of a page, and too few to load.
+
+        What is too few follows the engine's rates, and may have been more before.
+        """
+        swap = self.counts()["swap"]
+        return page_size + 2 * (int(swap["load_threshold_tokens"]) - 1)
+
     def flush(self) -> bool:
         """Empty its prefix cache, and return whether it did: an engine that is busy does not."""
         return httpx.post(f"{self.url}/flush_cache", headers=self._headers, timeout=60).status_code == 200

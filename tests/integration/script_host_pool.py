@@ -1,23 +1,27 @@
 """Run by the engine environment's Python: backs KV up to the host pool, poisons the device, loads it back.
 
-Takes the device: on a CPU the pool is ours, on CUDA it is SGLang's own. Prints one JSON object per case: page size,
+Takes the device. On CUDA SGLang's own pool is tested beside ours. Prints one JSON object per case: pool, page size,
 layout, copy backend, dtype, tokens, and whether every bit of every layer came back, slots that had no part in it were
-left alone, and the host slots beside them too.
+left alone, the host slots beside them too, and whether our pool finds the one page of which a bit is turned. On a CPU
+then what it says to what it cannot do.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import torch
+from autellix_kernels.select import SWITCH
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 from sglang.srt.mem_cache.pool_host.mha import MHATokenToKVPoolHost
 
-from autellix_server.sglang_plugin.host_pool import LAYOUTS, CpuHostPool
+from autellix_server.sglang_plugin.host_pool import ENGINE, LAYOUTS, KernelHostPool
+from autellix_server.sglang_plugin.swap_check import SwapCheck
 
 BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
 
@@ -28,8 +32,7 @@ class World:
 
     Attributes:
         device: ``cpu`` or ``cuda``.
-        pool: class of the host pool.
-        ways: host layouts and copy backends that go together.
+        ways: classes of the host pool, host layouts and copy backends that go together.
         page_sizes: tokens in a page.
         layers: of the model.
         heads: of keys and values.
@@ -37,8 +40,7 @@ class World:
     """
 
     device: str
-    pool: type[Any]
-    ways: tuple[tuple[str, str], ...]
+    ways: tuple[tuple[type[Any], str, str], ...]
     page_sizes: tuple[int, ...]
     layers: int = 3
     heads: int = 3
@@ -46,13 +48,14 @@ class World:
 
 
 WORLDS = {
-    "cpu": World("cpu", CpuHostPool, tuple((layout, "direct") for layout in LAYOUTS), (1, 16)),
+    "cpu": World("cpu", tuple((KernelHostPool, layout, "direct") for layout in LAYOUTS), (1, 16)),
     "cuda": World(
         "cuda",
-        MHATokenToKVPoolHost,
         (
-            *(("layer_first", "kernel"), ("page_first", "kernel"), ("page_head", "kernel")),
-            *(("layer_first", "direct"), ("page_first_direct", "direct")),
+            *((KernelHostPool, layout, "kernel") for layout in LAYOUTS),
+            *((KernelHostPool, layout, "direct") for layout in LAYOUTS),
+            *((MHATokenToKVPoolHost, layout, "kernel") for layout in ("layer_first", "page_first", "page_head")),
+            *((MHATokenToKVPoolHost, layout, "direct") for layout in ("layer_first", "page_first_direct")),
         ),
         (1, 16, 64),
         # A rank's share of an 8B model: the copy kernels are made for such sizes.
@@ -111,15 +114,19 @@ def placed(
     return host_slots, slots
 
 
-def round_trip(world: World, page_size: int, way: tuple[str, str], dtype: torch.dtype, pages: int) -> dict[str, Any]:
+def round_trip(
+    world: World, page_size: int, way: tuple[type[Any], str, str], dtype: torch.dtype, pages: int
+) -> dict[str, Any]:
     """Back up, poison, load back into other slots, compare."""
-    layout, backend = way
+    pool, layout, backend = way
     noise = torch.Generator().manual_seed(pages)
     device = device_pool(world, page_size, dtype, noise)
     info = device.get_device_pool_infos()[0].buffer_info
     layers, capacity = world.layers, slots_of(page_size)
-    host = world.pool(info, 2.0, 0, page_size, layout, device_capacity_tokens=capacity, start_layer=0, end_layer=layers)
+    host = pool(info, 2.0, 0, page_size, layout, device_capacity_tokens=capacity, start_layer=0, end_layer=layers)
     host.kv_buffer.zero_()
+    if pool is KernelHostPool:
+        host.start(backend, SwapCheck(share=1))
     tokens = pages * page_size
     here, there = (some_slots(pages, page_size, noise) for _ in range(2))
     host.alloc(2 * page_size)
@@ -139,6 +146,7 @@ def round_trip(world: World, page_size: int, way: tuple[str, str], dtype: torch.
     others = torch.ones(len(after[0]), dtype=torch.bool)
     others[there] = False
     return {
+        "pool": pool.__name__,
         "page_size": page_size,
         "layout": layout,
         "backend": backend,
@@ -147,7 +155,23 @@ def round_trip(world: World, page_size: int, way: tuple[str, str], dtype: torch.
         "equal": all(torch.equal(old[here], new[there]) for old, new in zip(bits, after, strict=True)),
         "others": all(bool((new[others] == poison).all()) for new in after),
         "host": used <= 2 * layers * world.heads * world.head_dim * tokens,
+        "check": pool is not KernelHostPool or finds_a_turned_bit(host, host_slots, noise),
     }
+
+
+def finds_a_turned_bit(host: KernelHostPool, host_slots: torch.Tensor, noise: torch.Generator) -> bool:
+    """Whether a pool finds nothing changed, then one page after a bit was turned, and nothing it was not told of."""
+    found = [host.changed_pages(host_slots)]
+    row = host.k_buffer[host.layer_num - 1] if host.layout == "layer_first" else host.k_buffer
+    page = int(host_slots[0]) // host.page_size
+    part = row[page] if host.layout == "page_first_direct" else row[int(host_slots[0])]
+    flat = part.view(torch.uint8).flatten()
+    place = int(torch.randint(len(flat), (1,), generator=noise))
+    flat[place] ^= 1 << int(torch.randint(8, (1,), generator=noise))
+    found.append(host.changed_pages(host_slots))
+    host.free(host_slots)
+    found.append(host.changed_pages(host.alloc(host.available_size())))
+    return found == [0, 1, None]
 
 
 def finish(world: World) -> None:
@@ -161,6 +185,21 @@ def main() -> None:
     world = WORLDS[sys.argv[1]]
     for page_size, way, dtype, pages in product(world.page_sizes, world.ways, BITS, (1, 7, 13)):
         print(json.dumps(round_trip(world, page_size, way, dtype, pages)))
+    if world.device == "cpu":
+        for layout, kernel in (("page_head", ""), ("page_first", ENGINE)):
+            os.environ[SWITCH] = kernel
+            print(json.dumps({"refused": refusal(world, layout)}))
+
+
+def refusal(world: World, layout: str) -> str | None:
+    """What our pool ends the process with; `None` if it does not."""
+    device = device_pool(world, 16, torch.float32, torch.Generator())
+    info = device.get_device_pool_infos()[0].buffer_info
+    try:
+        KernelHostPool(info, 2.0, 0, 16, layout, device_capacity_tokens=240, start_layer=0, end_layer=world.layers)
+    except SystemExit as ending:
+        return str(ending)
+    return None
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ def test_calls_under_forced_preemption_answer_token_for_token_as_if_undisturbed(
     bills = [answer.bill for answer in answers]
     preemptions = sum(bill.preemptions for bill in bills)
     assert preemptions >= 2 * CALLS
-    assert all(bill.recomputed_tokens <= bill.preemptions for bill in bills)
+    most = crowded.most_recomputed(page_size=1)
+    assert all(bill.recomputed_tokens <= bill.preemptions * most for bill in bills)
     assert sum(bill.swapped_tokens for bill in bills) > 1000
     assert_nothing_is_left(crowded)
 

@@ -22,7 +22,7 @@ class FakeTree:
 
     def __init__(self, host_tokens: int | None, page_size: int = 1, *, backed_up: bool = True) -> None:
         self.page_size = page_size
-        self.load_back_threshold = 10
+        self.load_back_threshold = 1
         self.locked = Counter[int]()
         self.parents: dict[int, int] = {}
         self.kept: dict[str, tuple[int, int]] = {}

@@ -18,6 +18,7 @@ from autellix_server.scheduling.planner import PlannerSettings
 from autellix_server.scheduling.policies.attained import Plas
 from autellix_server.sglang_plugin.driver import PlannerDriver
 from autellix_server.sglang_plugin.exposure import GAUGES, METRICS, Exposure
+from autellix_server.sglang_plugin.loads import LoadHooks
 from autellix_server.sglang_plugin.scheduler import SchedulerHooks
 from autellix_server.sglang_plugin.swap import SwapHooks
 
@@ -105,9 +106,11 @@ def test_everything_that_is_counted_is_shown(client: FakeClient) -> None:
     driver = PlannerDriver(Plas(geometric_levels()), PlannerSettings())
     swap = SwapHooks(lambda *_: None, lambda *_: None)
     swap.init_hicache(lambda *_: None, FakeTree(host_tokens=1000), "server_args", "params")
-    hooks = SchedulerHooks(lambda hints: hints, clock.read, driver, swap, Exposure("e3", clock.read))
+    loads = LoadHooks(1.0, lambda _: None, lambda _, numbers: numbers)
+    loads.init_hicache(lambda *_: None, FakeTree(host_tokens=1000), "server_args", "params")
+    hooks = SchedulerHooks(lambda hints: hints, clock.read, driver, swap, Exposure("e3", clock.read), loads)
     output = hooks.internal_state(SimpleNamespace(internal_state={}))
-    assert {*output.internal_state["autellix"]} - {"bounds"} == {*METRICS, *GAUGES}
+    assert {*output.internal_state["autellix"]} - {"bounds", "swap"} == {*METRICS, *GAUGES}
     req = create(hooks, "a", 0.0)
     req.done = True
     step = batch(clock, [req], [10])

@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from fake_tree import FakeTree
 
 from autellix_server.scheduling.levels import geometric_levels
 from autellix_server.scheduling.planner import PlannerSettings
 from autellix_server.scheduling.policies.attained import Plas
 from autellix_server.sglang_plugin.driver import PlannerDriver
+from autellix_server.sglang_plugin.loads import LoadHooks
 from autellix_server.sglang_plugin.records import CallTag
 from autellix_server.sglang_plugin.requests import call_of, state_of
 from autellix_server.sglang_plugin.scheduler import RECORD_KEY, SchedulerHooks
@@ -37,12 +39,17 @@ class FakeReq:
     retraction_count: int = 0
     is_retracted: bool = False
     cached_tokens: int = 3
+    loaded_tokens: int = 0
     origin_input_ids: list[int] = field(default_factory=lambda: [1] * 10)
     output_ids: list[int] = field(default_factory=lambda: [2] * 4)
 
     def finished(self) -> bool:
         """Whether the engine is done with it."""
         return self.done
+
+    def materialized_host_hit_len(self) -> int:
+        """Tokens that were loaded for it when it was admitted last."""
+        return self.loaded_tokens
 
 
 class BaseStreamer:
@@ -182,3 +189,20 @@ def test_record_and_internal_state_tell_what_was_swapped() -> None:
         "swapped_out_tokens": 0,
         "swapped_in_tokens": 60,
     }
+
+
+@pytest.mark.parametrize(("loaded", "tokens"), [(0, 10), (5, 0)])
+def test_loads_are_told_what_steps_compute(loaded: int, tokens: int) -> None:
+    """How many tokens of prompts in what time; none of a step that waited for KV to be loaded, or decoded."""
+    clock = Clock()
+    told: list[tuple[int, float]] = []
+    loads = LoadHooks(0.0, lambda _: None, lambda _, numbers: numbers)
+    loads.prefilled = lambda *step: told.append(step)  # type: ignore[method-assign]
+    hooks = SchedulerHooks(lambda hints: hints, clock.read, loads=loads)
+    req = create(hooks, "a", 0.0)
+    req.loaded_tokens = loaded
+    for prefilled in ([10], None):
+        step = batch(clock, [req], prefilled)
+        clock.now_us += 2_000
+        hooks.process_result(lambda *_: None, None, step, None)
+    assert told == [(tokens, 0.002), (0, 0.002)]

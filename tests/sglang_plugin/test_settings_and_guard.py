@@ -31,11 +31,13 @@ def test_settings_are_read_once_into_a_frozen_value() -> None:
         "AUTELLIX_STEPS_BETWEEN_PLANS": "3",
         "AUTELLIX_BETA": "12.5",
         "AUTELLIX_SECRET": "ab" * 16,
+        "AUTELLIX_SWAP_CHECK": "0.5",
     }
     settings = read_settings(environ)
     assert settings is not None
     assert (settings.policy.name, settings.engine_name, settings.secret) == ("plas", "e3", b"\xab" * 16)
     assert settings.policy.start_level(0.25) == 1
+    assert settings.swap_check == 0.5
     planner = settings.planner
     assert (settings.planned, planner.steps_between_plans, planner.hold_s, planner.beta) == (True, 3, 5.0, 12.5)
     assert not planner.calibrated
@@ -83,6 +85,9 @@ def test_every_policy_that_needs_no_oracle_can_be_served(name: str) -> None:
         ("AUTELLIX_BETA", "0"),
         ("AUTELLIX_BETA", "nan"),
         ("AUTELLIX_BETA", "much"),
+        ("AUTELLIX_SWAP_CHECK", "some"),
+        ("AUTELLIX_SWAP_CHECK", "1.5"),
+        ("AUTELLIX_SWAP_CHECK", "nan"),
         ("AUTELLIX_SECRET", "short"),
         ("AUTELLIX_SECRET", "abcd"),
     ],

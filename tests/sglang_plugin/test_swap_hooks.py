@@ -275,6 +275,13 @@ def test_tokens_that_move_are_counted() -> None:
     assert (counts["swapped_out_tokens"], counts["swapped_in_tokens"]) == (3, 2)
 
 
-def test_a_few_tokens_are_loaded_back_too() -> None:
-    """HiCache would compute ten again."""
-    assert Engine().tree.load_back_threshold == 1
+def test_kv_that_is_never_loaded_is_not_locked() -> None:
+    """Less than is loaded at all takes no budget and is not refused; once so little is loaded, it is locked."""
+    engine = Engine(host_tokens=100)
+    engine.tree.load_back_threshold = 20
+    engine.leave("few", 19)
+    engine.leave("enough", 20)
+    for threshold, looked_up, counts in ((20, [], (1, 20, 0)), (19, ["few"], (2, 39, 0))):
+        engine.tree.load_back_threshold = threshold
+        engine.admit(engine.leave("goes on", 30))
+        assert (engine.tree.matched, engine.counts()) == (looked_up, counts)

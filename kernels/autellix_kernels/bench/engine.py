@@ -29,6 +29,7 @@ class EngineKernels:
     """
 
     name = "sglang"
+    slots_on_host = False
 
     def refusal(self, device: torch.device) -> str | None:
         """Return why it cannot run: there is no GPU, or the kernels are not there or cannot be loaded."""

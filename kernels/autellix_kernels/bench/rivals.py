@@ -25,6 +25,7 @@ class PerBlock(Compiled):
     """
 
     name = "per-block"
+    slots_on_host = True
     launches = False
 
     def copy(self, transfer: Transfer) -> Work:

@@ -40,6 +40,7 @@ class CudaSwap(Compiled):
     """One kernel that reads one pool and writes the other, the host's pinned memory by its mapped address."""
 
     name = "cuda"
+    slots_on_host = False
 
     def copy(self, transfer: Transfer) -> Work:
         """Copy, one launch for each component."""
@@ -71,6 +72,7 @@ class CudaStagedSwap(Compiled):
     """
 
     name = "cuda-staged"
+    slots_on_host = True
 
     def __init__(self, stage_bytes: int = STAGE_BYTES) -> None:
         self._stage_bytes = stage_bytes
@@ -119,6 +121,7 @@ class BatchSwap(Compiled):
     """
 
     name = "batch"
+    slots_on_host = True
     launches = False
 
     def copy(self, transfer: Transfer) -> Work:
