@@ -13,6 +13,7 @@ from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from autellix_server.engine.marker import MARKER_KEY
 from autellix_server.sglang_plugin import envelope, penalizers
 from autellix_server.sglang_plugin.clock import PlannerClock
+from autellix_server.sglang_plugin.cpu_memory import prepare_next
 from autellix_server.sglang_plugin.driver import PlannerDriver
 from autellix_server.sglang_plugin.exposure import Exposure
 from autellix_server.sglang_plugin.guard import Target, missing
@@ -81,6 +82,7 @@ def register(settings: PluginSettings, marker: dict[str, Any]) -> None:
         *(_planner_hooks(driver, swap, hooks.clock) if driver is not None and swap is not None else ()),
         *(_load_hooks(loads) if loads is not None else ()),
         *(((HOST_POOL_CLASS, host_pool_class),) if HOST_POOL_CLASS in targets else ()),
+        *(((ON_IDLE, prepare_next),) if on_cpu() else ()),
     )
     for target, hook in around:
         HookRegistry.register(target.path, hook, HookType.AROUND)

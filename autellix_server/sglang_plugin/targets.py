@@ -104,6 +104,7 @@ HOST_POOL_RELIED_ON = (
 CPU_RELIED_ON = (
     Target(f"{_MEMORY}.memory_pool.MHATokenToKVPool._create_buffers_normal", ("self",), "979426bbd40e8a88"),
     Target(f"{_MEMORY}.memory_pool.MHATokenToKVPool._kv_buffer_shapes", ("self",), "709abf44bdb42558"),
+    Target(f"{_MEMORY}.allocator.base.BaseTokenToKVPoolAllocator.get_kvcache", ("self",)),
 )
 """What the KV pool for a CPU overrides or calls."""
 

@@ -61,7 +61,14 @@ def linear(case: Case) -> None:
     Rows are computed alike in any company, but that in bfloat16 few and many rows are computed differently.
     """
     few = (1, 1, 64), (2, 3, 192), (3, 50, 64), (5, 961, 576), (16, 960, 1536), (17, 160, 64), (47, 192, 704)
-    for rows, outputs, inputs in (*few, (70, 130, 64), (300, 90, 4160), (65, 160, 192), (530, 192, 704), (1060, 160, 64)):
+    for rows, outputs, inputs in (
+        *few,
+        (70, 130, 64),
+        (300, 90, 4160),
+        (65, 160, 192),
+        (530, 192, 704),
+        (1060, 160, 64),
+    ):
         x, weight = case.random(rows, inputs, stride=inputs + 24), case.random(outputs, inputs)
         bias = case.random(1, outputs)[0]
         company = 1 if rows <= FEW_ROWS or case.dtype is torch.float32 else FEW_ROWS + 1

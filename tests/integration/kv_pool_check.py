@@ -1,4 +1,6 @@
-"""Run in the engine's environment: prints the MB that an empty and a half full KV pool of 1 GB add to this process."""
+"""Run in the engine's environment: prints the MB that an empty KV pool of 1 GB, one of which a tenth was prepared, and a
+half full one add to this process.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +32,9 @@ before = resident_mb()
 lazy = bare(LazyKvPool, SLOTS)
 empty = resident_mb() - before
 buffers = [*lazy.k_buffer, *lazy.v_buffer]
+lazy.prepare(SLOTS // 10)
+prepared = resident_mb() - before
+assert not any(buffer[: SLOTS // 10].any() for buffer in buffers)
 assert sum(buffer.nbytes for buffer in buffers) > 0.99e9
 for buffer in buffers:
     assert buffer.is_contiguous()
@@ -38,4 +43,4 @@ half_full = resident_mb() - before
 assert all(not buffer[SLOTS // 2 :].any() for buffer in buffers)
 
 assert lazy_zeros((3, 2), torch.float32).tolist() == [[0.0, 0.0]] * 3
-print(empty, half_full)
+print(empty, prepared, half_full)

@@ -106,8 +106,7 @@ void layer(const Shape& shape, const Weights<T>& weights, const Step<T>& step, T
         int64_t count = std::min(most, wanted - start);
         T *branch = step.branch + start * hidden, *residual = step.residual + start * hidden;
         rms_norm(branch, hidden, residual, weights.post_norm, shape.epsilon, normed, int(count), hidden);
-        product(normed, weights.gate_up, weights.gate_up_bias, both, count, 2 * inner, hidden);
-        silu_and_mul(both, 2 * inner, active, int(count), inner);
+        gated_linear(normed, hidden, weights.gate_up, weights.gate_up_bias, both, active, int(count), inner, hidden, int(rows));
         product(active, weights.down, weights.down_bias, branch, count, hidden, inner);
     }
 }

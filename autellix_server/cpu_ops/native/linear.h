@@ -7,6 +7,7 @@
 #include <atomic>
 #include <limits>
 
+#include "elementwise.h"
 #include "matrix.h"
 #include "pool.h"
 #include "scratch.h"
@@ -107,26 +108,68 @@ void linear_of_many(const T* x, int64_t x_stride, const T* weight, const T* bias
         });
 }
 
-// Writes sums of 32 outputs, the even ones and then the odd ones, with up to 32 rows.
-inline void turn_back(const float* sums, const bf16* bias, bf16* y, int rows, int outputs) {
-    for (int first = 0; first < rows; first += QUARTER) {
-        const float *even = sums + first, *odd = even + QUARTER * BLOCK;
-        words square[QUARTER];
-        for (int i = 0; i < QUARTER; ++i) {
-            floats a = load(even + i * BLOCK), b = load(odd + i * BLOCK);
-            square[i] = bias ? pair(a + load_one(bias + 2 * i), b + load_one(bias + 2 * i + 1)) : pair(a, b);
-        }
-        transpose(square);
-        bf16* to = y + int64_t(first) * outputs;
-        for (int r = 0; r < std::min(QUARTER, rows - first); ++r, to += outputs) std::memcpy(to, &square[r], sizeof square[r]);
-    }
-}
+// What products on units for matrices are of, and where they go: y[rows, outputs] = x[rows, inputs] . weight^T + bias.
+// Weights are read as they lie; the rows of x are turned, and so the sums of an output with several rows are side by side.
+struct Product {
+    static constexpr int SPAN = BLOCK;  // outputs of a block
+    const bf16 *weight, *bias;
+    bf16* y;
+    int outputs, inputs;
 
-// On units for matrices, WIDTH rows at a time. All threads turn rows, then all multiply: weights are read as they lie, and
-// sums are turned back.
-template <int WIDTH>
-void linear_on_units(const bf16* x, int64_t x_stride, const bf16* weight, const bf16* bias, bf16* y, int rows, int outputs,
-                     int inputs) {
+    // Of the block from output n on: the even ones above, the odd ones below.
+    const bf16* above(int n) const { return weight + int64_t(n) * inputs; }
+    const bf16* below(int n) const { return above(n + 1); }
+    int stride() const { return 2 * inputs; }
+
+    // Writes a block's sums with up to 32 rows, `row` the first.
+    void write(const float* sums, int n, int64_t row, int rows) const {
+        for (int first = 0; first < rows; first += QUARTER) {
+            const float *even = sums + first, *odd = even + QUARTER * BLOCK;
+            words square[QUARTER];
+            for (int i = 0; i < QUARTER; ++i) {
+                floats a = load(even + i * BLOCK), b = load(odd + i * BLOCK);
+                if (bias) a += load_one(bias + n + 2 * i), b += load_one(bias + n + 2 * i + 1);
+                square[i] = pair(a, b);
+            }
+            transpose(square);
+            bf16* to = y + (row + first) * outputs + n;
+            for (int r = 0; r < std::min(QUARTER, rows - first); ++r, to += outputs)
+                std::memcpy(to, &square[r], sizeof square[r]);
+        }
+    }
+};
+
+// The same with a weight of twice the outputs, gates first: y = silu(z[:, :outputs]) * z[:, outputs:], z as above.
+struct GatedProduct : Product {
+    static constexpr int SPAN = QUARTER;
+
+    // Gates above, what they let pass below.
+    const bf16* below(int n) const { return above(outputs + n); }
+    int stride() const { return inputs; }
+
+    void write(const float* sums, int n, int64_t row, int rows) const {
+        words square[QUARTER] = {};  // two outputs of 16 rows each: 8 times of the first rows, 8 times of the others
+        for (int first = 0; first < rows; first += QUARTER)
+            for (int i = 0; i < QUARTER; i += 2)
+                square[(first + i) / 2] = pair(gated(sums, n, i, first), gated(sums, n, i + 1, first));
+        transpose(square);
+        for (int r = 0; r < rows; ++r) {
+            const char* from = (const char*)&square[r % QUARTER] + r / QUARTER * QUARTER * sizeof(bf16);
+            std::memcpy(y + (row + r) * outputs + n, from, QUARTER * sizeof(bf16));
+        }
+    }
+
+    floats gated(const float* sums, int n, int i, int first) const {
+        floats gate = load(sums + i * BLOCK + first), passing = load(sums + (QUARTER + i) * BLOCK + first);
+        if (bias) gate += load_one(bias + n + i), passing += load_one(bias + outputs + n + i);
+        return silu(as_stored(gate)) * as_stored(passing);
+    }
+};
+
+// On units for matrices, WIDTH rows at a time. All threads turn rows, then all multiply.
+template <int WIDTH, class Kind>
+void on_units(const bf16* x, int64_t x_stride, int rows, const Kind& kind) {
+    const int outputs = kind.outputs, inputs = kind.inputs;
     const int blocks = (rows + WIDTH - 1) / WIDTH, depth = inputs / 2;
     const int parts = (depth + PART_WORDS - 1) / PART_WORDS;
     const int part = (depth / parts + BLOCK_WORDS - 1) / BLOCK_WORDS * BLOCK_WORDS;
@@ -140,28 +183,36 @@ void linear_on_units(const bf16* x, int64_t x_stride, const bf16* weight, const 
             turn(turned + int64_t(block) * depth * WIDTH, WIDTH, columns, count, depth);
         }
     });
-    // Rows in few parts, one behind the other, so that a thread mostly meets rows that it has in its cache.
-    int span = std::max(1, int(CHUNK_BYTES / (BLOCK * inputs * sizeof(bf16))) / std::min(blocks, BLOCKS_AT_A_TIME));
-    int some = (blocks + BLOCKS_AT_A_TIME - 1) / BLOCKS_AT_A_TIME, across = (outputs / BLOCK + span - 1) / span;
+    // Rows in few parts, one behind the other, so that a thread mostly meets rows that it has in its cache. Chunks have
+    // whole cache lines of outputs.
+    int span = std::max<int>(1, CHUNK_BYTES / (BLOCK * inputs * sizeof(bf16)) / std::min(blocks, BLOCKS_AT_A_TIME)) * BLOCK;
+    int some = (blocks + BLOCKS_AT_A_TIME - 1) / BLOCKS_AT_A_TIME, across = (outputs + span - 1) / span;
     Pool::instance().run(some * across, [=](int chunk) {
         Matrices units;
         thread_local Scratch<float> room_for_sums;
         float* sums = room_for_sums.get(BLOCKS_AT_A_TIME * BLOCK * BLOCK);
         int start = chunk / across * BLOCKS_AT_A_TIME, end = std::min(blocks, start + BLOCKS_AT_A_TIME);
-        int last = std::min(outputs, (chunk % across + 1) * span * BLOCK);
-        for (int n = chunk % across * span * BLOCK; n < last; n += BLOCK)
+        int last = std::min(outputs, (chunk % across + 1) * span);
+        for (int n = chunk % across * span; n < last; n += Kind::SPAN)
             for (int first = 0; first < depth; first += part)
                 for (int block = start; block < end; ++block) {
                     float* mine = sums + (block - start) * BLOCK * BLOCK;
-                    const bf16* even = weight + int64_t(n) * inputs + 2 * first;
                     const uint32_t* columns = turned + (int64_t(block) * depth + first) * WIDTH;
-                    units.multiply<BLOCK, WIDTH>(even, even + inputs, 2 * inputs, columns, WIDTH,
-                                                 std::min(part, depth - first), mine, BLOCK, first > 0);
+                    units.multiply<BLOCK, WIDTH>(kind.above(n) + 2 * first, kind.below(n) + 2 * first, kind.stride(), columns,
+                                                 WIDTH, std::min(part, depth - first), mine, BLOCK, first > 0);
                     if (first + part < depth) continue;
-                    turn_back(mine, bias ? bias + n : nullptr, y + int64_t(block) * WIDTH * outputs + n,
-                              std::min(WIDTH, rows - block * WIDTH), outputs);
+                    kind.write(mine, n, int64_t(block) * WIDTH, std::min(WIDTH, rows - block * WIDTH));
                 }
     });
+}
+
+// Any number of rows, some at a time.
+template <class Kind>
+void on_units(const bf16* x, int64_t x_stride, int rows, Kind kind) {
+    for (; rows > 0; rows -= TURNED_ROWS, x += TURNED_ROWS * x_stride, kind.y += int64_t(TURNED_ROWS) * kind.outputs) {
+        int now = std::min(TURNED_ROWS, rows);
+        now > QUARTER ? on_units<BLOCK>(x, x_stride, now, kind) : on_units<QUARTER>(x, x_stride, now, kind);
+    }
 }
 
 // y[rows, outputs] = x[rows, inputs] . weight[outputs, inputs]^T + bias[outputs], where there is a bias. Rows are computed
@@ -170,13 +221,8 @@ template <class T>
 void linear(const T* x, int64_t x_stride, const T* weight, const T* bias, T* y, int rows, int outputs, int inputs,
             int company) {
     if constexpr (sizeof(T) == sizeof(bf16))
-        if (has_matrices() && outputs % BLOCK == 0) {
-            auto some = rows > QUARTER ? linear_on_units<BLOCK> : linear_on_units<QUARTER>;
-            for (int64_t start = 0; start < rows; start += TURNED_ROWS)
-                some(x + start * x_stride, x_stride, weight, bias, y + start * outputs,
-                     int(std::min<int64_t>(TURNED_ROWS, rows - start)), outputs, inputs);
-            return;
-        }
+        if (has_matrices() && outputs % BLOCK == 0)
+            return on_units(x, x_stride, rows, Product{weight, bias, y, outputs, inputs});
     if (sizeof(T) < sizeof(float) && company > FEW_ROWS)
         return linear_of_many(x, x_stride, weight, bias, y, rows, outputs, inputs);
     int span = std::max(int(CHUNK_BYTES / (inputs * sizeof(T))), (outputs + Pool::MAX_CHUNKS - 1) / Pool::MAX_CHUNKS);
@@ -188,6 +234,17 @@ void linear(const T* x, int64_t x_stride, const T* weight, const T* bias, T* y, 
                 block(x, x_stride, weight, bias, y, start, std::min(rows, start + ROW_BLOCK), n, std::min(4, last - n),
                       outputs, inputs);
     });
+}
+
+// out[rows, inner] = silu(z[:, :inner]) * z[:, inner:], where z[rows, 2 * inner] = x . weight^T + bias; `z` is room for it.
+template <class T>
+void gated_linear(const T* x, int64_t x_stride, const T* weight, const T* bias, T* z, T* out, int rows, int inner, int inputs,
+                  int company) {
+    if constexpr (sizeof(T) == sizeof(bf16))
+        if (has_matrices() && inner % BLOCK == 0)
+            return on_units(x, x_stride, rows, GatedProduct{{weight, bias, out, inner, inputs}});
+    linear(x, x_stride, weight, bias, z, rows, 2 * inner, inputs, company);
+    silu_and_mul(z, 2 * inner, out, rows, inner);
 }
 
 }  // namespace autellix

@@ -130,6 +130,15 @@ inline void store(bf16* to, floats v) {
     std::memcpy(to, &h, sizeof h);
 }
 
+// What is loaded again after it was stored as bfloat16.
+inline floats as_stored(floats v) {
+#if defined(__AVX512BF16__)
+    return (floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)v)), 16);
+#else
+    return (floats)(rounded(v) << 16);
+#endif
+}
+
 // Lane by lane both numbers as bfloat16, `first` in the lower half of the word.
 inline words pair(floats first, floats second) {
 #if defined(__AVX512BF16__)
