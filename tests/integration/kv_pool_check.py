@@ -1,5 +1,6 @@
-"""Run in the engine's environment: prints the MB that an empty KV pool of 1 GB, one of which a tenth was prepared, and a
-half full one add to this process.
+"""Run in the engine's environment: prints what KV pools of 1 GB add to this process, in MB.
+
+An empty one, then one of which a tenth was prepared, then a half full one.
 """
 
 from __future__ import annotations
