@@ -36,6 +36,7 @@ class CpuOps:
     """The operations for one element type.
 
     Attributes:
+        has_matrices: the units for matrices (AMX) compute products of bfloat16; the kernel may refuse them.
         lanes: floats that the machine computes at a time; norms, activations and heads have a multiple of it.
         dot_step: elements that a dot product takes at a time; the inputs of a linear layer are a multiple of it, and
             so is a head's size.
@@ -53,6 +54,7 @@ class CpuOps:
     def __init__(self, library: Path, dtype: str, threads: int) -> None:
         functions = ctypes.CDLL(str(library))
         functions.autellix_threads(threads)
+        self.has_matrices = bool(functions.autellix_has_matrices())
         self.lanes: int = functions.autellix_lanes()
         self.max_linear_rows: int = getattr(functions, f"autellix_max_linear_rows_{dtype}")()
         self.max_norm_width: int = functions.autellix_max_norm_width()

@@ -25,7 +25,7 @@ add_attention_backend_choices([ATTENTION_BACKEND])
 
 
 class AutellixCpuPlatform(CpuDeviceMixin, SRTPlatform):  # type: ignore[misc]
-    """Any CPU: our compiled operations where they serve, PyTorch's for the rest. No AMX, no CUDA libraries."""
+    """Any CPU: our compiled operations where they serve, PyTorch's for the rest. No CUDA libraries."""
 
     _enum = PlatformEnum.OOT
     capabilities = PlatformCapabilities()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from autellix_server.cpu_ops.build import FOLDER, SWITCH, library
+from autellix_server.cpu_ops.build import FOLDER, SWITCH, cpu_features, library
 from autellix_server.cpu_ops.library import CpuOps
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def ops_for(dtype: torch.dtype) -> CpuOps | None:
         return None
     file = library(Path(sys.prefix) / FOLDER)
     try:
-        return CpuOps(file, str(dtype).removeprefix("torch."), torch.get_num_threads())
+        ops = CpuOps(file, str(dtype).removeprefix("torch."), torch.get_num_threads())
     except OSError as error:
         logger.warning(
             "No compiled CPU operations (%s): computing with PyTorch's, several times slower. With a C++ compiler, "
@@ -36,3 +36,8 @@ def ops_for(dtype: torch.dtype) -> CpuOps | None:
             error,
         )
         return None
+    if "amx_bf16" in cpu_features() and not ops.has_matrices:
+        logger.warning(
+            "The system does not let this process use the CPU's units for matrices (AMX): prompts take longer"
+        )
+    return ops

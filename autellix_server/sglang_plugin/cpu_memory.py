@@ -16,7 +16,10 @@ import torch
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 
 AHEAD_TOKENS = 512
-"""Tokens that there is resident memory for when the engine has been idle: a chunk of a prompt."""
+"""Tokens that there is resident memory for when the engine has been idle, unless they take more than below."""
+
+AHEAD_BYTES = 16 << 20
+"""Bytes that are made resident at a time, at most: the next call waits for it, some milliseconds."""
 
 _POPULATE_WRITE = (
     23  # MADV_POPULATE_WRITE of <sys/mman.h>, since Linux 5.14; elsewhere the call fails and nothing is lost
@@ -38,10 +41,13 @@ class LazyKvPool(MHATokenToKVPool):  # type: ignore[misc]
         self._prepared_slots = 0
 
     def prepare(self, slots: int) -> None:
-        """Have the memory of that many slots, the first ones, resident."""
+        """Have the memory of that many slots resident, the first ones, or of `AHEAD_BYTES` more."""
+        buffers = (*self.k_buffer, *self.v_buffer)
+        slot_bytes = sum(buffer[0].nbytes for buffer in buffers)
+        slots = min(slots, self._prepared_slots + max(1, AHEAD_BYTES // slot_bytes))
         if slots <= self._prepared_slots:
             return
-        for buffer in (*self.k_buffer, *self.v_buffer):
+        for buffer in buffers:
             populate(buffer[self._prepared_slots : slots])
         self._prepared_slots = slots
 
@@ -50,7 +56,7 @@ def prepare_next(original: Callable[[Any], Any], scheduler: Any) -> Any:
     """AROUND `Scheduler.on_idle`: have resident memory for the tokens that come next."""
     allocator = scheduler.token_to_kv_pool_allocator
     pool = allocator.get_kvcache()
-    if type(pool) is LazyKvPool:
+    if type(pool) is LazyKvPool and not pool.use_hnd:
         pages = allocator.free_pages[: max(1, AHEAD_TOKENS // allocator.page_size)]
         if len(pages):
             pool.prepare((int(pages.max()) + 1) * allocator.page_size)

@@ -7,6 +7,7 @@ CPU, where SGLang has no copies at all, they are plain indexing.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,17 +28,20 @@ from autellix_server.sglang_plugin.guard import refuse
 from autellix_server.sglang_plugin.swap_check import Arrival, SwapCheck
 from autellix_server.sglang_plugin.swap_cost import LoadCost
 
+_log = logging.getLogger(__name__)
+
 LAYOUTS = tuple(map(str, HostLayout))
 """Orders of the host's memory, SGLang's ``--hicache-mem-layout``, that our kernels copy."""
 
 ENGINE = "engine"
 """What `SWITCH` is for SGLang's own copies, and what is shown for a kernel where these serve."""
 
-_MEASURED_BYTES = 16 << 20
-"""Bytes of the larger load that the cost of loads is measured by, if that is as many pages as below."""
+_TELLING = 4
+"""How much longer than a page the larger load has to take that the cost of loads is measured by: its bytes, not its
+launches, have to tell."""
 
-_MEASURED_PAGES = 4
-"""Pages of it at least."""
+_SUMMED_TOKENS = 256
+"""Tokens by which it is measured what a check takes."""
 
 
 class KernelHostPool(MHATokenToKVPoolHost):  # type: ignore[misc]
@@ -86,7 +90,7 @@ class KernelHostPool(MHATokenToKVPoolHost):  # type: ignore[misc]
             self._check, self._sums = check, PageSums(*self._kv)
 
     def load_cost(self, io_backend: str) -> LoadCost | None:
-        """Measure what a load takes, by copying zeros to where zeros are; before the first request.
+        """Measure what a load takes, its check included, by copying zeros to where zeros are; before the first request.
 
         Args:
             io_backend: SGLang's.
@@ -99,17 +103,18 @@ class KernelHostPool(MHATokenToKVPoolHost):  # type: ignore[misc]
         device_kv, host_kv = self._kv
         few = self.page_size
         # The first page of the device is left alone: padding is read from there.
-        enough = max(_MEASURED_BYTES // (sum(device_kv.row_bytes) * self.layer_num), _MEASURED_PAGES * few)
-        many = min(device_kv.slots - few, host_kv.slots, enough) // few * few
-        if many <= few:
+        most = min(device_kv.slots - few, host_kv.slots) // few * few
+        if most <= few:
             return None
-        for component in range(len(host_kv.buffers)):
-            for layer in range(host_kv.layers):
-                host_kv.rows(component, layer)[: many // few].zero_()
         if self._routes is not None:
             # The kernel for the way out is compiled now rather than when the first KV goes.
             self.backup_from_device_all_layer(None, *self._first_slots(few, io_backend), io_backend)
-        return LoadCost.of_two(*((tokens, self._load_s(tokens, io_backend)) for tokens in (few, many)))
+        many, many_s = few, (few_s := self._load_s(few, io_backend))
+        while many < most and many_s < _TELLING * few_s:
+            many = min(_TELLING * many, most)
+            many_s = self._load_s(many, io_backend)
+        loaded = LoadCost.of_two((few, few_s), (many, many_s))
+        return LoadCost(loaded.fixed_s, loaded.token_s + self._check_token_s(min(_SUMMED_TOKENS, many)))
 
     def to_json(self) -> dict[str, dict[str, str | None]]:
         """Return for each direction which kernel copies, and why."""
@@ -123,7 +128,7 @@ class KernelHostPool(MHATokenToKVPoolHost):  # type: ignore[misc]
     def alloc(self, need_size: int) -> torch.Tensor | None:
         """Hand out slots, whose pages nobody has summed yet."""
         slots: torch.Tensor | None = super().alloc(need_size)
-        if slots is not None and self._check is not None:
+        if slots is not None and self._check is not None and self._check.share:
             self._check.forget(self._pages(slots))
         return slots
 
@@ -167,17 +172,17 @@ class KernelHostPool(MHATokenToKVPoolHost):  # type: ignore[misc]
             self._prepared = host_indices, device_indices, route.prepare(device_indices, host_indices)
         route.copy(*self._prepared[2], range(layer_id, layer_id + 1))
 
-    def changed_pages(self, host_indices: torch.Tensor) -> int | None:
-        """Return how many pages are not as they went out, of those checked; `None` if none of them is to be checked.
+    def changed_pages(self, host_indices: torch.Tensor) -> int:
+        """Return how many pages are not as they went out, of those that are checked.
 
         Args:
             host_indices: slots in host memory that nothing is being written to.
         """
         if self._check is None or self._sums is None:
-            return None
+            return 0
         pages = self._check.known(self._pages(host_indices))
         if not pages:
-            return None
+            return 0
         return len(self._check.compare(dict(zip(pages, self._sums.of_host(torch.tensor(pages)).tolist(), strict=True))))
 
     def _pools(self) -> tuple[DevicePool, HostPool] | None:
@@ -202,7 +207,8 @@ class KernelHostPool(MHATokenToKVPoolHost):  # type: ignore[misc]
         try:
             self._routes = {side: Route(*self._kv, side, by_address=by_address) for side in Direction}
         except (SwapError, ConfigurationError) as error:
-            refuse(f"KV cannot be copied to host memory: {error}")
+            otherwise = "" if self._on_cpu else f"; {SWITCH}={ENGINE} has SGLang copy it"
+            refuse(f"KV cannot be copied to host memory: {error}{otherwise}")
         slow = [route.choice for route in self._routes.values() if route.choice.kernel == "reference"]
         if slow and not self._on_cpu and not os.environ.get(SWITCH):
             self._routes, self._set_aside = None, slow[0].why
@@ -214,6 +220,12 @@ class KernelHostPool(MHATokenToKVPoolHost):  # type: ignore[misc]
         return None if self._routes is None else self._routes[direction]
 
     def _load_s(self, tokens: int, io_backend: str) -> float:
+        """Return what it takes to load the first slots, which are made zeros, in seconds."""
+        assert self._kv is not None
+        host_kv = self._kv[1]
+        for component in range(len(host_kv.buffers)):
+            for layer in range(host_kv.layers):
+                host_kv.rows(component, layer)[: tokens // self.page_size].zero_()
         lists = self._first_slots(tokens, io_backend)
 
         def load() -> None:
@@ -221,6 +233,14 @@ class KernelHostPool(MHATokenToKVPoolHost):  # type: ignore[misc]
                 self.load_to_device_per_layer(None, *lists, layer, io_backend)
 
         return fastest_s(load, self.device_k_buffers[0].device)
+
+    def _check_token_s(self, tokens: int) -> float:
+        """Return what checks take for each token that is loaded, in seconds, by summing the first pages."""
+        if self._check is None or self._sums is None:
+            return 0.0
+        sums, pages = self._sums, torch.arange(max(1, tokens // self.page_size))
+        summed_s = fastest_s(lambda: sums.of_host(pages), torch.device("cpu"))
+        return float(summed_s / (len(pages) * self.page_size) * self._check.share)
 
     def _first_slots(self, tokens: int, io_backend: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Return slots of the host and of the device, its first page left out, where a backend has its lists."""
@@ -242,7 +262,12 @@ class KernelHostPool(MHATokenToKVPoolHost):  # type: ignore[misc]
             torch.cat([slots[place * self.page_size : (place + 1) * self.page_size] for place in places])
             for slots in (host_indices, device_indices)
         )
-        self._check.expect(_landing(host[:: self.page_size] // self.page_size, self._sums.of_device(device)))
+        try:
+            sums = self._sums.of_device(device)
+        except torch.OutOfMemoryError:
+            _log.warning("the GPU has no memory to sum %d pages; they are not checked", len(places))
+            return
+        self._check.expect(_landing(host[:: self.page_size] // self.page_size, sums))
 
 
 def host_pool_class(original: Callable[[Any], type], buffer_info: Any) -> type:

@@ -28,8 +28,8 @@ class CheckedPool(Protocol):
     def load_cost(self, io_backend: str) -> LoadCost | None:
         """Measure what a load takes; `None` if that cannot be told."""
 
-    def changed_pages(self, host_indices: Any) -> int | None:
-        """Return how many pages are not as they went out; `None` if none of them is to be checked."""
+    def changed_pages(self, host_indices: Any) -> int:
+        """Return how many pages are not as they went out, of those that are checked."""
 
     def to_json(self) -> dict[str, Any]:
         """Return which kernel copies in each direction, and why."""
@@ -82,10 +82,13 @@ class LoadHooks:
 
     def load(self, original: Callable[..., Any], controller: Any, host_indices: Any, *args: Any, **options: Any) -> Any:
         """AROUND `HybridCacheController.load`: load nothing, as if there were no room, when a page of it is damaged."""
-        changed = None if self._pool is None else self._pool.changed_pages(host_indices)
-        if changed is not None and (most := -self._smallest(self._tree, [-changed])[0]):
-            _log.warning("%d pages of KV changed in host memory; %d tokens are computed again", most, len(host_indices))
-            return None
+        # Ranks ask one another whatever they know themselves: their pages need not be the same.
+        if self._pool is not None and self.check.share:
+            changed = -self._smallest(self._tree, [-self._pool.changed_pages(host_indices)])[0]
+            if changed:
+                told = "%d pages of KV changed in host memory; %d tokens are computed again"
+                _log.warning(told, changed, len(host_indices))
+                return None
         return original(controller, host_indices, *args, **options)
 
     def prefilled(self, tokens: int, length_s: float) -> None:

@@ -1,4 +1,4 @@
-"""An out-of-tree SGLang platform for any Linux CPU: no compiled kernels, no CUDA libraries, no AMX.
+"""An out-of-tree SGLang platform for any Linux CPU: no CUDA libraries, no kernels of SGLang's.
 
 SGLang calls `activate` in every process and, when it returns a class, prefers that class to every platform of its own.
 """

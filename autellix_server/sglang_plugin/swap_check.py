@@ -6,10 +6,19 @@ where they lie. A page whose sums differ was changed on the way out or in host m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 Arrival = Callable[[], tuple[Sequence[int], Sequence[int]]]
 """Returns pages and their sums, as soon as the device has them; waits for it if need be."""
+
+
+_GOLDEN = 0x9E3779B97F4A7C15
+"""2^64 by the golden ratio: multiples of it, modulo 2^64, are spread evenly."""
+
+
+_PAGES = 1 << 53
+"""More than ever go out, whatever the share."""
 
 
 class SwapCheck:
@@ -35,15 +44,15 @@ class SwapCheck:
         self._arriving: list[Arrival] = []
 
     def sample(self, pages: int) -> list[int]:
-        """Return which pages are to be summed, as places among so many that go out now."""
+        """Return which pages are to be summed, as places among so many that go out now.
+
+        One of every few, and not always the same of them: operations may all have as many pages.
+        """
         before, self._gone_out = self._gone_out, self._gone_out + pages
         if not self.share:
             return []
-        return [
-            place
-            for place in range(pages)
-            if int((before + place + 1) * self.share) > int((before + place) * self.share)
-        ]
+        taken = (self._taken(few) for few in range(int(before * self.share), int(self._gone_out * self.share) + 1))
+        return [page - before for page in taken if before <= page < self._gone_out]
 
     def expect(self, arrival: Arrival) -> None:
         """Take over the sums of pages that are going out, in order."""
@@ -76,6 +85,11 @@ class SwapCheck:
         self.checked += len(now)
         self.failed += len(failed)
         return failed
+
+    def _taken(self, few: int) -> int:
+        """Return which page is taken of a few that go out one after the other, all counted from 0."""
+        first, end = (math.ceil(min(number / self.share, _PAGES)) for number in (few, few + 1))
+        return first + (few * _GOLDEN % (1 << 64)) * (end - first) // (1 << 64)
 
     def _settle(self) -> None:
         for arrival in self._arriving:

@@ -15,7 +15,10 @@ NEVER = 1 << 31
 """A threshold that no KV reaches, in tokens."""
 
 _LEAST_TOKENS = 64
-"""Tokens that a step has to compute to be counted: of smaller ones the time is mostly that of any step."""
+"""Tokens that a step has to compute to be counted, and half of what the largest did.
+
+Of smaller ones the time is mostly that of any step.
+"""
 
 _MEMORY = 0.9
 """What is left of a step's weight when the next one is counted: about the latest ten count."""
@@ -67,6 +70,7 @@ class PrefillRate:
     def __init__(self) -> None:
         self._tokens = 0.0
         self._length_s = 0.0
+        self._largest = 0
 
     @property
     def tokens_s(self) -> float | None:
@@ -81,6 +85,9 @@ class PrefillRate:
             length_s: seconds that it took.
         """
         if tokens < _LEAST_TOKENS or length_s <= 0:
+            return False
+        self._largest = max(self._largest, tokens)
+        if 2 * tokens < self._largest:
             return False
         self._tokens = self._tokens * _MEMORY + tokens
         self._length_s = self._length_s * _MEMORY + length_s

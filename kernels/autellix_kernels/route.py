@@ -43,7 +43,9 @@ class Route:
         self._direction = direction
 
     def prepare(self, device_slots: Tensor, host_slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Check both lists, and return them where the kernel reads them. What is on a GPU is not looked into.
+        """Check both lists, and return them where the kernel reads them.
+
+        What is on a GPU is looked into only where `AUTELLIX_SWAP_DEBUG` says so, since that waits for the stream.
 
         Args:
             device_slots: int64 ``[count]`` without gaps, in host memory or on the device, distinct, in any order.
@@ -54,7 +56,8 @@ class Route:
             WrongDevice: a list is elsewhere.
         """
         device = self._pools[0].device
-        check_slots(*self._pools, device_slots, host_slots, duplicates=settings(tuple(KERNELS)).debug, wait=False)
+        debug = settings(tuple(KERNELS)).debug
+        check_slots(*self._pools, device_slots, host_slots, duplicates=debug, wait=debug)
         if self._kernel.slots_on_host:
             return device_slots.cpu(), host_slots.cpu()
         moved = on_device(device_slots, device), on_device(host_slots, device)

@@ -78,6 +78,9 @@ def test_preempted_calls_answer_as_if_undisturbed(paged: Paged) -> None:
         f"{found.tokens} of {sum(bill.output_tokens for bill in bills)} tokens alike, {found.near_ties} near-ties"
     )
     report(f"page {page_size}: {counts['swap']}")
+    if SUITE.device == "cuda":
+        assert "reference" not in {copies["kernel"] for copies in counts["swap"]["copies"].values()}
+        assert "engine" not in {copies["kernel"] for copies in counts["swap"]["copies"].values()}
     assert counts["swap_pages_checked"] > 0
     assert counts["swap_pages_failed"] == 0
     assert found.errors == ()

@@ -89,8 +89,9 @@ class BareEngine:
 
         What is too few follows the engine's rates, and may have been more before.
         """
-        swap = self.counts()["swap"]
-        return page_size + 2 * (int(swap["load_threshold_tokens"]) - 1)
+        threshold = int(self.counts()["swap"]["load_threshold_tokens"])
+        assert threshold < 100
+        return page_size + 2 * (threshold - 1)
 
     def flush(self) -> bool:
         """Empty its prefix cache, and return whether it did: an engine that is busy does not."""

@@ -6,11 +6,12 @@ An empty one, then one of which a tenth was prepared, then a half full one.
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 
-from autellix_server.sglang_plugin.cpu_memory import LazyKvPool, lazy_zeros
+from autellix_server.sglang_plugin.cpu_memory import LazyKvPool, lazy_zeros, prepare_next
 
 LAYERS, SLOTS, HEADS, SIZE = 4, 260_000, 4, 60
 
@@ -33,7 +34,8 @@ before = resident_mb()
 lazy = bare(LazyKvPool, SLOTS)
 empty = resident_mb() - before
 buffers = [*lazy.k_buffer, *lazy.v_buffer]
-lazy.prepare(SLOTS // 10)
+while lazy._prepared_slots < SLOTS // 10:
+    lazy.prepare(SLOTS // 10)
 prepared = resident_mb() - before
 assert not any(buffer[: SLOTS // 10].any() for buffer in buffers)
 assert sum(buffer.nbytes for buffer in buffers) > 0.99e9
@@ -43,5 +45,15 @@ for buffer in buffers:
 half_full = resident_mb() - before
 assert all(not buffer[SLOTS // 2 :].any() for buffer in buffers)
 
+for page_size, free, slots in ((1, range(7, 600), 519), (16, range(1, 600), 528), (16, [3], 64), (16, [], 0)):
+    small = bare(LazyKvPool, 10_000)
+    allocator = SimpleNamespace(
+        page_size=page_size, free_pages=torch.tensor(free), get_kvcache=lambda small=small: small
+    )
+    scheduler = SimpleNamespace(token_to_kv_pool_allocator=allocator)
+    assert prepare_next(lambda told: told, scheduler) is scheduler
+    assert small._prepared_slots == slots
+other = SimpleNamespace(get_kvcache=lambda: object.__new__(MHATokenToKVPool))
+assert prepare_next(lambda told: "idle", SimpleNamespace(token_to_kv_pool_allocator=other)) == "idle"
 assert lazy_zeros((3, 2), torch.float32).tolist() == [[0.0, 0.0]] * 3
 print(empty, prepared, half_full)

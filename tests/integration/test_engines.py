@@ -16,7 +16,7 @@ from autellix_sdk.bill import CallBill, decode_bill
 from autellix_sdk.wire import BILL_HEADER, CALL_HEADER, PROGRAM_HEADER
 from tests.integration.server import START_LIMIT_S, Server, serve
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -56,6 +56,7 @@ public:
         constexpr bool LOWER = ROWS == BLOCK, RIGHT = COLUMNS == BLOCK;
         const int64_t row = stride * sizeof(bf16), word = width * sizeof(uint32_t), next = line * sizeof(float);
         float* lower = sums + QUARTER * line;
+        asm volatile("" ::: "memory");  // what was stored before has to be there: GCC does not know that loads read it
         if (more) {
             _tile_loadd(0, sums, next);
             if constexpr (RIGHT) _tile_loadd(1, sums + QUARTER, next);

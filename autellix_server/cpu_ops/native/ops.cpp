@@ -12,6 +12,8 @@ extern "C" {
 
 int autellix_lanes() { return LANES; }
 
+int autellix_has_matrices() { return has_matrices(); }
+
 int autellix_max_norm_width() { return MAX_NORM_WIDTH; }
 
 int autellix_max_head_size() { return MAX_HEAD; }

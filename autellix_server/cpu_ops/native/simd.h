@@ -217,7 +217,7 @@ inline floats exponential(floats x) {
     return p * (floats)(exponent << 23);
 }
 
-// 1 / x within 2 units in the last place, for x up to 2^126: a division takes as long as an exponential.
+// 1 / x within 2 units in the last place, for x up to 2^127, beyond 2^126 less exactly: a division takes as long as an exponential.
 inline floats reciprocal(floats x) {
 #if defined(__AVX512F__)
     floats guess = (floats)_mm512_rcp14_ps((__m512)x);

@@ -14,7 +14,7 @@ from autellix_kernels.cuda.library import load
 from autellix_kernels.layout import HostLayout, host_shape
 from autellix_kernels.pools import HostPool
 from autellix_kernels.runs import pool_copies
-from autellix_kernels.transfer import SwapKernel, Transfer, Work
+from autellix_kernels.transfer import SwapKernel, Transfer, Work, on_device
 
 
 class PerBlock(Compiled):
@@ -40,14 +40,22 @@ RIVALS: tuple[SwapKernel, ...] = (PerBlock(), EngineKernels())
 def asked(kernel: SwapKernel, parts: Sequence[Transfer]) -> Sequence[Transfer]:
     """Return what a contender is asked for instead of some transfers: as much KV, in the layout that is its own.
 
-    Nothing, if it does not know KV of this kind.
+    Nothing, if it does not know KV of this kind. Lists of slots are where the contender reads them, as in an engine,
+    which brings them there once for all layers.
     """
-    if isinstance(kernel, EngineKernels):
-        return parts if kernel.knows(parts[0].device_pool) else ()
+    if isinstance(kernel, EngineKernels) and not kernel.knows(parts[0].device_pool):
+        return ()
     if isinstance(kernel, PerBlock):
         host_pool = _by_block(parts[0].host_pool)
         return [replace(part, host_pool=host_pool) for part in parts]
-    return parts
+    if kernel.slots_on_host:
+        return parts
+    device = parts[0].device_pool.device
+    lists = {
+        "device_slots": on_device(parts[0].device_slots, device),
+        "host_slots": on_device(parts[0].host_slots, device),
+    }
+    return [replace(part, **lists) for part in parts]
 
 
 def _by_block(pool: HostPool) -> HostPool:
