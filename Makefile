@@ -5,9 +5,6 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-# What does not wait for another, the engine's download and the type checkers say, goes side by side.
-MAKEFLAGS += --jobs=2 --output-sync=line
-
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
