@@ -12,7 +12,7 @@ from tests.integration.test_failures import run_engine_python
 pytestmark = pytest.mark.engine
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_joined_layers_give_the_bits_of_their_operations(engine_python: Path, tmp_path: Path, dtype: str) -> None:
     """Prompts, also behind a prefix, and decodes; what the operation does not compute goes SGLang's way."""
     model = random_llama(engine_python, tmp_path, TINY)

@@ -37,7 +37,7 @@ def test_rates_give_one_summary_for_each_policy_and_rate(capsys: pytest.CaptureF
     assert "autellix: simulating" in shown.err
 
 
-@pytest.mark.parametrize("rates", [["--rates", "2,4"], []])
+@pytest.mark.parametrize("rates", [["--rates", "2,4"], pytest.param([], marks=pytest.mark.slow)])
 def test_nothing_looks_for_cycles_while_it_simulates(rates: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """There are none to find during a run; a simulation that is over is gone before the next one runs."""
     found: list[tuple[bool, int, int]] = []
