@@ -21,9 +21,8 @@ AHEAD_TOKENS = 512
 AHEAD_BYTES = 16 << 20
 """Bytes that are made resident at a time, at most: the next call waits for it, some milliseconds."""
 
-_POPULATE_WRITE = (
-    23  # MADV_POPULATE_WRITE of <sys/mman.h>, since Linux 5.14; elsewhere the call fails and nothing is lost
-)
+# MADV_POPULATE_WRITE of <sys/mman.h>, since Linux 5.14; elsewhere the call fails and nothing is lost.
+_POPULATE_WRITE = 23
 _libc = ctypes.CDLL(None)
 
 

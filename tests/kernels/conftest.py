@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -21,3 +22,17 @@ def device() -> str:
     if DEVICE == "cuda" and not torch.cuda.is_available():
         pytest.skip("torch sees no GPU; run make gpu on a machine with one, or make kernels without")
     return DEVICE
+
+
+@pytest.fixture
+def asked_anew() -> Iterator[None]:
+    """Have the environment read in the test, and again after it."""
+    from autellix_kernels import swap
+    from autellix_kernels.settings import settings
+
+    caches = (settings, swap._choice)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()

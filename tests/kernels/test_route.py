@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from autellix_kernels import Direction, HostPool, Route, swap, swap_in, swap_out
 from autellix_kernels.errors import KernelUnavailable, LayoutMismatch, RaggedLists, SlotOutOfRange
 from autellix_kernels.layout import HostLayout
-from autellix_kernels.settings import settings
 from autellix_kernels.swap import KERNELS
 from autellix_kernels.transfer import Work
 
 from tests.kernels.shapes import KINDS, memory, pools
 
+pytestmark = pytest.mark.usefixtures("asked_anew")
+
 SLOTS, HOST_SLOTS = torch.tensor([5, 1, 9, 0]), torch.tensor([8, 9, 10, 11])
-
-
-@pytest.fixture(autouse=True)
-def _asked_anew() -> Iterator[None]:
-    caches = (settings, swap._choice)
-    for cache in caches:
-        cache.cache_clear()
-    yield
-    for cache in caches:
-        cache.cache_clear()
 
 
 @pytest.mark.parametrize("where", ["host", "device"])

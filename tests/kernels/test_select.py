@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-from autellix_kernels import Direction, choice, link, swap
+from autellix_kernels import Direction, choice, link
 from autellix_kernels.layout import HostLayout
 from autellix_kernels.select import Link, Shape, choose
-from autellix_kernels.settings import Settings, settings
+from autellix_kernels.settings import Settings
 from autellix_kernels.swap import KERNELS
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,17 +97,6 @@ def test_a_choice_can_run(made: Shape, figures: Link, refused: set[str]) -> None
     """Whatever was measured, and whatever is missing."""
     refusals = {name: "not here" if name in refused else None for name in KERNELS}
     assert choose(made, refusals, figures).kernel in {*KERNELS.keys() - refused, "reference"}
-
-
-@pytest.fixture
-def asked_anew() -> Iterator[None]:
-    """Have the environment read in the test, and again after it."""
-    caches = (settings, swap._choice)
-    for cache in caches:
-        cache.cache_clear()
-    yield
-    for cache in caches:
-        cache.cache_clear()
 
 
 @pytest.mark.usefixtures("asked_anew")

@@ -17,9 +17,8 @@ inline int rows_at_a_time(int width) { return std::max(1, 8192 / width); }
 
 template <class Body>
 void each_row(int rows, int width, const Body& body) {
-    int span = std::max(rows_at_a_time(width), (rows + Pool::MAX_CHUNKS - 1) / Pool::MAX_CHUNKS);
-    Pool::instance().run((rows + span - 1) / span, [&](int chunk) {
-        for (int row = chunk * span; row < std::min(rows, (chunk + 1) * span); ++row) body(row);
+    each_chunk(rows, rows_at_a_time(width), [&](int first, int end) {
+        for (int row = first; row < end; ++row) body(row);
     });
 }
 
